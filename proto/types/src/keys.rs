@@ -1,0 +1,198 @@
+//! The layout of our keys in etcd: the one place that builds or reads them.
+//!
+//! ```text
+//! /holdfast/v1/<region>/session/<host>                       on the session's lease: who is up
+//! /holdfast/v1/<region>/<namespace>/<scope>/mode             observe | armed | disarmed
+//!                                          /term             OPEN or CLOSED: the reign
+//!                                          /floor            floor record of the present writer
+//!                                          /promise/<member>/<term>
+//!                                          /attest/<term>    the writer's own word that it has stopped
+//!                                          /facts/<member>   on the session's lease: what others need to choose a successor
+//!                                          /fence/<member>   keeps a node out until it has been validated
+//!                                          /hold             a second failover waits for a person
+//!                                          /route/<pooler>   on the session's lease: where a pooler sends its clients
+//!                                          /event/<nn>       a ring of the last incidents
+//! ```
+//! A promise stands under its node's name, because etcd's permissions are by prefix.
+
+use crate::names::{ClusterId, HostName, MemberName, RegionName};
+use crate::term::Term;
+
+/// How many events a cluster keeps: the ring's keys are `event/00` to `event/63`.
+pub const EVENTS_KEPT: u64 = 64;
+
+const ROOT: &str = "/holdfast/v1";
+
+/// The session of a host.
+pub fn session(region: &RegionName, host: &HostName) -> String {
+    format!("{ROOT}/{region}/session/{host}")
+}
+
+/// All sessions of a region.
+pub fn sessions(region: &RegionName) -> String {
+    format!("{ROOT}/{region}/session/")
+}
+
+/// The keys of one cluster, ours and Patroni's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterKeys {
+    ours: String,
+    patroni: String,
+}
+
+impl ClusterKeys {
+    /// The keys of `cluster`.
+    pub fn new(cluster: &ClusterId) -> Self {
+        let ours =
+            format!("{ROOT}/{}/{}/{}/", cluster.region, cluster.namespace.to_key_segment(), cluster.scope);
+        let patroni = format!("/{}/{}/", cluster.namespace.as_str().trim_matches('/'), cluster.scope);
+        Self { ours, patroni }
+    }
+
+    /// Prefix of all our keys of the cluster, with its closing slash.
+    pub fn prefix(&self) -> &str {
+        &self.ours
+    }
+    /// Prefix of Patroni's keys of the cluster, with its closing slash.
+    pub fn patroni_prefix(&self) -> &str {
+        &self.patroni
+    }
+    /// The mode record.
+    pub fn mode(&self) -> String {
+        format!("{}mode", self.ours)
+    }
+    /// The term record.
+    pub fn term(&self) -> String {
+        format!("{}term", self.ours)
+    }
+    /// The floor record.
+    pub fn floor(&self) -> String {
+        format!("{}floor", self.ours)
+    }
+    /// A member's promise for one term.
+    pub fn promise(&self, member: &MemberName, term: Term) -> String {
+        format!("{}promise/{member}/{term}", self.ours)
+    }
+    /// Prefix of all promises.
+    pub fn promises(&self) -> String {
+        format!("{}promise/", self.ours)
+    }
+    /// The writer's own word that it has stopped.
+    pub fn attest(&self, term: Term) -> String {
+        format!("{}attest/{term}", self.ours)
+    }
+    /// What others need to know of a member.
+    pub fn facts(&self, member: &MemberName) -> String {
+        format!("{}facts/{member}", self.ours)
+    }
+    /// The fence record of a member.
+    pub fn fence(&self, member: &MemberName) -> String {
+        format!("{}fence/{member}", self.ours)
+    }
+    /// The mark that the next failover waits for a person.
+    pub fn hold(&self) -> String {
+        format!("{}hold", self.ours)
+    }
+    /// Where a pooler sends its clients.
+    pub fn route(&self, host: &HostName, pooler: &str) -> String {
+        format!("{}route/{host}.{pooler}", self.ours)
+    }
+    /// One place of the ring of events.
+    pub fn event(&self, number: u64) -> String {
+        format!("{}event/{:02}", self.ours, number % EVENTS_KEPT)
+    }
+    /// Patroni's leader key.
+    pub fn patroni_leader(&self) -> String {
+        format!("{}leader", self.patroni)
+    }
+    /// Patroni's record of the synchronous standbys.
+    pub fn patroni_sync(&self) -> String {
+        format!("{}sync", self.patroni)
+    }
+    /// Patroni's request for a switchover.
+    pub fn patroni_failover(&self) -> String {
+        format!("{}failover", self.patroni)
+    }
+    /// Patroni's dynamic configuration.
+    pub fn patroni_config(&self) -> String {
+        format!("{}config", self.patroni)
+    }
+    /// Patroni's key of one member; its lease is the one that a named successor's lock is put on.
+    pub fn patroni_member(&self, member: &MemberName) -> String {
+        format!("{}members/{member}", self.patroni)
+    }
+
+    /// What a key of ours is, and to whom it belongs; `None` for a key that this build does not know.
+    pub fn parse<'k>(&self, key: &'k str) -> Option<OurKey<'k>> {
+        let rest = key.strip_prefix(&self.ours)?;
+        Some(match rest.split_once('/') {
+            None => match rest {
+                "mode" => OurKey::Mode,
+                "term" => OurKey::Term,
+                "floor" => OurKey::Floor,
+                "hold" => OurKey::Hold,
+                _ => return None,
+            },
+            Some(("promise", path)) => {
+                let (member, term) = path.rsplit_once('/')?;
+                OurKey::Promise { member, term: Term(term.parse().ok()?) }
+            }
+            Some(("attest", term)) => OurKey::Attest(Term(term.parse().ok()?)),
+            Some(("facts", member)) => OurKey::Facts(member),
+            Some(("fence", member)) => OurKey::Fence(member),
+            Some(("route", pooler)) => OurKey::Route(pooler),
+            Some(("event", number)) => OurKey::Event(number.parse().ok()?),
+            Some(_) => return None,
+        })
+    }
+}
+
+/// A key of ours, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // Each variant is the line of the same name in the module's table.
+pub enum OurKey<'k> {
+    Mode,
+    Term,
+    Floor,
+    Hold,
+    Promise { member: &'k str, term: Term },
+    Attest(Term),
+    Facts(&'k str),
+    Fence(&'k str),
+    Route(&'k str),
+    Event(u64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{Namespace, Scope};
+
+    fn keys(namespace: &str) -> ClusterKeys {
+        ClusterKeys::new(&ClusterId {
+            region: RegionName::new("r1").unwrap(),
+            namespace: Namespace::new(namespace).unwrap(),
+            scope: Scope::new("main").unwrap(),
+        })
+    }
+
+    #[test]
+    fn keys_can_be_read_back() {
+        let keys = keys("service");
+        let db1 = MemberName::new("db1.plant").unwrap();
+        assert_eq!(keys.term(), "/holdfast/v1/r1/service/main/term");
+        assert_eq!(keys.parse(&keys.term()), Some(OurKey::Term));
+        let promise = keys.promise(&db1, Term(7));
+        assert_eq!(keys.parse(&promise), Some(OurKey::Promise { member: "db1.plant", term: Term(7) }));
+        assert_eq!(keys.parse(&keys.event(65)), Some(OurKey::Event(1)));
+        assert_eq!(keys.parse("/holdfast/v1/r1/service/main/later"), None);
+        assert_eq!(keys.parse("/holdfast/v1/r1/service/other/term"), None);
+    }
+
+    #[test]
+    fn an_inner_slash_of_the_namespace_stays_in_patronis_keys_only() {
+        let keys = keys("team/a");
+        assert_eq!(keys.prefix(), "/holdfast/v1/r1/team%2Fa/main/");
+        assert_eq!(keys.patroni_leader(), "/team/a/main/leader");
+    }
+}

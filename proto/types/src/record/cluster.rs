@@ -1,0 +1,146 @@
+//! Records beside the reign: mode, sessions, facts, fences, routes, events.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{HostName, Incarnation, MemberName, Mode, Position, Term};
+
+/// What a cluster lets Holdfast do, and who said so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModeRecord {
+    /// The mode.
+    pub mode: Mode,
+    /// Identity from the certificate.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Wall clock, milliseconds since 1970.
+    pub at_wall_ms: i64,
+}
+
+/// One boot of a host; the key hangs on the session's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// The host.
+    pub host: HostName,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// Starts of the agent, raised at each.
+    pub incarnation: Incarnation,
+    /// Where its agent answers, `address:port`.
+    pub grpc: String,
+    /// Version of the build.
+    pub version: String,
+    /// The newest record format it reads: nothing newer is written until all agents report it.
+    pub reads_format: u64,
+}
+
+/// What the other members need to know of one: written when it changes in meaning, not when it moves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberFacts {
+    /// The host it runs on: its session says whether its agent is alive.
+    pub host: HostName,
+    /// The address its PostgreSQL answers on.
+    pub address: String,
+    /// Port of its PostgreSQL.
+    pub port: u16,
+    /// Port of its Patroni's REST API.
+    pub rest_port: u16,
+    /// Where its agent answers, `address:port`.
+    pub grpc: String,
+    /// Patroni's state, for example `running`; absent when unknown.
+    pub patroni_state: Option<String>,
+    /// Whether it may be named as successor (rule 16), by its own agent's eyes; absent when unknown.
+    pub eligible: Option<bool>,
+    /// Patroni's `failover_priority`.
+    pub failover_priority: i64,
+    /// Whether its walreceiver streams.
+    pub streaming: Option<bool>,
+    /// The data directory's own id.
+    pub data_uuid: Option<String>,
+}
+
+/// Why a node is fenced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reason")]
+pub enum FenceReason {
+    /// A person's order.
+    Operator {
+        /// Identity from the certificate.
+        by: String,
+        /// Why.
+        text: String,
+    },
+    /// The node was the writer of a term that has been closed over its head.
+    Deposed {
+        /// That term.
+        term: Term,
+    },
+}
+
+/// Keeps a node out until it has been validated (promise I5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceRecord {
+    /// Why.
+    pub why: FenceReason,
+    /// Wall clock, milliseconds since 1970.
+    pub at_wall_ms: i64,
+}
+
+/// A second automatic failover waits for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldRecord {
+    /// The term that would have been closed.
+    pub term: Term,
+    /// When the last automatic failover was.
+    pub last_failover_wall_ms: i64,
+    /// Why it holds, and what ends it.
+    pub text: String,
+}
+
+/// Where a pooler sends its clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRecord {
+    /// The term it follows.
+    pub term: Term,
+    /// The writer; absent while paused.
+    pub target: Option<MemberName>,
+    /// Whether clients wait.
+    pub paused: bool,
+}
+
+/// One incident, from the first sign to the proving write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Its place in the sequence; the key is a ring.
+    pub number: u64,
+    /// The term that it ended.
+    pub term: Term,
+    /// The writer that was lost.
+    pub from: MemberName,
+    /// The writer that followed; absent while the incident is open.
+    pub to: Option<MemberName>,
+    /// What the new reign began with.
+    pub floor: Option<Position>,
+    /// W3C trace id.
+    pub trace_id: Option<String>,
+    /// Each step, wall clock of the host that took it, milliseconds since 1970.
+    pub steps_wall_ms: BTreeMap<Step, i64>,
+    /// One line for people: cause and effect.
+    pub text: String,
+}
+
+/// The steps of an incident, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // The names are the meaning; PROTOCOL.md section 11 has the table.
+pub enum Step {
+    Detected,
+    Promised,
+    Closed,
+    Opened,
+    Promoted,
+    Routed,
+    Proved,
+}

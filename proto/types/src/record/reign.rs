@@ -1,0 +1,155 @@
+//! Records of a reign: who may write, what its standbys promised, how it ended.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Configuration, Incarnation, MemberName, Position, SessionId, Term};
+
+/// The term record: the one key whose transactions decide who may write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TermRecord {
+    /// The term; CLOSE leaves it, OPEN raises it by one.
+    pub term: Term,
+    /// Open or closed.
+    pub reign: Reign,
+    /// W3C `traceparent` of the incident that last changed the record.
+    #[serde(default)]
+    pub trace: Option<String>,
+}
+
+/// Whether a term has a writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Reign {
+    /// `holder` may write.
+    Open {
+        /// The writer.
+        holder: MemberName,
+        /// The start of the holder's agent that opened or renewed the term.
+        incarnation: Incarnation,
+        /// The holder's session.
+        session: SessionId,
+    },
+    /// Nobody may write in this term any more, and nobody can take that back.
+    Closed {
+        /// The last writer.
+        holder: MemberName,
+        /// What the next writer must have at least; absent only after an override.
+        floor: Option<Position>,
+        /// `version` of `/sync` after CLOSE rewrote it with its own value.
+        sync_version: i64,
+        /// `mod_revision` of `/sync` before that; OPEN compares with the revision of the CLOSE itself.
+        evidence: Evidence,
+        /// The member for which CLOSE put Patroni's leader key.
+        successor: Option<MemberName>,
+        /// Wall clock of the closer, milliseconds since 1970.
+        at_wall_ms: i64,
+    },
+}
+
+impl TermRecord {
+    /// The holder, if the term is open.
+    pub fn open_holder(&self) -> Option<&MemberName> {
+        match &self.reign {
+            Reign::Open { holder, .. } => Some(holder),
+            Reign::Closed { .. } => None,
+        }
+    }
+
+    /// The present or last writer.
+    pub fn holder(&self) -> &MemberName {
+        match &self.reign {
+            Reign::Open { holder, .. } | Reign::Closed { holder, .. } => holder,
+        }
+    }
+}
+
+/// Why the last writer can no longer have a commit acknowledged (DESIGN section 4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Evidence {
+    /// The writer's own agent shows a clean shutdown; no promises needed (rule 9).
+    AttestedClean,
+    /// The writer's own agent shows that it has stopped; the floor comes from the promisers (rules 8 and 9).
+    AttestedStopped {
+        /// Who promised.
+        promisers: BTreeSet<MemberName>,
+    },
+    /// The session is gone, no sign of life, and more than `quorum` of every configuration promised (rule 8).
+    Revoked {
+        /// Who promised.
+        promisers: BTreeSet<MemberName>,
+    },
+    /// A named person took the loss (rule 11).
+    Override {
+        /// Identity from the certificate.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Rule 1: what the present writer has published about its synchronous configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloorRecord {
+    /// The term in which it was written.
+    pub term: Term,
+    /// `version` of `/sync`.
+    pub sync_version: i64,
+    /// `mod_revision` of `/sync`.
+    pub sync_mod_revision: i64,
+    /// `create_revision` of `/sync`: its version restarts after a delete.
+    pub sync_create_revision: i64,
+    /// `M` and `q`.
+    pub configuration: Configuration,
+    /// `F`: what at least `|M| - q` members had flushed when this was written.
+    pub floor: Position,
+}
+
+/// Rule 5: a standby's durable word that it has stopped receiving WAL from the writer of `term`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// The term whose writer it has left.
+    pub term: Term,
+    /// The writer it has left.
+    pub writer: MemberName,
+    /// What it had received when nothing could come any more.
+    pub position: Position,
+    /// The data directory's own id: a node whose data were replaced does not vote.
+    pub data_uuid: String,
+    /// The promiser's agent.
+    pub incarnation: Incarnation,
+    /// Wall clock, milliseconds since 1970.
+    pub at_wall_ms: i64,
+}
+
+/// Rule 9: the writer's own agent says that its PostgreSQL has stopped and its start gate is shut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// The term.
+    pub term: Term,
+    /// The writer.
+    pub holder: MemberName,
+    /// Its agent.
+    pub incarnation: Incarnation,
+    /// Its session.
+    pub session: SessionId,
+    /// How it stopped.
+    pub stop: StopKind,
+    /// Wall clock, milliseconds since 1970.
+    pub at_wall_ms: i64,
+}
+
+/// How a writer stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "stop")]
+pub enum StopKind {
+    /// `pg_control` says "shut down"; the position is the end of the shutdown checkpoint record.
+    Clean {
+        /// The end of its WAL.
+        end: Position,
+    },
+    /// `pg_control` says "in production": a crash or a kill. Its own disk may be ahead of what was acknowledged.
+    Stopped,
+}
