@@ -1,1 +1,31 @@
-//! placeholder
+//! The agent's decisions, as pure functions: observation in, plan or verdict out.
+//!
+//! Nothing here reads a clock, opens a file or waits. The shell (crate `holdfast-agent`) makes an observation, calls a
+//! function of this crate, persists what the verdict says must be persisted, acts, and looks again. Section and rule
+//! numbers in the comments are those of `proto/PROTOCOL.md`.
+//!
+//! | module | decides | rules |
+//! | --- | --- | --- |
+//! | [`in_force`] | which synchronous configurations may still acknowledge | 2 |
+//! | [`floor`] | when the writer may publish a new floor record | 1 |
+//! | [`detach`] | whether a standby may promise, and the order of its steps | 4, 5, 7 |
+//! | [`attest`] | whether a stopped writer gives its term away, or starts again on the spot | 9, 9a |
+//! | [`close`] | whether a reign has ended, and the transaction that says so | 8, 9, 12, 13 |
+//! | [`successor`] | to whom the leader key is given | 8, 16 |
+//! | [`open`] | what the promotion hook answers | 14, 16 |
+//! | [`start_gate`] | whether a postmaster may start | 9, I5, I12 |
+//! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
+
+pub mod attest;
+pub mod close;
+pub mod detach;
+pub mod floor;
+pub mod hold;
+pub mod in_force;
+pub mod open;
+pub mod start_gate;
+pub mod successor;
+pub mod sync;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,131 @@
+//! Rules 9 and 9a: whether a writer whose PostgreSQL has gone gives its term away, or starts again on the spot.
+//!
+//! Called by the agent of the writer when its postmaster has died. It never attests what may still be alive.
+
+use std::collections::BTreeSet;
+
+use holdfast_types::record::StopKind;
+use holdfast_types::{Configuration, MemberName, Position};
+
+/// What `pg_controldata` says of the cluster's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlState {
+    /// "in production": it was killed or has crashed.
+    InProduction,
+    /// "shut down", with the end of the shutdown checkpoint record.
+    ShutDown {
+        /// The end of its WAL.
+        end: Position,
+    },
+    /// Anything else: recovery, starting, unreadable.
+    Other(String),
+}
+
+/// The writer's view of itself after its postmaster went.
+#[derive(Debug, Clone)]
+pub struct Stopped<'o> {
+    /// Every process of the instance is gone, by the cgroup's own list.
+    pub processes_gone: bool,
+    /// Our gate refuses every start.
+    pub gate_shut: bool,
+    /// Patroni was told to restart or stop PostgreSQL: it knows what it is doing.
+    pub by_order: bool,
+    /// What the control file says.
+    pub control: &'o ControlState,
+    /// Every configuration in force, or `None` when that is unknown.
+    pub in_force: Option<&'o [Configuration]>,
+    /// Members whose last facts say alive and streaming.
+    pub streaming: &'o BTreeSet<MemberName>,
+    /// Members that may lead.
+    pub eligible: &'o BTreeSet<MemberName>,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Write the attestation.
+    Attest(StopKind),
+    /// First shut the gate and kill Patroni together with what is left of PostgreSQL, then look again.
+    ShutAndKill,
+    /// Leave it to Patroni: it starts PostgreSQL again under the same term.
+    RestartInPlace(&'static str),
+}
+
+/// Decides what a writer does whose postmaster has gone.
+pub fn decide(stopped: &Stopped<'_>) -> Verdict {
+    if stopped.by_order {
+        return Verdict::RestartInPlace("Patroni stops or restarts PostgreSQL by order");
+    }
+    let kind = match stopped.control {
+        ControlState::InProduction => StopKind::Stopped,
+        ControlState::ShutDown { end } => StopKind::Clean { end: *end },
+        ControlState::Other(_) => {
+            return Verdict::RestartInPlace("pg_control says neither \"in production\" nor \"shut down\"");
+        }
+    };
+    if kind == StopKind::Stopped {
+        let Some(in_force) = stopped.in_force else {
+            return Verdict::RestartInPlace("the synchronous configurations in force are unknown");
+        };
+        // A term given away that nobody can take up would turn a restart of seconds into an outage (rule 9a).
+        if in_force.is_empty() || !in_force.iter().all(|one| one.is_closed_by(stopped.streaming)) {
+            return Verdict::RestartInPlace("too few synchronous standbys stream to take over");
+        }
+        if stopped.eligible.intersection(stopped.streaming).next().is_none() {
+            return Verdict::RestartInPlace("no streaming standby may lead");
+        }
+    }
+    if stopped.gate_shut && stopped.processes_gone { Verdict::Attest(kind) } else { Verdict::ShutAndKill }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{at, lasting, names};
+
+    fn judge<'o>(change: impl FnOnce(&mut Stopped<'o>)) -> Verdict {
+        let in_force = lasting([Configuration { members: names(&["b", "c"]), quorum: 1 }]);
+        let mut stopped = Stopped {
+            processes_gone: true,
+            gate_shut: true,
+            by_order: false,
+            control: &ControlState::InProduction,
+            in_force: Some(in_force),
+            streaming: lasting(names(&["b", "c"])),
+            eligible: lasting(names(&["c"])),
+        };
+        change(&mut stopped);
+        decide(&stopped)
+    }
+
+    #[test]
+    fn a_crash_with_two_streaming_standbys_is_attested() {
+        assert_eq!(judge(|_| ()), Verdict::Attest(StopKind::Stopped));
+    }
+
+    #[test]
+    fn what_may_be_alive_is_killed_first() {
+        assert_eq!(judge(|s| s.processes_gone = false), Verdict::ShutAndKill);
+        assert_eq!(judge(|s| s.gate_shut = false), Verdict::ShutAndKill);
+    }
+
+    #[test]
+    fn a_term_that_nobody_can_take_up_is_kept() {
+        let one = names(&["b"]);
+        assert!(matches!(judge(|s| s.streaming = &one), Verdict::RestartInPlace(_)));
+        let nobody = names(&[]);
+        assert!(matches!(judge(|s| s.eligible = &nobody), Verdict::RestartInPlace(_)));
+        assert!(matches!(judge(|s| s.in_force = None), Verdict::RestartInPlace(_)));
+        assert!(matches!(judge(|s| s.by_order = true), Verdict::RestartInPlace(_)));
+        let other = ControlState::Other("in crash recovery".into());
+        assert!(matches!(judge(|s| s.control = &other), Verdict::RestartInPlace(_)));
+    }
+
+    #[test]
+    fn a_clean_shutdown_needs_no_standby() {
+        let clean = ControlState::ShutDown { end: at(1, 5) };
+        let nobody = names(&[]);
+        let verdict = judge(|s| (s.control, s.streaming) = (&clean, &nobody));
+        assert_eq!(verdict, Verdict::Attest(StopKind::Clean { end: at(1, 5) }));
+    }
+}

@@ -1,0 +1,282 @@
+//! Rules 8, 9, 12 and 13: whether a reign has ended, and the one transaction that says so.
+//!
+//! Any agent of the cluster may run it. The verdict is data: the shell turns a [`ClosePlan`] into an etcd transaction
+//! without making a choice of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_types::record::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
+use holdfast_types::{Configuration, MemberName, Position, SessionId};
+
+use crate::in_force;
+use crate::successor::{self, Candidate};
+use crate::sync::SyncKey;
+
+/// A record with the revision by which a transaction can compare it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revised<T> {
+    /// The record.
+    pub value: T,
+    /// etcd's `mod_revision` of its key.
+    pub mod_revision: i64,
+}
+
+/// Everything that CLOSE looks at, from one linearizable read of both prefixes.
+#[derive(Debug, Clone)]
+pub struct View<'o> {
+    /// The term record.
+    pub term: &'o Revised<TermRecord>,
+    /// The floor record.
+    pub floor: Option<&'o Revised<FloorRecord>>,
+    /// Patroni's `/sync`.
+    pub sync: Option<&'o SyncKey>,
+    /// Earlier values of `/sync`, from etcd's history.
+    pub sync_history: &'o [SyncKey],
+    /// Promises, whatever their term.
+    pub promises: &'o BTreeMap<MemberName, Revised<Promise>>,
+    /// The `data_uuid` that each member's own facts report now.
+    pub data_uuids: &'o BTreeMap<MemberName, String>,
+    /// The writer's own word.
+    pub attestation: Option<&'o Revised<Attestation>>,
+    /// Whether the key of the writer's session exists with the session of the term record.
+    pub session_present: bool,
+    /// Patroni's leader key.
+    pub leader_key: Option<&'o Revised<MemberName>>,
+    /// Patroni's `/failover` exists.
+    pub failover_key: bool,
+    /// Members that could follow.
+    pub candidates: &'o [Candidate],
+    /// Wall clock for the record, milliseconds since 1970.
+    pub now_wall_ms: i64,
+}
+
+/// Why there is no CLOSE now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotYet {
+    /// Nothing to close.
+    #[error("the term is closed and /sync has not changed since")]
+    AlreadyClosed,
+    /// The writer was never armed, or its record is of another term.
+    #[error("there is no floor record of the open term")]
+    NoFloor,
+    /// Patroni has no `/sync`: the cluster is not in quorum mode.
+    #[error("there is no /sync key")]
+    NoSync,
+    /// Session alive, leader key the writer's or absent, nothing attested.
+    #[error("the writer has neither attested a stop nor lost its session or lock")]
+    WriterLives,
+    /// Rule 2.
+    #[error("the configurations in force are unknown: {0}")]
+    InForce(#[from] in_force::Unknown),
+    /// Rule 8.
+    #[error("{promised} of {members} members have promised, more than {quorum} are needed")]
+    Promises {
+        /// `|D ∩ M|` of the first configuration that is not closed.
+        promised: usize,
+        /// `|M|`.
+        members: usize,
+        /// `q`.
+        quorum: usize,
+    },
+    /// The member that has what was acknowledged has not promised.
+    #[error("the best promise ends at {best}, before the floor {floor}")]
+    BehindFloor {
+        /// `max position(D)`.
+        best: Position,
+        /// `F`.
+        floor: Position,
+    },
+}
+
+/// How the transaction proves that the writer is no longer in office. Chosen before it is sent: etcd knows no OR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutOfOffice {
+    /// Compare: no key of that session.
+    SessionAbsent(SessionId),
+    /// Compare: the leader key at its revision, which is another member's.
+    LeaderIsAnother,
+    /// Compare: the attestation at its revision.
+    Attested {
+        /// Revision of the attestation.
+        mod_revision: i64,
+    },
+}
+
+/// What happens to Patroni's leader key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaderKey {
+    /// Put it for the successor, on the lease of its Patroni member key, and compare that lease.
+    Give {
+        /// The successor.
+        to: MemberName,
+        /// The lease.
+        member_lease: i64,
+    },
+    /// It is the old writer's and nobody can follow yet: Patroni's own race decides, and rule 14 holds for whoever wins.
+    Delete,
+    /// It is another's already, or absent with nobody to give it to.
+    Leave,
+}
+
+/// The CLOSE transaction as data. Compares: every revision that is named. Writes, in this order: `/sync` with its own
+/// value; the CLOSED record; delete `/failover`; the leader key last, because its event wakes Patroni's loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosePlan {
+    /// Compare.
+    pub term_mod_revision: i64,
+    /// Compare.
+    pub floor_mod_revision: i64,
+    /// Compare, then rewrite with its own value so that Patroni's late write from a cached version fails.
+    pub sync_mod_revision: i64,
+    /// Compare each.
+    pub promise_mod_revisions: BTreeMap<MemberName, i64>,
+    /// Compare; 0 is absent.
+    pub leader_mod_revision: i64,
+    /// Compare.
+    pub out_of_office: OutOfOffice,
+    /// Write.
+    pub closed: TermRecord,
+    /// Delete, if present.
+    pub delete_failover: bool,
+    /// Write, last.
+    pub leader_key: LeaderKey,
+}
+
+/// Decides whether the reign has ended.
+pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
+    let record = &view.term.value;
+    let writer = record.holder();
+    let sync = view.sync.ok_or(NotYet::NoSync)?;
+    if !record_can_be_closed(view.term, sync) {
+        return Err(NotYet::AlreadyClosed);
+    }
+    let floor = view.floor.filter(|floor| floor.value.term == record.term).ok_or(NotYet::NoFloor)?;
+    let attestation = view.attestation.filter(|found| {
+        found.value.term == record.term
+            && found.value.holder == *writer
+            && session_of(record).is_none_or(|s| s == found.value.session)
+    });
+    let out_of_office = out_of_office(view, attestation)?;
+
+    let (end, evidence, promises) = match attestation.map(|found| &found.value.stop) {
+        Some(StopKind::Clean { end }) => (*end, Evidence::AttestedClean, BTreeMap::new()),
+        stop => {
+            let (best, promises) = count(view, &floor.value, sync)?;
+            let promisers: BTreeSet<MemberName> = promises.keys().cloned().collect();
+            let evidence = if stop.is_some() {
+                Evidence::AttestedStopped { promisers }
+            } else {
+                Evidence::Revoked { promisers }
+            };
+            (best, evidence, promises)
+        }
+    };
+    let leader_key = leader_key(view, end);
+    let successor = match &leader_key {
+        LeaderKey::Give { to, .. } => Some(to.clone()),
+        LeaderKey::Delete | LeaderKey::Leave => None,
+    };
+    let reign = Reign::Closed {
+        holder: writer.clone(),
+        floor: Some(end),
+        sync_version: sync.version + 1,
+        evidence,
+        successor,
+        at_wall_ms: view.now_wall_ms,
+    };
+    Ok(ClosePlan {
+        term_mod_revision: view.term.mod_revision,
+        floor_mod_revision: floor.mod_revision,
+        sync_mod_revision: sync.mod_revision,
+        promise_mod_revisions: promises,
+        leader_mod_revision: view.leader_key.map_or(0, |key| key.mod_revision),
+        out_of_office,
+        closed: TermRecord { term: record.term, reign, trace: record.trace.clone() },
+        delete_failover: view.failover_key,
+        leader_key,
+    })
+}
+
+/// Open, or (rule 12) closed and overtaken: CLOSE put `/sync` in its own transaction, so equal revisions mean that
+/// nobody has touched it since.
+fn record_can_be_closed(term: &Revised<TermRecord>, sync: &SyncKey) -> bool {
+    match term.value.reign {
+        Reign::Open { .. } => true,
+        Reign::Closed { .. } => sync.mod_revision != term.mod_revision,
+    }
+}
+
+fn session_of(record: &TermRecord) -> Option<SessionId> {
+    match record.reign {
+        Reign::Open { session, .. } => Some(session),
+        Reign::Closed { .. } => None,
+    }
+}
+
+fn out_of_office(view: &View<'_>, attestation: Option<&Revised<Attestation>>) -> Result<OutOfOffice, NotYet> {
+    if let Some(found) = attestation {
+        return Ok(OutOfOffice::Attested { mod_revision: found.mod_revision });
+    }
+    let writer = view.term.value.holder();
+    if view.leader_key.is_some_and(|key| key.value != *writer) {
+        return Ok(OutOfOffice::LeaderIsAnother);
+    }
+    match session_of(&view.term.value) {
+        Some(session) if !view.session_present => Ok(OutOfOffice::SessionAbsent(session)),
+        // A closed reign's writer is out of office already; its leader key, if it is back, is what rule 13 deletes.
+        None => Ok(OutOfOffice::LeaderIsAnother),
+        Some(_) => Err(NotYet::WriterLives),
+    }
+}
+
+/// Rule 8: the promises that count, and the best position among them.
+fn count(
+    view: &View<'_>,
+    floor: &FloorRecord,
+    sync: &SyncKey,
+) -> Result<(Position, BTreeMap<MemberName, i64>), NotYet> {
+    let record = &view.term.value;
+    let writer = record.holder();
+    let in_force: Vec<Configuration> = in_force::configurations(floor, sync, view.sync_history, writer)?;
+    // A promise of a data directory that has been replaced since says nothing about what is there now.
+    let valid = |(member, promise): &(&MemberName, &Revised<Promise>)| {
+        *member != writer
+            && promise.value.term == record.term
+            && promise.value.writer == *writer
+            && view.data_uuids.get(*member).is_none_or(|uuid| *uuid == promise.value.data_uuid)
+    };
+    let promises: Vec<_> = view.promises.iter().filter(valid).collect();
+    let promisers: BTreeSet<MemberName> = promises.iter().map(|(member, _)| (*member).clone()).collect();
+    if let Some(open) = in_force.iter().find(|one| !one.is_closed_by(&promisers)) {
+        let (promised, members, quorum) = (open.promised(&promisers), open.members.len(), open.quorum);
+        return Err(NotYet::Promises { promised, members, quorum });
+    }
+    let best = promises.iter().map(|(_, promise)| promise.value.position).max();
+    let best = best.expect("a configuration that is closed has a promiser");
+    if best < floor.floor {
+        return Err(NotYet::BehindFloor { best, floor: floor.floor });
+    }
+    let revisions =
+        promises.into_iter().map(|(member, promise)| (member.clone(), promise.mod_revision)).collect();
+    Ok((best, revisions))
+}
+
+fn leader_key(view: &View<'_>, floor: Position) -> LeaderKey {
+    let writer = view.term.value.holder();
+    let is_anothers = view.leader_key.is_some_and(|key| key.value != *writer);
+    if is_anothers {
+        return LeaderKey::Leave;
+    }
+    let others: Vec<Candidate> =
+        view.candidates.iter().filter(|one| one.member != *writer).cloned().collect();
+    match successor::choose(&others, floor) {
+        Some(Candidate { member, member_lease: Some(lease), .. }) => {
+            LeaderKey::Give { to: member.clone(), member_lease: *lease }
+        }
+        _ if view.leader_key.is_some() => LeaderKey::Delete,
+        _ => LeaderKey::Leave,
+    }
+}
+
+#[cfg(test)]
+mod tests;

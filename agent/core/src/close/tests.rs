@@ -1,0 +1,249 @@
+use super::*;
+use crate::testing::{at, name, names};
+use holdfast_types::{Incarnation, Term};
+
+/// A cluster whose writer `a` died in term 4; `b` and `c` are synchronous and have promised, `d` is asynchronous.
+struct World {
+    term: Revised<TermRecord>,
+    floor: Option<Revised<FloorRecord>>,
+    sync: SyncKey,
+    history: Vec<SyncKey>,
+    promises: BTreeMap<MemberName, Revised<Promise>>,
+    data_uuids: BTreeMap<MemberName, String>,
+    attestation: Option<Revised<Attestation>>,
+    session_present: bool,
+    leader_key: Option<Revised<MemberName>>,
+    failover_key: bool,
+    candidates: Vec<Candidate>,
+}
+
+fn promise(term: u64, lsn: u64, mod_revision: i64) -> Revised<Promise> {
+    let value = Promise {
+        term: Term(term),
+        writer: name("a"),
+        position: at(1, lsn),
+        data_uuid: "u".into(),
+        incarnation: Incarnation(1),
+        at_wall_ms: 0,
+    };
+    Revised { value, mod_revision }
+}
+
+fn candidate(member: &str, lsn: u64) -> Candidate {
+    Candidate {
+        member: name(member),
+        position: at(1, lsn),
+        eligible: true,
+        priority: 1,
+        member_lease: Some(70),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let configuration = Configuration { members: names(&["b", "c"]), quorum: 1 };
+        let reign = Reign::Open { holder: name("a"), incarnation: Incarnation(1), session: SessionId(5) };
+        let floor = FloorRecord {
+            term: Term(4),
+            sync_version: 3,
+            sync_mod_revision: 103,
+            sync_create_revision: 10,
+            configuration,
+            floor: at(1, 100),
+        };
+        Self {
+            term: Revised { value: TermRecord { term: Term(4), reign, trace: None }, mod_revision: 200 },
+            floor: Some(Revised { value: floor, mod_revision: 201 }),
+            sync: SyncKey {
+                leader: Some(name("a")),
+                sync_standby: names(&["b", "c"]),
+                quorum: 1,
+                version: 3,
+                mod_revision: 103,
+                create_revision: 10,
+            },
+            history: Vec::new(),
+            promises: BTreeMap::from([(name("b"), promise(4, 150, 210)), (name("c"), promise(4, 140, 211))]),
+            data_uuids: BTreeMap::from([(name("b"), "u".into()), (name("c"), "u".into())]),
+            attestation: None,
+            session_present: false,
+            leader_key: Some(Revised { value: name("a"), mod_revision: 190 }),
+            failover_key: false,
+            candidates: vec![candidate("b", 150), candidate("c", 140)],
+        }
+    }
+
+    fn decide(&self) -> Result<ClosePlan, NotYet> {
+        decide(&View {
+            term: &self.term,
+            floor: self.floor.as_ref(),
+            sync: Some(&self.sync),
+            sync_history: &self.history,
+            promises: &self.promises,
+            data_uuids: &self.data_uuids,
+            attestation: self.attestation.as_ref(),
+            session_present: self.session_present,
+            leader_key: self.leader_key.as_ref(),
+            failover_key: self.failover_key,
+            candidates: &self.candidates,
+            now_wall_ms: 9,
+        })
+    }
+
+    fn attest(&mut self, stop: StopKind) {
+        let value = Attestation {
+            term: Term(4),
+            holder: name("a"),
+            incarnation: Incarnation(1),
+            session: SessionId(5),
+            stop,
+            at_wall_ms: 0,
+        };
+        self.session_present = true;
+        self.attestation = Some(Revised { value, mod_revision: 220 });
+    }
+}
+
+fn floor_of(plan: &ClosePlan) -> Option<Position> {
+    match &plan.closed.reign {
+        Reign::Closed { floor, .. } => *floor,
+        Reign::Open { .. } => panic!("CLOSE wrote an open reign"),
+    }
+}
+
+#[test]
+fn a_dead_writer_is_closed_and_the_best_standby_named() {
+    let plan = World::new().decide().unwrap();
+    assert_eq!(plan.out_of_office, OutOfOffice::SessionAbsent(SessionId(5)));
+    assert_eq!(plan.leader_key, LeaderKey::Give { to: name("b"), member_lease: 70 });
+    assert_eq!((plan.term_mod_revision, plan.floor_mod_revision, plan.sync_mod_revision), (200, 201, 103));
+    assert_eq!(plan.leader_mod_revision, 190);
+    assert_eq!(plan.promise_mod_revisions, BTreeMap::from([(name("b"), 210), (name("c"), 211)]));
+    assert_eq!(floor_of(&plan), Some(at(1, 150)));
+    assert_eq!(plan.closed.term, Term(4));
+}
+
+#[test]
+fn a_living_session_without_a_word_closes_nothing() {
+    let mut world = World::new();
+    world.session_present = true;
+    assert_eq!(world.decide(), Err(NotYet::WriterLives));
+    world.leader_key = None;
+    assert_eq!(
+        world.decide(),
+        Err(NotYet::WriterLives),
+        "an absent leader key is a writer that lost only etcd"
+    );
+    world.leader_key = Some(Revised { value: name("c"), mod_revision: 191 });
+    let plan = world.decide().unwrap();
+    assert_eq!((plan.out_of_office, plan.leader_key), (OutOfOffice::LeaderIsAnother, LeaderKey::Leave));
+}
+
+#[test]
+fn promises_are_counted_in_every_configuration_in_force() {
+    // Section 9, first row: b acknowledged, /sync became {c} with quorum 0; c alone must not close the reign.
+    let mut world = World::new();
+    world.sync =
+        SyncKey { sync_standby: names(&["c"]), quorum: 0, version: 4, mod_revision: 104, ..world.sync };
+    world.promises.remove(&name("b"));
+    assert_eq!(world.decide(), Err(NotYet::Promises { promised: 1, members: 2, quorum: 1 }));
+}
+
+#[test]
+fn promises_that_do_not_count() {
+    let missing = Err(NotYet::Promises { promised: 1, members: 2, quorum: 1 });
+    let mut of_the_last_term = World::new();
+    of_the_last_term.promises.insert(name("c"), promise(3, 140, 211));
+    assert_eq!(of_the_last_term.decide(), missing);
+    let mut replaced = World::new();
+    replaced.data_uuids.insert(name("c"), "another".into());
+    assert_eq!(replaced.decide(), missing);
+    let mut outsider = World::new();
+    outsider.promises.remove(&name("c"));
+    outsider.promises.insert(name("d"), promise(4, 140, 211));
+    assert_eq!(outsider.decide(), missing);
+    let mut by_another_writer = World::new();
+    by_another_writer.promises.get_mut(&name("c")).unwrap().value.writer = name("z");
+    assert_eq!(by_another_writer.decide(), missing);
+}
+
+#[test]
+fn nobody_behind_the_floor_closes() {
+    let mut world = World::new();
+    world.floor.as_mut().unwrap().value.floor = at(1, 151);
+    assert_eq!(world.decide(), Err(NotYet::BehindFloor { best: at(1, 150), floor: at(1, 151) }));
+    world.floor.as_mut().unwrap().value.term = Term(3);
+    assert_eq!(world.decide(), Err(NotYet::NoFloor));
+    world.floor = None;
+    assert_eq!(world.decide(), Err(NotYet::NoFloor));
+}
+
+#[test]
+fn an_empty_sync_can_never_be_revoked() {
+    let mut world = World::new();
+    world.sync = SyncKey { sync_standby: names(&[]), quorum: 0, version: 4, mod_revision: 104, ..world.sync };
+    assert_eq!(world.decide(), Err(NotYet::Promises { promised: 0, members: 0, quorum: 0 }));
+}
+
+#[test]
+fn a_crash_takes_its_floor_from_the_standbys_and_a_shutdown_from_itself() {
+    let mut crashed = World::new();
+    crashed.attest(StopKind::Stopped);
+    let plan = crashed.decide().unwrap();
+    assert_eq!(plan.out_of_office, OutOfOffice::Attested { mod_revision: 220 });
+    assert_eq!(floor_of(&plan), Some(at(1, 150)));
+    crashed.promises.clear();
+    assert!(matches!(crashed.decide(), Err(NotYet::Promises { .. })), "a stop alone is no quorum");
+
+    let mut clean = World::new();
+    clean.promises.clear();
+    clean.attest(StopKind::Clean { end: at(1, 145) });
+    let plan = clean.decide().unwrap();
+    assert_eq!(floor_of(&plan), Some(at(1, 145)));
+    assert_eq!(plan.leader_key, LeaderKey::Give { to: name("b"), member_lease: 70 });
+}
+
+#[test]
+fn an_attestation_of_an_earlier_term_or_session_is_no_word() {
+    let mut world = World::new();
+    world.attest(StopKind::Stopped);
+    world.attestation.as_mut().unwrap().value.session = SessionId(4);
+    assert_eq!(world.decide(), Err(NotYet::WriterLives));
+    world.attest(StopKind::Stopped);
+    world.attestation.as_mut().unwrap().value.term = Term(3);
+    assert_eq!(world.decide(), Err(NotYet::WriterLives));
+}
+
+#[test]
+fn without_a_successor_the_key_goes_and_patroni_races() {
+    let mut world = World::new();
+    for one in &mut world.candidates {
+        one.eligible = false;
+    }
+    world.failover_key = true;
+    let plan = world.decide().unwrap();
+    assert_eq!((plan.leader_key, plan.delete_failover), (LeaderKey::Delete, true));
+    world.leader_key = None;
+    assert_eq!(world.decide().unwrap().leader_key, LeaderKey::Leave);
+}
+
+#[test]
+fn a_closed_reign_is_closed_again_only_after_sync_moved() {
+    let mut world = World::new();
+    world.term.value = world.decide().unwrap().closed;
+    world.term.mod_revision = 300;
+    world.sync.mod_revision = 300;
+    world.sync.version = 4;
+    assert_eq!(world.decide(), Err(NotYet::AlreadyClosed));
+    world.sync = SyncKey { sync_standby: names(&[]), version: 5, mod_revision: 301, ..world.sync };
+    world.history = vec![SyncKey {
+        sync_standby: names(&["b", "c"]),
+        version: 4,
+        mod_revision: 300,
+        ..world.sync.clone()
+    }];
+    assert!(
+        matches!(world.decide(), Err(NotYet::Promises { members: 0, .. })),
+        "A emptied /sync after CLOSE: refuse"
+    );
+}

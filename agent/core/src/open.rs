@@ -1,0 +1,240 @@
+//! Rules 14 and 16: what the promotion hook answers, and the transaction that opens the next term.
+//!
+//! Called by `promote-gate` inside Patroni's `pre_promote`, after the candidate took the leader lock and before it is
+//! promoted. A refused node stays out of the race for one Patroni ttl, so it refuses only what waiting cannot mend.
+
+use holdfast_types::record::{FloorRecord, Reign, TermRecord};
+use holdfast_types::{Incarnation, MemberName, Position, SessionId};
+
+use crate::close::Revised;
+use crate::sync::{AnySetting, Misfit, SyncKey};
+
+/// What the candidate sees.
+#[derive(Debug, Clone)]
+pub struct View<'o> {
+    /// The candidate: ourselves.
+    pub me: &'o MemberName,
+    /// Our agent's start.
+    pub incarnation: Incarnation,
+    /// Our session.
+    pub session: SessionId,
+    /// The term record, by a linearizable read; `None` when the cluster was never armed.
+    pub term: Option<&'o Revised<TermRecord>>,
+    /// Patroni's leader key, by the same read.
+    pub leader_key: Option<&'o Revised<MemberName>>,
+    /// Patroni's `/sync`, by the same read.
+    pub sync: Option<&'o SyncKey>,
+    /// Where our WAL ends; `None` while it is unknown or not all of it is replayed.
+    pub replayed: Option<Position>,
+    /// Our actual `synchronous_standby_names`, if it is of the form `ANY k (S)`.
+    pub actual: Option<&'o AnySetting>,
+    /// A fence record or policy forbids that we lead.
+    pub barred: Option<&'o str>,
+    /// For how long the hook has been waiting, in milliseconds.
+    pub waited_ms: u64,
+    /// Twice Patroni's ttl, in milliseconds: the longest wait.
+    pub wait_ms_max: u64,
+}
+
+/// The transaction of OPEN. It compares the term record, the leader key and `/sync`, and puts the term and floor records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenPlan {
+    /// Compare: CLOSED at this revision.
+    pub term_mod_revision: i64,
+    /// Compare: ours, at this revision.
+    pub leader_mod_revision: i64,
+    /// Compare: what CLOSE wrote.
+    pub sync_mod_revision: i64,
+    /// Write.
+    pub opened: TermRecord,
+    /// Write: the floor record of the new reign begins at the opener's position.
+    pub floor: FloorRecord,
+}
+
+/// The answer of the hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Run the transaction; exit 0 if it succeeds, look again if it does not.
+    Open(Box<OpenPlan>),
+    /// Look again: evidence may still come.
+    Wait(String),
+    /// Exit 1: this node must not lead.
+    Refuse(String),
+}
+
+/// Waiting for the setting to arrive by SIGHUP just before the hook: rule 16 gives it a second.
+const SETTING_WAIT_MS_MAX: u64 = 1_000;
+
+/// Decides what the hook answers in an armed cluster.
+pub fn decide(view: &View<'_>) -> Answer {
+    if let Some(why) = view.barred {
+        return Answer::Refuse(why.to_owned());
+    }
+    match open(view) {
+        Ok(plan) => Answer::Open(Box::new(plan)),
+        Err(Stop::Refuse(why)) => Answer::Refuse(why),
+        Err(Stop::Wait(why)) if view.waited_ms >= view.wait_ms_max => {
+            Answer::Refuse(format!("{why}; waited {} ms", view.waited_ms))
+        }
+        Err(Stop::Wait(why)) => Answer::Wait(why),
+    }
+}
+
+enum Stop {
+    Wait(String),
+    Refuse(String),
+}
+
+fn wait<T>(why: &str) -> Result<T, Stop> {
+    Err(Stop::Wait(why.to_owned()))
+}
+
+fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
+    let Some(term) = view.term else { return wait("there is no term record") };
+    let Reign::Closed { floor, .. } = &term.value.reign else { return wait("the last reign is not closed") };
+    let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
+        return wait("Patroni's leader key is not ours");
+    };
+    let Some(sync) = view.sync else { return wait("there is no /sync key") };
+    // CLOSE put both in one transaction: equal revisions say that /sync is what CLOSE wrote.
+    if sync.mod_revision != term.mod_revision {
+        return wait("/sync has changed since the reign was closed; it is closed again first (rule 12)");
+    }
+    let Some(position) = view.replayed else { return wait("local WAL is not all replayed") };
+    if let Some(floor) = floor.filter(|floor| position < *floor) {
+        return Err(Stop::Refuse(format!(
+            "this node has {position}, the acknowledged writes end at {floor}"
+        )));
+    }
+    let configuration = sync.configuration(view.me);
+    if !configuration.members.is_empty() {
+        let fit = view.actual.ok_or(Misfit::NoAcknowledgement).and_then(|actual| actual.fits(&configuration));
+        match fit {
+            Ok(()) => {}
+            Err(why) if view.waited_ms < SETTING_WAIT_MS_MAX => return Err(Stop::Wait(why.to_string())),
+            Err(why) => return Err(Stop::Refuse(format!("{why}: a later failover could lose a write"))),
+        }
+    }
+    let next = term.value.term.next();
+    let reign = Reign::Open { holder: view.me.clone(), incarnation: view.incarnation, session: view.session };
+    Ok(OpenPlan {
+        term_mod_revision: term.mod_revision,
+        leader_mod_revision: leader.mod_revision,
+        sync_mod_revision: sync.mod_revision,
+        opened: TermRecord { term: next, reign, trace: term.value.trace.clone() },
+        floor: FloorRecord {
+            term: next,
+            sync_version: sync.version,
+            sync_mod_revision: sync.mod_revision,
+            sync_create_revision: sync.create_revision,
+            configuration,
+            floor: position,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{at, lasting, name, names};
+    use holdfast_types::Term;
+    use holdfast_types::record::Evidence;
+
+    fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
+        let reign = Reign::Closed {
+            holder: name("a"),
+            floor: Some(at(1, 100)),
+            sync_version: 4,
+            evidence: Evidence::AttestedClean,
+            successor: Some(name("b")),
+            at_wall_ms: 0,
+        };
+        let term = Revised {
+            value: TermRecord { term: Term(4), reign, trace: Some("00-x".into()) },
+            mod_revision: 300,
+        };
+        let leader = Revised { value: name("b"), mod_revision: 301 };
+        let sync = SyncKey {
+            leader: Some(name("a")),
+            sync_standby: names(&["b", "c"]),
+            quorum: 1,
+            version: 4,
+            mod_revision: 300,
+            create_revision: 10,
+        };
+        let actual = AnySetting { acknowledgements: 1, names: names(&["a", "c"]) };
+        let mut view = View {
+            me: lasting(name("b")),
+            incarnation: Incarnation(2),
+            session: SessionId(8),
+            term: Some(lasting(term)),
+            leader_key: Some(lasting(leader)),
+            sync: Some(lasting(sync)),
+            replayed: Some(at(1, 100)),
+            actual: Some(lasting(actual)),
+            barred: None,
+            waited_ms: 0,
+            wait_ms_max: 60_000,
+        };
+        change(&mut view);
+        decide(&view)
+    }
+
+    #[test]
+    fn the_named_successor_opens_the_next_term() {
+        let Answer::Open(plan) = judge(|_| ()) else { panic!("not opened") };
+        assert_eq!(plan.opened.term, Term(5));
+        assert_eq!(plan.opened.open_holder(), Some(&name("b")));
+        assert_eq!(plan.floor.floor, at(1, 100));
+        assert_eq!(plan.floor.configuration.members, names(&["a", "c"]));
+        assert_eq!(
+            (plan.term_mod_revision, plan.leader_mod_revision, plan.sync_mod_revision),
+            (300, 301, 300)
+        );
+        assert_eq!(plan.opened.trace.as_deref(), Some("00-x"), "the incident's trace goes on");
+    }
+
+    #[test]
+    fn a_node_behind_the_floor_is_refused_at_once() {
+        assert!(matches!(judge(|v| v.replayed = Some(at(1, 99))), Answer::Refuse(_)));
+        assert!(matches!(judge(|v| v.barred = Some("fenced")), Answer::Refuse(_)));
+    }
+
+    #[test]
+    fn missing_evidence_waits_but_not_for_ever() {
+        let open = Revised {
+            value: TermRecord {
+                term: Term(4),
+                reign: Reign::Open { holder: name("a"), incarnation: Incarnation(1), session: SessionId(5) },
+                trace: None,
+            },
+            mod_revision: 300,
+        };
+        assert!(matches!(judge(|v| v.term = Some(&open)), Answer::Wait(_)));
+        assert!(matches!(judge(|v| (v.term, v.waited_ms) = (Some(&open), 60_000)), Answer::Refuse(_)));
+        assert!(matches!(judge(|v| v.replayed = None), Answer::Wait(_)));
+        let other = Revised { value: name("c"), mod_revision: 301 };
+        assert!(matches!(judge(|v| v.leader_key = Some(&other)), Answer::Wait(_)));
+    }
+
+    #[test]
+    fn a_sync_that_moved_since_close_waits_for_another_close() {
+        let moved = SyncKey {
+            leader: Some(name("a")),
+            sync_standby: names(&["b", "c"]),
+            quorum: 1,
+            version: 5,
+            mod_revision: 302,
+            create_revision: 10,
+        };
+        assert!(matches!(judge(|v| v.sync = Some(&moved)), Answer::Wait(_)));
+    }
+
+    #[test]
+    fn a_setting_that_does_not_fit_gets_a_second_to_arrive() {
+        assert!(matches!(judge(|v| v.actual = None), Answer::Wait(_)));
+        assert!(matches!(judge(|v| (v.actual, v.waited_ms) = (None, 1_000)), Answer::Refuse(_)));
+        let older = AnySetting { acknowledgements: 1, names: names(&["c", "d", "e"]) };
+        assert!(matches!(judge(|v| (v.actual, v.waited_ms) = (Some(&older), 1_000)), Answer::Refuse(_)));
+    }
+}

@@ -1,0 +1,137 @@
+//! Whether a postmaster may start (promises I5 and I12, rule 9).
+//!
+//! The gate runs in the place of `postgres` for every start by Patroni and must answer within 2 s of its birth: a gate
+//! that took 5 s made a restarted Patroni start a second postmaster every 11 s (DESIGN section 4).
+
+use holdfast_types::record::TermRecord;
+use holdfast_types::{MemberName, Mode};
+
+/// How PostgreSQL would come up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAs {
+    /// `standby.signal` is there: it only receives.
+    Standby,
+    /// It would accept writes after recovery.
+    Primary,
+}
+
+/// What the gate knows.
+#[derive(Debug, Clone)]
+pub struct View<'o> {
+    /// The member that would start.
+    pub me: &'o MemberName,
+    /// The mode; `None` when the agent did not answer.
+    pub mode: Option<Mode>,
+    /// The last mode that was seen and kept on this host's disk.
+    pub last_known_mode: Mode,
+    /// How it would start.
+    pub start_as: StartAs,
+    /// A fence record, on disk or in etcd, with its reason for people.
+    pub fenced: Option<&'o str>,
+    /// This node attests, or is about to attest, that it has stopped: the gate is shut until the attestation is used or
+    /// withdrawn.
+    pub attesting: bool,
+    /// The term record; `None` when unknown or never armed.
+    pub term: Option<&'o TermRecord>,
+}
+
+/// The gate's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Become `postgres`.
+    Pass,
+    /// Exit 1: cause, and the next safe command.
+    Refuse(String),
+}
+
+/// Decides whether the postmaster may start.
+pub fn decide(view: &View<'_>) -> Answer {
+    if view.mode.unwrap_or(view.last_known_mode) != Mode::Armed {
+        return Answer::Pass;
+    }
+    let me = view.me;
+    if let Some(why) = view.fenced {
+        return refuse(format!("{me} is fenced ({why}); validate and clear it with: holdfast unfence {me}"));
+    }
+    if view.attesting {
+        return refuse(format!("{me} has attested that it stopped; it may start when the next term is open"));
+    }
+    match (view.start_as, view.mode, view.term) {
+        (StartAs::Standby, _, _) => Answer::Pass,
+        (StartAs::Primary, None, _) => refuse(format!(
+            "{me} would start as primary and its agent does not answer; start the agent: systemctl start holdfast-agent"
+        )),
+        (StartAs::Primary, Some(_), None) => {
+            refuse(format!("{me} would start as primary and the term is unknown"))
+        }
+        (StartAs::Primary, Some(_), Some(term)) => match term.open_holder() {
+            Some(holder) if holder == me => Answer::Pass,
+            // Patroni starts a former primary without standby.signal to finish crash recovery before pg_rewind, in
+            // single-user mode, which does not come through here as a postmaster.
+            Some(holder) => {
+                refuse(format!("{me} would start as primary but term {} is {holder}'s", term.term))
+            }
+            None => refuse(format!("{me} would start as primary but term {} is closed", term.term)),
+        },
+    }
+}
+
+fn refuse(why: String) -> Answer {
+    Answer::Refuse(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{lasting, name};
+    use holdfast_types::record::Reign;
+    use holdfast_types::{Incarnation, SessionId, Term};
+
+    fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> bool {
+        let mut view = View {
+            me: lasting(name("a")),
+            mode: Some(Mode::Armed),
+            last_known_mode: Mode::Armed,
+            start_as: StartAs::Primary,
+            fenced: None,
+            attesting: false,
+            term: Some(lasting(open("a"))),
+        };
+        change(&mut view);
+        decide(&view) == Answer::Pass
+    }
+
+    fn open(holder: &str) -> TermRecord {
+        let reign = Reign::Open { holder: name(holder), incarnation: Incarnation(1), session: SessionId(1) };
+        TermRecord { term: Term(3), reign, trace: None }
+    }
+
+    #[test]
+    fn only_the_holder_of_the_open_term_starts_as_primary() {
+        assert!(judge(|_| ()));
+        let anothers = open("b");
+        assert!(!judge(|v| v.term = Some(&anothers)));
+        assert!(!judge(|v| v.term = None));
+        assert!(judge(|v| (v.start_as, v.term) = (StartAs::Standby, Some(&anothers))));
+    }
+
+    #[test]
+    fn a_fence_keeps_even_a_standby_out() {
+        assert!(!judge(|v| (v.fenced, v.start_as) = (Some("by ann"), StartAs::Standby)));
+        assert!(!judge(|v| (v.attesting, v.start_as) = (true, StartAs::Standby)));
+    }
+
+    #[test]
+    fn without_the_agent_a_standby_passes_and_a_primary_does_not() {
+        assert!(judge(|v| (v.mode, v.term, v.start_as) = (None, None, StartAs::Standby)));
+        assert!(!judge(|v| (v.mode, v.term) = (None, None)));
+    }
+
+    #[test]
+    fn in_observe_and_disarmed_everything_passes() {
+        for mode in [Mode::Observe, Mode::Disarmed] {
+            assert!(judge(|v| (v.mode, v.fenced, v.term) = (Some(mode), Some("x"), None)));
+            assert!(judge(|v| (v.mode, v.last_known_mode, v.term) = (None, mode, None)));
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Short forms for the tests of this crate.
+
+use std::collections::BTreeSet;
+
+use holdfast_types::{Lsn, MemberName, Position, Timeline};
+
+pub(crate) fn name(text: &str) -> MemberName {
+    MemberName::new(text).unwrap()
+}
+
+pub(crate) fn names(list: &[&str]) -> BTreeSet<MemberName> {
+    list.iter().copied().map(name).collect()
+}
+
+pub(crate) fn at(timeline: u32, lsn: u64) -> Position {
+    Position { timeline: Timeline(timeline), lsn: Lsn(lsn) }
+}
+
+/// A view borrows its parts; a test that changes one part needs the others to live as long as the test does.
+pub(crate) fn lasting<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
