@@ -204,7 +204,12 @@ mod tests {
     use holdfast_types::{Incarnation, SessionId};
 
     fn open(term: u64, holder: &str) -> TermRecord {
-        let reign = Reign::Open { holder: name(holder), incarnation: Incarnation(1), session: SessionId(5) };
+        let reign = Reign::Open {
+            holder: name(holder),
+            incarnation: Incarnation(1),
+            session: SessionId(5),
+            writable: true,
+        };
         TermRecord { term: Term(term), reign, trace: None }
     }
 

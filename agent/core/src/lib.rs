@@ -14,14 +14,18 @@
 //! | [`successor`] | to whom the leader key is given | 8, 16 |
 //! | [`open`] | what the promotion hook answers | 14, 16 |
 //! | [`start_gate`] | whether a postmaster may start | 9, I5, I12 |
+//! | [`member`] | what a database member does now: the composition of all of these | 4 to 23 |
+//! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
 
 pub mod attest;
 pub mod close;
+pub mod cluster;
 pub mod detach;
 pub mod floor;
 pub mod hold;
 pub mod in_force;
+pub mod member;
 pub mod open;
 pub mod start_gate;
 pub mod successor;

@@ -116,7 +116,8 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
         }
     }
     let next = term.value.term.next();
-    let reign = Reign::Open { holder: view.me.clone(), incarnation: view.incarnation, session: view.session };
+    let (incarnation, session) = (view.incarnation, view.session);
+    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false };
     Ok(OpenPlan {
         term_mod_revision: term.mod_revision,
         leader_mod_revision: leader.mod_revision,
@@ -205,7 +206,12 @@ mod tests {
         let open = Revised {
             value: TermRecord {
                 term: Term(4),
-                reign: Reign::Open { holder: name("a"), incarnation: Incarnation(1), session: SessionId(5) },
+                reign: Reign::Open {
+                    holder: name("a"),
+                    incarnation: Incarnation(1),
+                    session: SessionId(5),
+                    writable: true,
+                },
                 trace: None,
             },
             mod_revision: 300,

@@ -102,7 +102,12 @@ mod tests {
     }
 
     fn open(holder: &str) -> TermRecord {
-        let reign = Reign::Open { holder: name(holder), incarnation: Incarnation(1), session: SessionId(1) };
+        let reign = Reign::Open {
+            holder: name(holder),
+            incarnation: Incarnation(1),
+            session: SessionId(1),
+            writable: true,
+        };
         TermRecord { term: Term(3), reign, trace: None }
     }
 

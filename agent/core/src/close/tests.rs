@@ -42,7 +42,12 @@ fn candidate(member: &str, lsn: u64) -> Candidate {
 impl World {
     fn new() -> Self {
         let configuration = Configuration { members: names(&["b", "c"]), quorum: 1 };
-        let reign = Reign::Open { holder: name("a"), incarnation: Incarnation(1), session: SessionId(5) };
+        let reign = Reign::Open {
+            holder: name("a"),
+            incarnation: Incarnation(1),
+            session: SessionId(5),
+            writable: true,
+        };
         let floor = FloorRecord {
             term: Term(4),
             sync_version: 3,

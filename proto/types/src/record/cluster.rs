@@ -97,6 +97,10 @@ pub struct HoldRecord {
     pub last_failover_wall_ms: i64,
     /// Why it holds, and what ends it.
     pub text: String,
+    /// Identity from the certificate of the person who lets this term be closed all the same; `holdfast hold end` sets it
+    /// and leaves the rest. A record is removed by the agents when its term is over, never by a person.
+    #[serde(default)]
+    pub released_by: Option<String>,
 }
 
 /// Where a pooler sends its clients.

@@ -30,6 +30,10 @@ pub enum Reign {
         incarnation: Incarnation,
         /// The holder's session.
         session: SessionId,
+        /// The holder's PostgreSQL has left recovery: poolers send clients to it from now on. OPEN comes before the
+        /// promotion, so it starts as `false`.
+        #[serde(default)]
+        writable: bool,
     },
     /// Nobody may write in this term any more, and nobody can take that back.
     Closed {

@@ -1,0 +1,143 @@
+//! One cluster as etcd shows it: both prefixes and the sessions of the region, decoded, at one revision.
+//!
+//! Made by the shell from a linearizable read or from a watch; every decision about a cluster is made on one of these.
+//! A record that this build cannot read is *unknown*, and named in [`Cluster::unreadable`]; it is never taken for absent.
+
+use std::collections::BTreeMap;
+
+use holdfast_types::record::{
+    Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord, Promise,
+    SessionRecord, TermRecord,
+};
+use holdfast_types::{HostName, MemberName, Mode, SessionId};
+
+use crate::close::Revised;
+use crate::successor::Candidate;
+use crate::sync::SyncKey;
+
+/// A member as Patroni's own key shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatroniMember {
+    /// The lease of the key: Patroni renews it in each of its loops.
+    pub lease: i64,
+    /// Host part of `conn_url`.
+    pub address: String,
+}
+
+/// What matters here of Patroni's dynamic configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PatroniConfig {
+    /// `ttl` in milliseconds.
+    pub ttl_ms: u64,
+    /// `loop_wait` in milliseconds.
+    pub loop_wait_ms: u64,
+    /// `pause`.
+    pub paused: bool,
+    /// `failsafe_mode`.
+    pub failsafe_mode: bool,
+}
+
+/// A cluster at one revision of etcd.
+#[derive(Debug, Clone, Default)]
+pub struct Cluster {
+    /// etcd's revision.
+    pub revision: i64,
+    /// The mode record; absent means observe.
+    pub mode: Option<Revised<ModeRecord>>,
+    /// The term record; absent means never armed.
+    pub term: Option<Revised<TermRecord>>,
+    /// The floor record.
+    pub floor: Option<Revised<FloorRecord>>,
+    /// Patroni's `/sync`.
+    pub sync: Option<SyncKey>,
+    /// Earlier values of `/sync`, as far as they were read.
+    pub sync_history: Vec<SyncKey>,
+    /// The newest promise of each member.
+    pub promises: BTreeMap<MemberName, Revised<Promise>>,
+    /// The attestation of the present term.
+    pub attestation: Option<Revised<Attestation>>,
+    /// The sessions that exist.
+    pub sessions: BTreeMap<SessionId, SessionRecord>,
+    /// Patroni's leader key.
+    pub leader_key: Option<Revised<MemberName>>,
+    /// Patroni's `/failover` exists.
+    pub failover_key: bool,
+    /// Patroni's members.
+    pub members: BTreeMap<MemberName, PatroniMember>,
+    /// Patroni's configuration.
+    pub config: Option<PatroniConfig>,
+    /// What each member's agent says of it.
+    pub facts: BTreeMap<MemberName, MemberFacts>,
+    /// Fence records.
+    pub fences: BTreeMap<MemberName, Revised<FenceRecord>>,
+    /// The hold record.
+    pub hold: Option<Revised<HoldRecord>>,
+    /// The incidents that are still in the ring.
+    pub events: Vec<Revised<EventRecord>>,
+    /// Keys that could not be read, with the reason.
+    pub unreadable: BTreeMap<String, String>,
+}
+
+impl Cluster {
+    /// The mode in force.
+    pub fn mode(&self) -> Mode {
+        self.mode.as_ref().map_or(Mode::Observe, |record| record.value.mode)
+    }
+
+    /// Whether the session of the term record exists.
+    pub fn writers_session_present(&self) -> bool {
+        use holdfast_types::record::Reign;
+        self.term.as_ref().is_some_and(|term| match term.value.reign {
+            Reign::Open { session, .. } => self.sessions.contains_key(&session),
+            Reign::Closed { .. } => false,
+        })
+    }
+
+    /// Whether the writer has attested a stop in the present term.
+    pub fn attested(&self) -> bool {
+        match (&self.term, &self.attestation) {
+            (Some(term), Some(attestation)) => attestation.value.term == term.value.term,
+            _ => false,
+        }
+    }
+
+    /// Where a member's PostgreSQL answers.
+    pub fn address(&self, member: &MemberName) -> Option<(&str, u16)> {
+        self.facts.get(member).map(|facts| (facts.address.as_str(), facts.port))
+    }
+
+    /// Whether the agent of a member's host has a session.
+    pub fn agent_alive(&self, host: &HostName) -> bool {
+        self.sessions.values().any(|session| session.host == *host)
+    }
+
+    /// The members that could follow, with what they promised as their position.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let Some(term) = &self.term else { return Vec::new() };
+        let of_term = |promise: &&Revised<Promise>| promise.value.term == term.value.term;
+        let fenced = |member: &MemberName| self.fences.contains_key(member);
+        self.facts
+            .iter()
+            .filter_map(|(member, facts)| {
+                let promise = self.promises.get(member).filter(of_term)?;
+                let eligible =
+                    facts.eligible == Some(true) && !fenced(member) && self.agent_alive(&facts.host);
+                Some(Candidate {
+                    member: member.clone(),
+                    position: promise.value.position,
+                    eligible,
+                    priority: facts.failover_priority,
+                    member_lease: self.members.get(member).map(|one| one.lease).filter(|lease| *lease != 0),
+                })
+            })
+            .collect()
+    }
+
+    /// The `data_uuid` that each member's agent reports now.
+    pub fn data_uuids(&self) -> BTreeMap<MemberName, String> {
+        self.facts
+            .iter()
+            .filter_map(|(member, facts)| Some((member.clone(), facts.data_uuid.clone()?)))
+            .collect()
+    }
+}
