@@ -8,6 +8,7 @@
 //! reports an unknown outcome as unknown. Called by the agent and by the operator's command line.
 
 mod error;
+mod etcd;
 mod memory;
 mod model;
 mod store;
@@ -15,6 +16,7 @@ mod typed;
 mod watch;
 
 pub use error::StoreError;
+pub use etcd::{EndpointHealth, EndpointStatus, EtcdHealth, EtcdOptions, EtcdStore, TlsSource};
 pub use memory::MemoryStore;
 pub use model::{Compare, KeyValue, Read, Reading, Renewal, Txn, TxnOutcome, Write};
 pub use store::{BoxFuture, Store};

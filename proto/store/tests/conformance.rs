@@ -1,10 +1,12 @@
-//! One suite for every implementation of [`Store`]: what the protocol relies on, said once.
+//! One suite for every implementation of [`Store`](holdfast_store::Store): what the protocol relies on, said once.
 
+mod server;
 mod suite;
 
 use std::sync::Arc;
 
-use holdfast_store::{MemoryStore, Store};
+use etcd_client::Client;
+use holdfast_store::MemoryStore;
 
 #[tokio::test]
 async fn memory_behaves() {
@@ -13,6 +15,20 @@ async fn memory_behaves() {
     suite::run(Arc::new(memory), move |revision| {
         compactor.compact(revision);
         Box::pin(std::future::ready(()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn etcd_behaves() {
+    let (etcd, store) = server::Etcd::one().await;
+    let endpoints = etcd.endpoints();
+    suite::run(Arc::new(store), move |revision| {
+        let endpoints = endpoints.clone();
+        Box::pin(async move {
+            let mut client = Client::connect(endpoints, None).await.unwrap();
+            client.compact(revision, None).await.unwrap();
+        })
     })
     .await;
 }

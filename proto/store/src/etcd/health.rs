@@ -1,0 +1,113 @@
+//! The servers' own health, for `status` and `doctor`: who answers, who leads, how full, which alarms.
+
+use std::time::{Duration, Instant};
+
+use etcd_client::{AlarmAction, AlarmType};
+use tokio::task::JoinSet;
+
+use super::EtcdOptions;
+use super::link::Link;
+
+/// What the servers say of themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdHealth {
+    /// Each endpoint, in the order of the options.
+    pub endpoints: Vec<EndpointHealth>,
+    /// Members of the etcd cluster; unknown when nobody answered.
+    pub members: Option<usize>,
+    /// Alarms in force, for example `NOSPACE` (then every write is refused); unknown when nobody answered.
+    pub alarms: Option<Vec<String>>,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointHealth {
+    /// `host:port`.
+    pub endpoint: String,
+    /// What it answered, or why there is no answer.
+    pub status: Result<EndpointStatus, String>,
+}
+
+/// What one server answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointStatus {
+    /// Version of the server.
+    pub version: String,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Whether it knows a leader; without one it answers no linearizable call.
+    pub has_leader: bool,
+    /// Size of its database file in bytes.
+    pub db_size_bytes: u64,
+    /// How long the answer took, connecting included, in milliseconds.
+    pub took_ms: u64,
+}
+
+impl EtcdHealth {
+    /// Servers that answered and know a leader.
+    pub fn answering(&self) -> usize {
+        self.endpoints.iter().filter(|one| one.status.as_ref().is_ok_and(|status| status.has_leader)).count()
+    }
+
+    /// Whether more than half of the members answer; unknown when the number of members is.
+    pub fn has_quorum(&self) -> Option<bool> {
+        self.members.map(|members| self.answering() * 2 > members)
+    }
+}
+
+pub(super) async fn ask(options: &EtcdOptions) -> EtcdHealth {
+    let mut asking = JoinSet::new();
+    for (place, endpoint) in options.endpoints.iter().enumerate() {
+        let one = EtcdOptions { endpoints: vec![endpoint.clone()], ..options.clone() };
+        asking.spawn(async move { (place, ask_one(one).await) });
+    }
+    let mut answers = Vec::new();
+    while let Some(joined) = asking.join_next().await {
+        // A task that panicked is an endpoint without an answer.
+        answers.extend(joined.ok());
+    }
+    answers.sort_by_key(|(place, _)| *place);
+    let members = answers.iter().find_map(|(_, answer)| answer.members);
+    let alarms = answers.iter().find_map(|(_, answer)| answer.alarms.clone());
+    let endpoints = answers.into_iter().map(|(_, answer)| answer.endpoint).collect();
+    EtcdHealth { endpoints, members, alarms }
+}
+
+struct Answer {
+    endpoint: EndpointHealth,
+    members: Option<usize>,
+    alarms: Option<Vec<String>>,
+}
+
+async fn ask_one(options: EtcdOptions) -> Answer {
+    let endpoint = options.endpoints.first().cloned().unwrap_or_default();
+    let link = Link::new(options);
+    let sent = Instant::now();
+    let status =
+        link.call("status", |client| async move { client.maintenance_client().status().await }).await;
+    let status = status.map_err(|error| error.to_string()).map(|answer| EndpointStatus {
+        version: answer.version().to_owned(),
+        leads: answer.header().is_some_and(|header| header.member_id() == answer.leader()),
+        has_leader: answer.leader() != 0,
+        db_size_bytes: u64::try_from(answer.db_size()).unwrap_or(0),
+        took_ms: millis(sent.elapsed()),
+    });
+    let (mut members, mut alarms) = (None, None);
+    if status.is_ok() {
+        let list = |client: std::sync::Arc<etcd_client::Client>| async move {
+            client.cluster_client().member_list().await
+        };
+        members = link.call("member list", list).await.ok().map(|answer| answer.members().len());
+        let ask = |client: std::sync::Arc<etcd_client::Client>| async move {
+            client.maintenance_client().alarm(AlarmAction::Get, AlarmType::None, None).await
+        };
+        alarms = link.call("alarms", ask).await.ok().map(|answer| {
+            answer.alarms().iter().map(|alarm| format!("{:?}", alarm.alarm()).to_uppercase()).collect()
+        });
+    }
+    Answer { endpoint: EndpointHealth { endpoint, status }, members, alarms }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,175 @@
+//! The store over real etcd servers.
+//!
+//! One HTTP/2 connection carries everything. Whenever an answer is overdue the connection is given up and the next one
+//! goes to the next endpoint, because a hung server neither answers nor closes; a watch follows to the new connection.
+//! Reads and renewals are tried a second time when the connection broke under them; a transaction never is.
+
+mod connector;
+mod errors;
+mod health;
+mod keeper;
+mod link;
+mod watch;
+mod wire;
+
+use std::sync::Arc;
+
+use etcd_client::GetOptions;
+use rustls::ClientConfig;
+
+pub use self::health::{EndpointHealth, EndpointStatus, EtcdHealth};
+use self::keeper::Keepers;
+use self::link::Link;
+use crate::{BoxFuture, KeyValue, Read, Reading, Renewal, Store, StoreError, Txn, TxnOutcome, Watch};
+
+/// Gives the present TLS configuration; asked at each connect, so that renewed certificates are taken. Its ALPN list
+/// must hold `h2`.
+pub type TlsSource = Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>;
+
+/// How to reach etcd.
+#[derive(Clone)]
+pub struct EtcdOptions {
+    /// `host:port` of each server.
+    pub endpoints: Vec<String>,
+    /// TLS; without it the connection is plain, which only tests do.
+    pub tls: Option<TlsSource>,
+    /// Deadline of one call in milliseconds; an endpoint that misses it is left.
+    pub call_deadline_ms: u64,
+    /// Deadline of one TCP and TLS handshake in milliseconds; then the next endpoint is tried within the same call.
+    pub connect_deadline_ms: u64,
+}
+
+impl EtcdOptions {
+    /// Options with deadlines that suit servers within a region (round trips of a few milliseconds): 1 s for a call,
+    /// 400 ms for a handshake.
+    pub fn new(endpoints: Vec<String>, tls: Option<TlsSource>) -> Self {
+        Self { endpoints, tls, call_deadline_ms: 1_000, connect_deadline_ms: 400 }
+    }
+}
+
+/// A store over etcd. Clones share one connection.
+#[derive(Clone)]
+pub struct EtcdStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    link: Link,
+    keepers: Keepers,
+}
+
+impl EtcdStore {
+    /// Makes a store without connecting: the first call does.
+    pub fn new(options: EtcdOptions) -> Self {
+        Self { inner: Arc::new(Inner { link: Link::new(options), keepers: Keepers::default() }) }
+    }
+
+    /// Asks every endpoint for its health, each on a connection of its own and all at once: three calls' deadlines at
+    /// most.
+    pub async fn health(&self) -> EtcdHealth {
+        health::ask(self.inner.link.options()).await
+    }
+
+    /// Runs `call` on a clone of the inner parts, so that the future owns what it needs.
+    fn with<T, F>(&self, call: impl FnOnce(Arc<Inner>) -> F) -> BoxFuture<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        Box::pin(call(Arc::clone(&self.inner)))
+    }
+}
+
+impl Inner {
+    async fn read(&self, what: &[Read]) -> Result<Reading, StoreError> {
+        let run = || {
+            let txn = wire::read_txn(what);
+            self.link.call("read", move |client| async move { client.kv_client().txn(txn).await })
+        };
+        Ok(wire::reading(&again_if_broken(run).await?))
+    }
+}
+
+/// Runs a call that changes nothing once more if the connection broke under it.
+async fn again_if_broken<T, F>(run: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    match run().await {
+        Err(StoreError::Broken { .. }) => run().await,
+        result => result,
+    }
+}
+
+impl Store for EtcdStore {
+    fn read(&self, what: Vec<Read>) -> BoxFuture<Result<Reading, StoreError>> {
+        self.with(move |inner| async move { inner.read(&what).await })
+    }
+
+    fn read_at(&self, key: String, revision: i64) -> BoxFuture<Result<Option<KeyValue>, StoreError>> {
+        self.with(move |inner| async move {
+            let run = || {
+                let key = key.clone();
+                inner.link.call("read_at", move |client| async move {
+                    let options = GetOptions::new().with_revision(revision);
+                    client.kv_client().get(key, Some(options)).await
+                })
+            };
+            match again_if_broken(run).await {
+                Ok(answer) => Ok(answer.kvs().first().map(wire::pair)),
+                Err(StoreError::Compacted { call, .. }) => Err(StoreError::Compacted { call, revision }),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<Result<TxnOutcome, StoreError>> {
+        self.with(move |inner| async move {
+            let txn = wire::txn(txn);
+            let run =
+                move |client: Arc<etcd_client::Client>| async move { client.kv_client().txn(txn).await };
+            Ok(wire::outcome(&inner.link.call("txn", run).await?))
+        })
+    }
+
+    fn grant(&self, ttl_s: i64) -> BoxFuture<Result<i64, StoreError>> {
+        self.with(move |inner| async move {
+            let run = move |client: Arc<etcd_client::Client>| async move {
+                client.lease_client().grant(ttl_s, None).await
+            };
+            Ok(inner.link.call("grant", run).await?.id())
+        })
+    }
+
+    fn keep_alive(&self, lease: i64) -> BoxFuture<Result<Renewal, StoreError>> {
+        self.with(move |inner| async move {
+            again_if_broken(|| inner.keepers.keep_alive(&inner.link, lease)).await
+        })
+    }
+
+    fn revoke(&self, lease: i64) -> BoxFuture<Result<(), StoreError>> {
+        self.with(move |inner| async move {
+            let run = move |client: Arc<etcd_client::Client>| async move {
+                client.lease_client().revoke(lease).await
+            };
+            inner.link.call("revoke", run).await.map(|_| ())
+        })
+    }
+
+    fn remaining(&self, lease: i64) -> BoxFuture<Result<Option<u64>, StoreError>> {
+        self.with(move |inner| async move {
+            let run = || {
+                inner.link.call("remaining", move |client| async move {
+                    client.lease_client().time_to_live(lease, None).await
+                })
+            };
+            // A lease that is gone has a time of -1.
+            let ttl_s = again_if_broken(run).await?.ttl();
+            Ok(u64::try_from(ttl_s).ok().map(|ttl_s| ttl_s * 1_000))
+        })
+    }
+
+    fn watch(&self, prefixes: Vec<String>) -> Watch {
+        let inner = Arc::clone(&self.inner);
+        Watch::spawn(move |events| watch::follow(inner, prefixes, events))
+    }
+}
