@@ -1,4 +1,5 @@
 //! One suite for every implementation of [`Store`](holdfast_store::Store): what the protocol relies on, said once.
+#![allow(clippy::unwrap_used)] // Helpers of tests are not seen as tests.
 
 mod server;
 mod suite;

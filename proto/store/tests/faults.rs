@@ -1,4 +1,5 @@
 //! What servers do to a client on a bad day: dead, hung, restarted, without quorum, strict about certificates.
+#![allow(clippy::unwrap_used)] // Helpers of tests are not seen as tests.
 
 mod server;
 

@@ -204,11 +204,13 @@ impl State {
         true
     }
 
-    /// Ends every lease whose time is over. Returns whether one ended.
-    pub fn expire(&mut self, now: Duration) -> bool {
+    /// Ends every lease whose time is over.
+    pub fn expire(&mut self, now: Duration) {
         let over = self.leases.iter().filter(|(_, lease)| lease.ends <= now);
         let over: Vec<i64> = over.map(|(id, _)| *id).collect();
-        over.into_iter().fold(false, |any, id| self.revoke(id) || any)
+        for id in over {
+            self.revoke(id);
+        }
     }
 
     pub fn next_expiry(&self) -> Option<Duration> {
