@@ -22,6 +22,12 @@ pub struct PatroniMember {
     pub lease: i64,
     /// Host part of `conn_url`.
     pub address: String,
+    /// Patroni's `state`, for example `running` or `streaming`.
+    pub state: Option<String>,
+    /// Tag `nofailover`.
+    pub nofailover: bool,
+    /// Tag `failover_priority`; 1 when absent.
+    pub failover_priority: i64,
 }
 
 /// What matters here of Patroni's dynamic configuration.

@@ -236,6 +236,8 @@ pub struct Decision {
 const SUCCESSOR_PATIENCE_MS: u64 = 2_000;
 /// Rule 8: each agent waits this much longer than the one before it, so that one of them closes alone.
 const CLOSE_RANK_DELAY_MS: u64 = 100;
+/// A promotion takes 0.05-0.2 s (`facts/baseline.md` 5.2); it is looked at this often.
+const PROMOTION_POLL_MS: u64 = 15;
 /// Rule 9a: how long an attestation waits for a CLOSE before PostgreSQL is started again on the spot. Longer than a
 /// failover takes (0.5 s), shorter than Patroni's own recovery would cost a user's patience.
 const ATTESTATION_PATIENCE_MS: u64 = 4_000;
@@ -338,6 +340,8 @@ fn as_writer(
                 Err(why) => decision.waits.push(format!("floor record: {why}")),
             }
         }
+        // On its way out of recovery: poolers wait for the word.
+        Postgres::Running { .. } | Postgres::Unknown if !writable => decision.again_in_ms = Some(PROMOTION_POLL_MS),
         Postgres::Running { .. } | Postgres::Unknown => {}
     }
 }

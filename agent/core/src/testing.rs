@@ -20,3 +20,15 @@ pub(crate) fn at(timeline: u32, lsn: u64) -> Position {
 pub(crate) fn lasting<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
+
+/// An open term.
+pub fn term_open(holder: &str, term: u64, writable: bool) -> holdfast_types::record::TermRecord {
+    use holdfast_types::{Incarnation, SessionId, Term};
+    let reign = holdfast_types::record::Reign::Open {
+        holder: name(holder),
+        incarnation: Incarnation(1),
+        session: SessionId(5),
+        writable,
+    };
+    holdfast_types::record::TermRecord { term: Term(term), reign, trace: None }
+}

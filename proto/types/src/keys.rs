@@ -7,7 +7,7 @@
 //!                                          /floor            floor record of the present writer
 //!                                          /promise/<member>/<term>
 //!                                          /attest/<term>    the writer's own word that it has stopped
-//!                                          /facts/<member>   on the session's lease: what others need to choose a successor
+//!                                          /facts/<member>   what others need to choose a successor; it stays when the session goes, as the address to cut off
 //!                                          /fence/<member>   keeps a node out until it has been validated
 //!                                          /hold             a second failover waits for a person
 //!                                          /route/<pooler>   on the session's lease: where a pooler sends its clients

@@ -1,0 +1,104 @@
+//! Where a pooler sends its clients: it follows the term record, never Patroni's REST API.
+//!
+//! A candidate answers `/primary` with 200 while it still waits in its hook (`facts/baseline.md` 5.2), so REST would
+//! send clients to a node that is read-only. OPEN comes before the promotion, so the route waits for `writable`.
+
+use holdfast_types::record::Reign;
+use holdfast_types::{MemberName, Mode, Term};
+
+use crate::cluster::Cluster;
+use crate::member::term_in_force;
+
+/// What a pooler should do with its clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// Leave everything as it is: not armed, or not known.
+    Leave,
+    /// Send them to the writer.
+    To {
+        /// Its term.
+        term: Term,
+        /// Who.
+        writer: MemberName,
+        /// Its address and port.
+        address: (String, u16),
+    },
+    /// Let them wait: there is no writer.
+    Hold {
+        /// The term that has no writer.
+        term: Term,
+        /// The writer that was lost, if its address is known: connections to it are closed and refused.
+        lost: Option<(String, u16)>,
+    },
+}
+
+/// Decides the route. `applied` is the term of the last route that was put in place; an older one is never gone back to
+/// (promise I10).
+pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
+    let Some(term) = term_in_force(cluster).filter(|_| cluster.mode() == Mode::Armed) else { return Route::Leave };
+    let number = term.value.term;
+    if applied.is_some_and(|applied| number < applied) {
+        return Route::Leave;
+    }
+    let address = |member: &MemberName| cluster.address(member).map(|(address, port)| (address.to_owned(), port));
+    match &term.value.reign {
+        Reign::Open { holder, writable: true, .. } if !cluster.attested() => match address(holder) {
+            Some(address) => Route::To { term: number, writer: holder.clone(), address },
+            None => Route::Leave,
+        },
+        // Not yet promoted: the clients already wait, and nobody is lost.
+        Reign::Open { writable: false, .. } => Route::Hold { term: number, lost: None },
+        Reign::Open { holder, .. } | Reign::Closed { holder, .. } => {
+            Route::Hold { term: number, lost: address(holder) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::close::Revised;
+    use crate::testing::{name, term_open};
+    use holdfast_types::record::{MemberFacts, ModeRecord};
+
+    fn cluster(writable: bool) -> Cluster {
+        let mode = ModeRecord { mode: Mode::Armed, by: "x".into(), reason: "y".into(), at_wall_ms: 0 };
+        let facts = MemberFacts {
+            host: holdfast_types::HostName::new("h").unwrap(),
+            address: "10.0.0.1".into(),
+            port: 5432,
+            rest_port: 8008,
+            grpc: "10.0.0.1:7460".into(),
+            patroni_state: None,
+            eligible: None,
+            failover_priority: 1,
+            streaming: None,
+            data_uuid: None,
+        };
+        Cluster {
+            mode: Some(Revised { value: mode, mod_revision: 1 }),
+            term: Some(Revised { value: term_open("a", 4, writable), mod_revision: 2 }),
+            facts: [(name("a"), facts)].into(),
+            ..Cluster::default()
+        }
+    }
+
+    #[test]
+    fn clients_wait_until_the_new_writer_is_promoted() {
+        assert!(matches!(decide(&cluster(true), None), Route::To { term: Term(4), .. }));
+        assert_eq!(decide(&cluster(false), None), Route::Hold { term: Term(4), lost: None });
+    }
+
+    #[test]
+    fn an_older_term_is_never_gone_back_to() {
+        assert_eq!(decide(&cluster(true), Some(Term(5))), Route::Leave);
+        assert!(matches!(decide(&cluster(true), Some(Term(4))), Route::To { .. }));
+    }
+
+    #[test]
+    fn nothing_is_done_unless_armed() {
+        let mut observed = cluster(true);
+        observed.mode = None;
+        assert_eq!(decide(&observed, None), Route::Leave);
+    }
+}
