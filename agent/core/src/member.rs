@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_types::record::{Evidence, Reign, StopKind, TermRecord};
-use holdfast_types::{HostName, Incarnation, MemberName, Now, SessionId, Term, Timings};
+use holdfast_types::{Class, HostName, Incarnation, MemberName, Now, SessionId, Term, Timings};
 
 use crate::attest::{self, ControlState, Stopped};
 use crate::close::{self, ClosePlan, Revised};
@@ -67,6 +67,8 @@ pub struct Local<'o> {
     pub me: &'o MemberName,
     /// Our host.
     pub host: &'o HostName,
+    /// Which promises the cluster can be given: terms exist with quorum commit only.
+    pub class: Class,
     /// The time.
     pub now: Now,
     /// For how long the agent has been up, in milliseconds.
@@ -248,6 +250,9 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
     if local.patroni_hung && matches!(local.postgres, Postgres::Running { .. }) {
         decision.actions.push(Action::RestartPatroni);
     }
+    if local.class != Class::Quorum {
+        return decision;
+    }
     let Some(term) = term_in_force(cluster) else {
         *memory = Memory::default();
         open_first(cluster, local, &mut decision);
@@ -341,7 +346,9 @@ fn as_writer(
             }
         }
         // On its way out of recovery: poolers wait for the word.
-        Postgres::Running { .. } | Postgres::Unknown if !writable => decision.again_in_ms = Some(PROMOTION_POLL_MS),
+        Postgres::Running { .. } | Postgres::Unknown if !writable => {
+            decision.again_in_ms = Some(PROMOTION_POLL_MS)
+        }
         Postgres::Running { .. } | Postgres::Unknown => {}
     }
 }

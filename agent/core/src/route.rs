@@ -35,12 +35,15 @@ pub enum Route {
 /// Decides the route. `applied` is the term of the last route that was put in place; an older one is never gone back to
 /// (promise I10).
 pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
-    let Some(term) = term_in_force(cluster).filter(|_| cluster.mode() == Mode::Armed) else { return Route::Leave };
+    let Some(term) = term_in_force(cluster).filter(|_| cluster.mode() == Mode::Armed) else {
+        return Route::Leave;
+    };
     let number = term.value.term;
     if applied.is_some_and(|applied| number < applied) {
         return Route::Leave;
     }
-    let address = |member: &MemberName| cluster.address(member).map(|(address, port)| (address.to_owned(), port));
+    let address =
+        |member: &MemberName| cluster.address(member).map(|(address, port)| (address.to_owned(), port));
     match &term.value.reign {
         Reign::Open { holder, writable: true, .. } if !cluster.attested() => match address(holder) {
             Some(address) => Route::To { term: number, writer: holder.clone(), address },

@@ -52,7 +52,10 @@ impl Cgroup {
                 return Ok(());
             }
             if started.elapsed() >= deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("processes {pids:?} are still there")));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("processes {pids:?} are still there"),
+                ));
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -12,10 +12,11 @@ const BYTES_MAX: u64 = 1024 * 1024;
 /// the gates run as Patroni's user, and nothing that is kept this way is secret.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder_of(path)?;
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
     let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
-    let mut file =
-        File::options().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;

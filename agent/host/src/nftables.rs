@@ -26,7 +26,9 @@ pub enum NftError {
     #[error(transparent)]
     Run(#[from] RunError),
     /// `nft` refused.
-    #[error("nft refused table {table}: {stderr}; is nftables installed and does the process have CAP_NET_ADMIN?")]
+    #[error(
+        "nft refused table {table}: {stderr}; is nftables installed and does the process have CAP_NET_ADMIN?"
+    )]
     Refused {
         /// The table.
         table: String,
@@ -73,7 +75,12 @@ impl Table {
         let (mut output, mut input) = (String::new(), String::new());
         for (address, rest_port) in lost {
             let (family, address) = family(address)?;
-            rule(&mut output, &format!("{family} daddr {address} tcp dport {{ {port}, {rest_port} }} reject with tcp reset"));
+            rule(
+                &mut output,
+                &format!(
+                    "{family} daddr {address} tcp dport {{ {port}, {rest_port} }} reject with tcp reset"
+                ),
+            );
             rule(&mut output, &format!("{family} daddr {address} tcp sport {port} drop"));
             rule(&mut input, &format!("{family} saddr {address} tcp sport {port} drop"));
             rule(&mut input, &format!("{family} saddr {address} tcp dport {port} drop"));
@@ -133,7 +140,8 @@ async fn load(name: &str, chains: &str) -> Result<(), NftError> {
     if !chains.is_empty() {
         script += &format!("table inet {name} {{\n{chains}}}\n");
     }
-    let output = run::run(Command::new("nft").args(["-f", "-"]).stdin(script).deadline_ms(DEADLINE_MS)).await?;
+    let output =
+        run::run(Command::new("nft").args(["-f", "-"]).stdin(script).deadline_ms(DEADLINE_MS)).await?;
     if output.success() {
         Ok(())
     } else {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// What `/proc/<pid>/stat` says.
@@ -19,8 +20,9 @@ pub struct Stat {
 
 /// Reads it; an error if there is no such process.
 pub fn stat(pid: i32) -> io::Result<Stat> {
-    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood")))
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood"))
+    })
 }
 
 /// The name may hold spaces and brackets: it ends at the last bracket.
@@ -42,7 +44,7 @@ pub struct PidFd {
 impl PidFd {
     /// Opens it. Must be called inside a tokio runtime.
     pub fn open(pid: i32) -> io::Result<Self> {
-        Ok(Self { fd: AsyncFd::new(pidfd_open(pid)?)? })
+        register(pidfd_open(pid)?)
     }
 
     /// Ends when the process has exited.
@@ -55,6 +57,13 @@ impl PidFd {
     pub fn kill(&self) -> io::Result<()> {
         pidfd_send_sigkill(self.fd.as_fd().as_raw_fd())
     }
+}
+
+#[allow(unsafe_code)]
+fn register(fd: OwnedFd) -> io::Result<PidFd> {
+    // SAFETY: an OwnedFd names its open descriptor for as long as it lives, and AsyncFd owns it from now on.
+    let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
+    Ok(PidFd { fd })
 }
 
 #[allow(unsafe_code)]
@@ -96,7 +105,7 @@ mod tests {
         let mut child = tokio::process::Command::new("sleep").arg("100").spawn().unwrap();
         let pid = i32::try_from(child.id().unwrap()).unwrap();
         let fd = PidFd::open(pid).unwrap();
-        assert_eq!(stat(pid).unwrap().state != 'Z', true);
+        assert_ne!(stat(pid).unwrap().state, 'Z');
         fd.kill().unwrap();
         tokio::time::timeout(std::time::Duration::from_secs(10), fd.exited()).await.unwrap();
         child.wait().await.unwrap();

@@ -93,7 +93,9 @@ pub enum RunError {
         deadline_ms: u128,
     },
     /// It was killed at its deadline and is still there.
-    #[error("{program} (process {pid}) does not end in spite of SIGKILL: it is stuck in the kernel and left behind")]
+    #[error(
+        "{program} (process {pid}) does not end in spite of SIGKILL: it is stuck in the kernel and left behind"
+    )]
     Stuck {
         /// The program.
         program: String,
@@ -170,7 +172,8 @@ mod tests {
 
     #[tokio::test]
     async fn output_and_exit_code_come_back() {
-        let output = run(Command::new("sh").args(["-c", "cat; echo oh >&2; exit 3"]).stdin("hello")).await.unwrap();
+        let output =
+            run(Command::new("sh").args(["-c", "cat; echo oh >&2; exit 3"]).stdin("hello")).await.unwrap();
         assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(3), "hello", "oh\n"));
     }
 

@@ -8,7 +8,8 @@ pub async fn destroy(address: &str, port: u16) -> Result<(), RunError> {
     let port = format!("={port}");
     // `ss -K` prints what it closed and exits 0 when there was nothing; a kernel without INET_DIAG_DESTROY says so on
     // standard error, and the refusal in nftables then does the work at the next packet.
-    let output = run::run(Command::new("ss").args(["-K", "-n", "-t", "dst", address, "dport", &port])).await?;
+    let output =
+        run::run(Command::new("ss").args(["-K", "-n", "-t", "dst", address, "dport", &port])).await?;
     if !output.success() {
         tracing::warn!(code = ?output.code, stderr = output.stderr, "ss -K failed");
     }

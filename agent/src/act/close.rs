@@ -1,0 +1,126 @@
+//! CLOSE (rule 8) and its repair (rule 13): the only places that write Patroni's keys.
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_agent_core::close::{ClosePlan, LeaderKey, OutOfOffice};
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_store::{Compare, Write};
+use holdfast_types::MemberName;
+use holdfast_types::keys;
+use holdfast_types::record::{Reign, Stored};
+
+use super::{armed_txn, incident, term_is, txn};
+use crate::member::Member;
+
+/// Runs the transaction of the plan. The order of its writes matters: Patroni's cache applies events one by one, and the
+/// leader key's wakes its loop.
+pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<()> {
+    let mut closed = plan.closed.clone();
+    closed.trace = incident::context(cluster).or(closed.trace);
+    let event = incident::at_close(member, cluster, plan, closed.trace.as_deref());
+    let mut writes = vec![
+        Write::PutSameValue { key: member.keys.patroni_sync() },
+        Write::put(member.keys.term(), Stored::new(closed).encode()),
+        Write::put(member.keys.event(event.number), Stored::new(event).encode()),
+    ];
+    if plan.delete_failover {
+        writes.push(Write::Delete { key: member.keys.patroni_failover() });
+    }
+    let leader = member.keys.patroni_leader();
+    match &plan.leader_key {
+        LeaderKey::Give { to, member_lease } => {
+            writes.push(Write::Put { key: leader, value: to.as_str().into(), lease: *member_lease });
+        }
+        LeaderKey::Delete => writes.push(Write::Delete { key: leader }),
+        LeaderKey::Leave => {}
+    }
+    let compares = compares(member, cluster, plan)?;
+    if !armed_txn(member, cluster, txn(compares, writes)).await? {
+        bail!("etcd has changed since it was read");
+    }
+    tracing::warn!(cluster = %member.instance.cluster, term = plan.closed.term.0, leader_key = ?plan.leader_key, "term closed");
+    revoke_the_old_patroni(member, cluster, plan).await;
+    Ok(())
+}
+
+fn compares(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<Vec<Compare>> {
+    let keys = &member.keys;
+    let revision = |key: String, is: i64| Compare::ModRevision { key, is };
+    let mut compares = vec![
+        term_is(member, plan.term_mod_revision),
+        revision(keys.floor(), plan.floor_mod_revision),
+        revision(keys.patroni_sync(), plan.sync_mod_revision),
+        revision(keys.patroni_leader(), plan.leader_mod_revision),
+    ];
+    for (promiser, is) in &plan.promise_mod_revisions {
+        compares.push(revision(keys.promise(promiser, plan.closed.term), *is));
+    }
+    match &plan.out_of_office {
+        OutOfOffice::SessionAbsent(_) => {
+            // Absent, or (after a boot) on another lease: what was read must still be there.
+            let facts = cluster.facts.get(plan.closed.holder()).context("the writer's host is not known")?;
+            let key = keys::session(&member.config.region, &facts.host);
+            let now = cluster.sessions.iter().find(|(_, session)| session.host == facts.host);
+            compares.push(match now {
+                Some((session, _)) => Compare::Lease { key, is: session.0 },
+                None => revision(key, 0),
+            });
+        }
+        OutOfOffice::LeaderIsAnother => {}
+        OutOfOffice::Attested { mod_revision } => {
+            compares.push(revision(keys.attest(plan.closed.term), *mod_revision));
+        }
+    }
+    if let LeaderKey::Give { to, member_lease } = &plan.leader_key {
+        compares.push(Compare::Lease { key: keys.patroni_member(to), is: *member_lease });
+    }
+    Ok(compares)
+}
+
+/// The old writer's Patroni loses its lease, so that its member key goes too. Best effort: it would run out by itself.
+async fn revoke_the_old_patroni(member: &Member, cluster: &Cluster, plan: &ClosePlan) {
+    let Reign::Closed { holder, .. } = &plan.closed.reign else { return };
+    let Some(old) = cluster.members.get(holder).filter(|old| old.lease != 0) else { return };
+    if let Err(error) = member.world.store.revoke(old.lease).await {
+        tracing::debug!(%error, "the old writer's Patroni keeps its lease until it runs out");
+    }
+}
+
+/// Rule 13: the old writer's Patroni has taken the free lock again.
+pub async fn take_leader_key(
+    member: &Member,
+    cluster: &Cluster,
+    leader_mod_revision: i64,
+    term_mod_revision: i64,
+) -> Result<()> {
+    let key = member.keys.patroni_leader();
+    let compares = vec![
+        term_is(member, term_mod_revision),
+        Compare::ModRevision { key: key.clone(), is: leader_mod_revision },
+    ];
+    if !armed_txn(member, cluster, txn(compares, vec![Write::Delete { key }])).await? {
+        bail!("etcd has changed since it was read");
+    }
+    Ok(())
+}
+
+/// Rule 13: the successor that was named has not opened the next term in time.
+pub async fn name_next(
+    member: &Member,
+    cluster: &Cluster,
+    to: &MemberName,
+    member_lease: i64,
+    (leader_mod_revision, term_mod_revision): (i64, i64),
+) -> Result<()> {
+    let key = member.keys.patroni_leader();
+    let compares = vec![
+        term_is(member, term_mod_revision),
+        Compare::ModRevision { key: key.clone(), is: leader_mod_revision },
+        Compare::Lease { key: member.keys.patroni_member(to), is: member_lease },
+    ];
+    let write = Write::Put { key, value: to.as_str().into(), lease: member_lease };
+    if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
+        bail!("etcd has changed since it was read");
+    }
+    tracing::warn!(cluster = %member.instance.cluster, %to, "the next successor is named");
+    Ok(())
+}

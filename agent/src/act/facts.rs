@@ -1,0 +1,58 @@
+//! Publishes what the other members need to know of this one, when it changes in meaning and not when it moves.
+
+use anyhow::Result;
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_store::{Txn, Write};
+use holdfast_types::record::{MemberFacts, Stored};
+
+use crate::member::Member;
+
+/// Puts our facts if they differ from what etcd holds. Not on the session's lease: the address of a dead writer is
+/// needed to cut it off.
+pub async fn publish(member: &Member, cluster: &Cluster) -> Result<()> {
+    let me = &member.instance.member;
+    let Some(facts) = facts(member, cluster) else { return Ok(()) };
+    let on_its_way = member.state().published.as_ref() == Some(&facts) && cluster.facts.contains_key(me);
+    if cluster.facts.get(me) == Some(&facts) || on_its_way {
+        return Ok(());
+    }
+    let write = Write::put(member.keys.facts(me), Stored::new(facts.clone()).encode());
+    member.world.store.txn(Txn { writes: vec![write], ..Txn::default() }).await?;
+    member.state().published = Some(facts);
+    Ok(())
+}
+
+fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
+    member.own()?;
+    let instance = &member.instance;
+    let state = member.state();
+    let patroni = cluster.members.get(&instance.member);
+    let patroni_state = patroni.and_then(|patroni| patroni.state.clone());
+    let runs = matches!(patroni_state.as_deref(), Some("running" | "streaming"));
+    let paused = cluster.config.is_some_and(|config| config.paused);
+    let eligible = patroni.map(|patroni| {
+        let allowed = !patroni.nofailover && patroni.failover_priority > 0;
+        runs && allowed
+            && !paused
+            && state.patroni_alive
+            && !state.patroni_hung
+            && state.streaming == Some(true)
+    });
+    Some(MemberFacts {
+        host: member.config.host.clone(),
+        address: instance.address.clone(),
+        port: instance.port,
+        rest_port: rest_port(&instance.patroni_url),
+        grpc: member.config.grpc_listen.to_string(),
+        patroni_state,
+        eligible,
+        failover_priority: patroni.map_or(1, |patroni| patroni.failover_priority),
+        streaming: state.streaming,
+        data_uuid: state.data_uuid.clone(),
+    })
+}
+
+/// The port of Patroni's REST API; 8008 is its default.
+fn rest_port(url: &str) -> u16 {
+    url.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(8_008)
+}

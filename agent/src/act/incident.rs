@@ -1,0 +1,236 @@
+//! The record of an incident: which steps it took and when, from the first promise to the proving write.
+//!
+//! It is written beside the protocol and never waited for by it: CLOSE puts the event in its own transaction, every
+//! later step is added by a task of its own. The last one, the proof, writes the incident's one ERROR line.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use holdfast_agent_core::close::{ClosePlan, LeaderKey};
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::member::term_in_force;
+use holdfast_host::clock;
+use holdfast_store::{Compare, Read, Store, Txn, TxnOutcome, Write};
+use holdfast_types::keys::ClusterKeys;
+use holdfast_types::record::{EventRecord, HoldRecord, Reign, Step, Stored};
+use holdfast_types::{MemberName, Term};
+
+use super::{armed_txn, txn};
+use crate::member::Member;
+
+/// How often a step is tried again when others write the same event at the same moment.
+const ATTEMPTS: u32 = 8;
+/// The proving write waits for a synchronous standby that may still be on its way to the new writer.
+const PROOF_DEADLINE: Duration = Duration::from_secs(10);
+const PROOF_ATTEMPTS: u32 = 6;
+
+/// The trace context of the incident that ends the open term: the same on every host that derives it, so that the
+/// first span does not have to wait for anybody's message. A `traceparent` of W3C.
+pub fn context(cluster: &Cluster) -> Option<String> {
+    let term = term_in_force(cluster)?;
+    match &term.value.reign {
+        Reign::Open { holder, session, incarnation, .. } => {
+            let seed = format!("{}/{holder}/{}/{}", term.value.term, session.0, incarnation.0);
+            let trace = fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, seed.as_bytes());
+            let span = fnv(trace, b"incident") as u64;
+            Some(format!("00-{trace:032x}-{span:016x}-01"))
+        }
+        Reign::Closed { .. } => term.value.trace.clone(),
+    }
+}
+
+/// FNV-1a of 128 bits: the same in every build, which the standard library's hashers do not promise.
+fn fnv(start: u128, bytes: &[u8]) -> u128 {
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(start, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
+}
+
+/// The event as CLOSE knows it.
+pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Option<&str>) -> EventRecord {
+    let term = plan.closed.term;
+    let promised = cluster.promises.values().filter(|promise| promise.value.term == term);
+    let promised: Vec<i64> = promised.map(|promise| promise.value.at_wall_ms).collect();
+    let attested = cluster.attestation.as_ref().map(|found| found.value.at_wall_ms);
+    let detected = attested.or_else(|| promised.iter().min().copied());
+    let (floor, evidence) = match &plan.closed.reign {
+        Reign::Closed { floor, evidence, .. } => (*floor, format!("{evidence:?}")),
+        Reign::Open { .. } => (None, String::new()),
+    };
+    let to = match &plan.leader_key {
+        LeaderKey::Give { to, .. } => Some(to.clone()),
+        LeaderKey::Delete | LeaderKey::Leave => None,
+    };
+    let mut steps_wall_ms = BTreeMap::from([(Step::Closed, clock::wall_ms())]);
+    steps_wall_ms.extend(detected.map(|at| (Step::Detected, at)));
+    steps_wall_ms.extend(promised.iter().max().map(|at| (Step::Promised, *at)));
+    EventRecord {
+        number: term.0,
+        term,
+        from: plan.closed.holder().clone(),
+        to,
+        floor,
+        trace_id: trace.and_then(|trace| trace.split('-').nth(1)).map(str::to_owned),
+        steps_wall_ms,
+        text: format!(
+            "term {term} of {} was closed by {}: {evidence}",
+            plan.closed.holder(),
+            member.instance.member
+        ),
+    }
+}
+
+/// Adds `step` to the event of `term`, with a change of your own, if the event is there.
+pub async fn add_step(
+    store: &Arc<dyn Store>,
+    keys: &ClusterKeys,
+    term: Term,
+    step: Step,
+    change: impl Fn(&mut EventRecord),
+) -> Result<Option<EventRecord>> {
+    let at_wall_ms = clock::wall_ms();
+    let key = keys.event(term.0);
+    for _ in 0..ATTEMPTS {
+        let found = store.read(vec![Read::Key(key.clone())]).await?;
+        let Some(stored) = holdfast_store::decode_from::<EventRecord>(&found, &key)? else { return Ok(None) };
+        if stored.body.term != term {
+            return Ok(None);
+        }
+        let mut event = stored.body.clone();
+        event.steps_wall_ms.insert(step, at_wall_ms);
+        change(&mut event);
+        let txn = Txn {
+            compares: vec![Compare::ModRevision { key: key.clone(), is: found.mod_revision(&key) }],
+            writes: vec![Write::put(key.clone(), stored.with_body(event.clone()).encode())],
+            otherwise_read: Vec::new(),
+        };
+        if let TxnOutcome::Succeeded { .. } = store.txn(txn).await? {
+            return Ok(Some(event));
+        }
+    }
+    bail!("the event is being changed by others all the time")
+}
+
+/// What a task that outlives the decision needs.
+struct Follower {
+    store: Arc<dyn Store>,
+    keys: ClusterKeys,
+    sql: Arc<crate::member::sql::Sql>,
+    me: MemberName,
+    cluster: String,
+}
+
+impl Follower {
+    fn of(member: &Member) -> Self {
+        Self {
+            store: Arc::clone(&member.world.store),
+            keys: member.keys.clone(),
+            sql: Arc::clone(&member.sql),
+            me: member.instance.member.clone(),
+            cluster: member.instance.cluster.to_string(),
+        }
+    }
+
+    async fn step(&self, term: Term, step: Step) -> Option<EventRecord> {
+        let me = self.me.clone();
+        match add_step(&self.store, &self.keys, term, step, |event| event.to = Some(me.clone())).await {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(cluster = self.cluster, %error, "a step of the incident is not recorded");
+                None
+            }
+        }
+    }
+
+    async fn prove(&self, closed: Term) {
+        let text = format!("{} {} writes in term {}", self.cluster, self.me, closed.next());
+        for attempt in 1..=PROOF_ATTEMPTS {
+            match self.sql.prove(&text, PROOF_DEADLINE).await {
+                Ok(()) => {
+                    let Some(event) = self.step(closed, Step::Proved).await else { return };
+                    let gap_ms = gap_ms(&event).unwrap_or_default();
+                    tracing::error!(
+                        cluster = self.cluster, term = closed.0, from = %event.from, to = %self.me, gap_ms,
+                        trace_id = event.trace_id.as_deref().unwrap_or("none"),
+                        "the writer was lost and replaced; see: holdfast events"
+                    );
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(cluster = self.cluster, attempt, %error, "the new writer is not proved yet")
+                }
+            }
+        }
+        tracing::error!(
+            cluster = self.cluster, to = %self.me,
+            "the new writer cannot commit: no synchronous standby acknowledges; look at holdfast status"
+        );
+    }
+}
+
+/// From the first sign to the proof, in milliseconds by the wall clocks of the hosts that took the steps.
+fn gap_ms(event: &EventRecord) -> Option<i64> {
+    let first = event.steps_wall_ms.get(&Step::Detected)?;
+    let last = event.steps_wall_ms.get(&Step::Proved)?;
+    Some(last - first)
+}
+
+/// Our hook has opened the term after the closed one.
+pub fn opened(member: &Member, cluster: &Cluster) {
+    let Some(closed) = term_in_force(cluster).map(|term| term.value.term) else { return };
+    let follower = Follower::of(member);
+    tokio::spawn(async move { follower.step(closed, Step::Opened).await });
+}
+
+/// Our PostgreSQL has left recovery: says so in the event, and proves it by a write.
+pub fn promoted(member: &Member, cluster: &Cluster) {
+    let Some(term) = term_in_force(cluster).map(|term| term.value.term) else { return };
+    let closed = Term(term.0.saturating_sub(1));
+    let follower = Follower::of(member);
+    tokio::spawn(async move {
+        if follower.step(closed, Step::Promoted).await.is_some() {
+            follower.prove(closed).await;
+        }
+    });
+}
+
+/// A second failover so soon is held: says so in etcd, and pages.
+pub async fn hold(member: &Member, cluster: &Cluster, term: Term, last_failover_wall_ms: i64) -> Result<()> {
+    let key = member.keys.hold();
+    let record = HoldRecord {
+        term,
+        last_failover_wall_ms,
+        text: format!(
+            "the writer of term {term} is gone so soon after the last failover that its cause may be the same; \
+             look first, then let it go on with: holdfast hold end"
+        ),
+        released_by: None,
+    };
+    let is = cluster.hold.as_ref().map_or(0, |hold| hold.mod_revision);
+    let compares = vec![Compare::ModRevision { key: key.clone(), is }];
+    let write = Write::put(key, Stored::new(record.clone()).encode());
+    if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
+        bail!("etcd has changed since it was read");
+    }
+    tracing::error!(cluster = %member.instance.cluster, "{}", record.text);
+    super::page::page(member, &record);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_published_fnv_1a() {
+        assert_eq!(
+            fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, b""),
+            0x6c62_272e_07bb_0142_62b8_2175_6295_c58d
+        );
+        assert_eq!(
+            fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, b"a"),
+            0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! Ends processes: a hung Patroni alone, or everything of an instance. By cgroup and by process id, never by name.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_host::cgroup::Cgroup;
+use holdfast_host::process::PidFd;
+
+use crate::member::Member;
+use crate::observe::processes;
+
+/// A killed cgroup of a dozen processes was empty after 15-26 ms (`facts/baseline.md` section 1).
+const EMPTY_DEADLINE: Duration = Duration::from_millis(2_000);
+
+/// Kills Patroni and nothing else; the supervisor starts it again, and it takes the running PostgreSQL over.
+pub fn restart_patroni(member: &Member) -> Result<()> {
+    let seen = processes::look(&member.instance.cgroup, &member.instance.data_dir);
+    for pid in &seen.patroni {
+        let pid_fd = PidFd::open(*pid).with_context(|| format!("Patroni's process {pid}"))?;
+        pid_fd.kill().with_context(|| format!("Patroni's process {pid}"))?;
+    }
+    member.state().patroni_hung = false;
+    tracing::warn!(cluster = %member.instance.cluster, pids = ?seen.patroni, "Patroni was hung and has been killed; PostgreSQL runs on");
+    Ok(())
+}
+
+/// Shuts the gate durably, then kills Patroni together with what is left of PostgreSQL: it may be starting it again.
+pub async fn shut_gate_and_kill(member: &Member) -> Result<()> {
+    if !member.remember(|remembered| remembered.attesting = true) {
+        bail!("the shut gate cannot be kept on disk");
+    }
+    all(member).await?;
+    member.state().killed = true;
+    Ok(())
+}
+
+/// Kills a PostgreSQL that accepts writes although the term is another's. Patroni comes back and rejoins it.
+pub async fn deposed(member: &Member) -> Result<()> {
+    tracing::error!(
+        cluster = %member.instance.cluster,
+        "this node's PostgreSQL accepted writes in a term that is not its own; killed. Patroni rejoins it as a standby"
+    );
+    all(member).await
+}
+
+async fn all(member: &Member) -> Result<()> {
+    let path = &member.instance.cgroup;
+    let cgroup = Cgroup::open(path).with_context(|| path.display().to_string())?;
+    cgroup.kill().with_context(|| path.display().to_string())?;
+    cgroup.wait_empty(EMPTY_DEADLINE).await.with_context(|| path.display().to_string())?;
+    Ok(())
+}

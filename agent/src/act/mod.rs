@@ -1,0 +1,125 @@
+//! The effects of a member's decisions, one kind a file. Each does what its action says and reports how it went.
+//!
+//! Nothing here chooses: a transaction compares what the decision rested on, and a refusal is seen by the next look.
+
+pub mod attest;
+pub mod close;
+pub mod facts;
+pub mod floor;
+pub mod incident;
+pub mod kill;
+pub mod network;
+pub mod open;
+pub mod page;
+pub mod position;
+pub mod promise;
+pub mod term;
+
+use anyhow::Result;
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::member::Action;
+use holdfast_store::{Compare, Txn, TxnOutcome, Write};
+use holdfast_types::record::{FenceReason, FenceRecord};
+
+use crate::member::Member;
+
+/// Does one action.
+pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Result<()> {
+    match action {
+        Action::OpenFirst { term, term_mod_revision } => {
+            open::open_first(member, cluster, *term, *term_mod_revision).await
+        }
+        Action::KeepTerm { record, term_mod_revision } => {
+            term::put(member, cluster, record, *term_mod_revision).await
+        }
+        Action::SayWritable { record, term_mod_revision } => {
+            term::put(member, cluster, record, *term_mod_revision).await?;
+            incident::promoted(member, cluster);
+            Ok(())
+        }
+        Action::KeepFloor(begun) => floor::publish(member, cluster, begun).await,
+        Action::ShutGateAndKill => kill::shut_gate_and_kill(member).await,
+        Action::Attest { term, stop } => attest::attest(member, cluster, *term, stop.clone()).await,
+        Action::WithdrawAttestation { attestation_mod_revision, term_mod_revision } => {
+            attest::withdraw(member, cluster, *attestation_mod_revision, *term_mod_revision).await
+        }
+        Action::OpenGate => attest::open_gate(member),
+        Action::RestartPatroni => kill::restart_patroni(member),
+        Action::KillDeposed => kill::deposed(member).await,
+        Action::Follow { address } => network::follow(member, cluster, address.as_deref()).await,
+        Action::Promise { term, writer } => promise::promise(member, cluster, *term, writer).await,
+        Action::WithdrawPromise { promise_mod_revision, term_mod_revision, writers_session } => {
+            promise::withdraw(member, cluster, *promise_mod_revision, *term_mod_revision, *writers_session)
+                .await
+        }
+        Action::ForgetPhase => Ok(member.set_phase(None)?),
+        Action::Close(plan) => close::close(member, cluster, plan).await,
+        Action::Hold { term, last_failover_wall_ms } => {
+            incident::hold(member, cluster, *term, *last_failover_wall_ms).await
+        }
+        Action::TakeLeaderKey { leader_mod_revision, term_mod_revision } => {
+            close::take_leader_key(member, cluster, *leader_mod_revision, *term_mod_revision).await
+        }
+        Action::NameNext { to, member_lease, leader_mod_revision, term_mod_revision } => {
+            let revisions = (*leader_mod_revision, *term_mod_revision);
+            close::name_next(member, cluster, to, *member_lease, revisions).await
+        }
+    }
+}
+
+/// The action in a few words, for the log and for observe mode.
+pub fn describe(action: &Action) -> String {
+    match action {
+        Action::OpenFirst { term, .. } => format!("opened term {term} for the present leader"),
+        Action::KeepTerm { record, .. } => format!("kept term {} under this start of the agent", record.term),
+        Action::SayWritable { record, .. } => {
+            format!("said that the writer of term {} is promoted", record.term)
+        }
+        Action::KeepFloor(begun) => format!("published a floor for version {} of /sync", begun.sync.version),
+        Action::ShutGateAndKill => {
+            "shut the start gate and killed Patroni with what is left of PostgreSQL".into()
+        }
+        Action::Attest { term, .. } => format!("attested that the writer of term {term} has stopped"),
+        Action::WithdrawAttestation { .. } => "withdrawn the attestation".into(),
+        Action::OpenGate => "opened the start gate".into(),
+        Action::RestartPatroni => "killed a hung Patroni; its supervisor starts it again".into(),
+        Action::KillDeposed => "killed a PostgreSQL that accepts writes in a term that is not its own".into(),
+        Action::Follow { address: Some(address) } => format!("opened replication towards {address}"),
+        Action::Follow { address: None } => "closed replication towards everybody".into(),
+        Action::Promise { term, writer } => {
+            format!("left {writer}, the writer of term {term}, and promised so")
+        }
+        Action::WithdrawPromise { .. } => "withdrawn the promise".into(),
+        Action::ForgetPhase => "forgotten a promise of a term that is over".into(),
+        Action::Close(plan) => format!("closed term {}", plan.closed.term),
+        Action::Hold { term, .. } => format!("held the failover of term {term} and paged"),
+        Action::TakeLeaderKey { .. } => "taken Patroni's leader key from the old writer".into(),
+        Action::NameNext { to, .. } => format!("named {to} as the next successor"),
+    }
+}
+
+/// Why a node is fenced, for people.
+pub fn why_fenced(record: &FenceRecord) -> String {
+    match &record.why {
+        FenceReason::Operator { by, text } => format!("by {by}: {text}"),
+        FenceReason::Deposed { term } => format!("it was the writer of term {term} when that was closed"),
+    }
+}
+
+/// Runs a transaction that only an armed cluster may see: it compares the mode record beside what it is given, so that
+/// `disarm` is the end of everything that was on its way. `false` means that a comparison failed.
+pub async fn armed_txn(member: &Member, cluster: &Cluster, mut txn: Txn) -> Result<bool> {
+    let is = cluster.mode.as_ref().map_or(0, |mode| mode.mod_revision);
+    txn.compares.push(Compare::ModRevision { key: member.keys.mode(), is });
+    Ok(matches!(member.world.store.txn(txn).await?, TxnOutcome::Succeeded { .. }))
+}
+
+/// Compares the term record's revision.
+pub fn term_is(member: &Member, mod_revision: i64) -> Compare {
+    Compare::ModRevision { key: member.keys.term(), is: mod_revision }
+}
+
+/// A transaction of comparisons and writes.
+pub fn txn(compares: Vec<Compare>, writes: Vec<Write>) -> Txn {
+    Txn { compares, writes, otherwise_read: Vec::new() }
+}

@@ -1,0 +1,70 @@
+//! OPEN (rule 14), inside the hook, and the first OPEN after arming (rule 1).
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::floor::Begun;
+use holdfast_agent_core::open::OpenPlan;
+use holdfast_store::{Compare, Write};
+use holdfast_types::Term;
+use holdfast_types::record::{FloorRecord, Reign, Stored, TermRecord};
+
+use super::{armed_txn, floor, incident, term_is, txn};
+use crate::member::Member;
+
+/// Runs the transaction of the plan; `false` means that a comparison failed.
+pub async fn open(member: &Member, cluster: &Cluster, plan: &OpenPlan) -> Result<bool> {
+    let keys = &member.keys;
+    let compares = vec![
+        term_is(member, plan.term_mod_revision),
+        Compare::ModRevision { key: keys.patroni_leader(), is: plan.leader_mod_revision },
+        Compare::ModRevision { key: keys.patroni_sync(), is: plan.sync_mod_revision },
+    ];
+    let opened = armed_txn(member, cluster, txn(compares, writes(member, &plan.opened, &plan.floor))).await?;
+    if opened {
+        // What bound us to the last term is over; the disk must not say otherwise after a crash of the agent.
+        member.set_phase(None)?;
+        incident::opened(member, cluster);
+        tracing::warn!(cluster = %member.instance.cluster, term = plan.opened.term.0, "term opened: this node is promoted");
+        member.wake.notify_one();
+    }
+    Ok(opened)
+}
+
+fn writes(member: &Member, opened: &TermRecord, floor: &FloorRecord) -> Vec<Write> {
+    vec![
+        Write::put(member.keys.term(), Stored::new(opened.clone()).encode()),
+        Write::put(member.keys.floor(), Stored::new(floor.clone()).encode()),
+    ]
+}
+
+/// The first term after arming, for the leader that Patroni has: Patroni calls no hook for it.
+pub async fn open_first(
+    member: &Member,
+    cluster: &Cluster,
+    term: Term,
+    term_mod_revision: i64,
+) -> Result<()> {
+    let own = member.own().context("our own session is not known to be alive")?;
+    let sync = cluster.sync.as_ref().context("Patroni has no /sync key: synchronous_mode must be quorum")?;
+    let leader = cluster.leader_key.as_ref().context("Patroni has no leader")?;
+    let begun = Begun { sync: sync.clone(), configuration: sync.configuration(&member.instance.member) };
+    let floor = floor::settled(member, cluster, &begun, term).await?;
+    let reign = Reign::Open {
+        holder: member.instance.member.clone(),
+        incarnation: own.incarnation,
+        session: own.session,
+        writable: true,
+    };
+    let opened = TermRecord { term, reign, trace: None };
+    let keys = &member.keys;
+    let compares = vec![
+        term_is(member, term_mod_revision),
+        Compare::ModRevision { key: keys.patroni_leader(), is: leader.mod_revision },
+        Compare::ModRevision { key: keys.patroni_sync(), is: sync.mod_revision },
+    ];
+    if !armed_txn(member, cluster, txn(compares, writes(member, &opened, &floor))).await? {
+        bail!("etcd has changed since it was read");
+    }
+    tracing::info!(cluster = %member.instance.cluster, term = term.0, "first term after arming opened");
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! Rule 5: leaves the writer of a term, step by step, each phase on disk before its action. Rule 7: comes back.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::detach::{self, NextStep, Phase, Progress};
+use holdfast_host::clock;
+use holdfast_store::{Compare, Write};
+use holdfast_types::keys;
+use holdfast_types::record::{Promise, Stored};
+use holdfast_types::{MemberName, SessionId, Term};
+
+use super::{armed_txn, network, position, term_is, txn};
+use crate::member::Member;
+use crate::observe::walreceiver;
+
+/// A walreceiver ends within milliseconds of its order; one that is stuck in the kernel is waited for by the next look.
+const WALRECEIVER_DEADLINE: Duration = Duration::from_millis(1_000);
+
+/// Goes on from wherever the phase stands until the promise is in etcd.
+pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &MemberName) -> Result<()> {
+    let standing = member.state().phase.clone().filter(|phase| phase.term() == term);
+    let positioned = match standing {
+        Some(Phase::Positioned { promise } | Phase::Promised { promise }) => promise,
+        other => {
+            if other.is_none() {
+                member.set_phase(Some(Phase::Intended { term, writer: writer.clone() }))?;
+            }
+            leave(member, cluster, term, writer).await?
+        }
+    };
+    put(member, cluster, positioned).await
+}
+
+/// Steps (b) to (f). The order is the core's; what is seen here is passed to it after each step.
+async fn leave(member: &Member, cluster: &Cluster, term: Term, writer: &MemberName) -> Result<Promise> {
+    let facts = cluster.facts.get(writer).with_context(|| format!("the address of {writer} is not known"))?;
+    let (address, port) = (facts.address.as_str(), facts.port);
+    let mut progress = Progress::default();
+    loop {
+        match detach::next_step(&progress) {
+            NextStep::Cut => {
+                network::cut(member, address, facts.rest_port).await?;
+                progress.cut_in_place = true;
+            }
+            NextStep::EndWalreceiver => {
+                walreceiver::end(&member.instance.cgroup, address, port, WALRECEIVER_DEADLINE).await?;
+                progress.walreceiver_gone = true;
+            }
+            NextStep::WaitForReplay | NextStep::ReadPosition => {
+                progress.position = Some(position::settled(member).await?);
+                progress.replay_settled = true;
+            }
+            NextStep::Persist(position) => {
+                let promise = Promise {
+                    term,
+                    writer: writer.clone(),
+                    position,
+                    data_uuid: member.state().data_uuid.clone().context("the data directory has no id")?,
+                    incarnation: member
+                        .own()
+                        .context("our own session is not known to be alive")?
+                        .incarnation,
+                    at_wall_ms: clock::wall_ms(),
+                };
+                member.set_phase(Some(Phase::Positioned { promise: promise.clone() }))?;
+                return Ok(promise);
+            }
+        }
+    }
+}
+
+/// Step (g).
+async fn put(member: &Member, cluster: &Cluster, promise: Promise) -> Result<()> {
+    let record = cluster.term.as_ref().context("the term record is gone")?;
+    let key = member.keys.promise(&member.instance.member, promise.term);
+    let write = Write::put(key, Stored::new(promise.clone()).encode());
+    if !armed_txn(member, cluster, txn(vec![term_is(member, record.mod_revision)], vec![write])).await? {
+        bail!("the term record has changed since it was read");
+    }
+    tracing::warn!(
+        cluster = %member.instance.cluster, term = promise.term.0, writer = %promise.writer, position = %promise.position,
+        "promised: nothing more is received from the writer"
+    );
+    member.set_phase(Some(Phase::Promised { promise }))?;
+    Ok(())
+}
+
+/// Rule 7: takes the promise back; the network opens only after that has succeeded, by the next decision.
+pub async fn withdraw(
+    member: &Member,
+    cluster: &Cluster,
+    promise_mod_revision: i64,
+    term_mod_revision: i64,
+    writers_session: SessionId,
+) -> Result<()> {
+    let record = cluster.term.as_ref().context("the term record is gone")?;
+    let key = member.keys.promise(&member.instance.member, record.value.term);
+    let session = cluster.sessions.get(&writers_session).context("the writer's session is gone")?;
+    let compares = vec![
+        term_is(member, term_mod_revision),
+        Compare::ModRevision { key: key.clone(), is: promise_mod_revision },
+        Compare::Lease { key: keys::session(&member.config.region, &session.host), is: writers_session.0 },
+    ];
+    // A promise that never arrived is compared as absent; there is nothing to delete then.
+    let writes = if promise_mod_revision == 0 { Vec::new() } else { vec![Write::Delete { key }] };
+    if !armed_txn(member, cluster, txn(compares, writes)).await? {
+        bail!("etcd has changed since it was read");
+    }
+    member.set_phase(None)?;
+    tracing::info!(cluster = %member.instance.cluster, term = record.value.term.0, "promise withdrawn: the writer is in office");
+    Ok(())
+}

@@ -1,0 +1,330 @@
+//! The agent's configuration: one TOML file, every problem of it reported at once.
+//!
+//! It holds no secret; keys are named by their paths. Read at start and by `check-config`, never changed while running.
+
+mod reader;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use holdfast_types::{
+    Class, ClusterId, HostName, MemberName, Namespace, Profile, RegionName, Scope, Timings,
+};
+
+pub use reader::Problem;
+use reader::{Reader, number, one_of, parsed, path, text, texts};
+
+/// Where the configuration is, unless `HOLDFAST_CONFIG` or `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/holdfast/agent.toml";
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Our region.
+    pub region: RegionName,
+    /// Our host.
+    pub host: HostName,
+    /// Sockets and the session's lease id: lost at a boot, and must be.
+    pub run_dir: PathBuf,
+    /// Promises, fences, the last known mode: survives a boot.
+    pub state_dir: PathBuf,
+    /// Filter of the log, in the form of `tracing` directives.
+    pub log: String,
+    /// One identity for etcd, gRPC and Patroni's REST API.
+    pub tls: Tls,
+    /// `host:port` of each etcd member.
+    pub etcd: Vec<String>,
+    /// Where other agents and operators reach us.
+    pub grpc_listen: SocketAddr,
+    /// Where Prometheus reads us.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where incidents' traces go.
+    pub otlp_endpoint: Option<String>,
+    /// The timings in force.
+    pub timings: Timings,
+    /// How long a second automatic failover waits for a person.
+    pub second_failover_hold_ms: u64,
+    /// What is run to page a person, with the incident as JSON on its standard input.
+    pub paging: Option<Vec<String>>,
+    /// The PostgreSQL instances of this host.
+    pub instances: Vec<Instance>,
+    /// The PgBouncer processes of this host.
+    pub poolers: Vec<Pooler>,
+}
+
+/// Paths of our certificate, its key, and the authority.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Authority that signs every host and person.
+    pub ca: PathBuf,
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// One PostgreSQL under one Patroni.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its name in Patroni.
+    pub member: MemberName,
+    /// Which promises it can be given.
+    pub class: Class,
+    /// PGDATA.
+    pub data_dir: PathBuf,
+    /// Where `postgres` and `pg_controldata` are.
+    pub bin_dir: PathBuf,
+    /// Directory of its Unix socket.
+    pub socket_dir: PathBuf,
+    /// Its port.
+    pub port: u16,
+    /// The address that other members and poolers reach it by.
+    pub address: String,
+    /// Patroni's REST API.
+    pub patroni_url: String,
+    /// The cgroup that holds Patroni and PostgreSQL and nothing else.
+    pub cgroup: PathBuf,
+}
+
+/// One PgBouncer process.
+#[derive(Debug, Clone)]
+pub struct Pooler {
+    /// Its name on this host.
+    pub name: String,
+    /// The cluster it serves.
+    pub cluster: ClusterId,
+    /// Directory of the Unix socket of its admin console.
+    pub admin_socket_dir: PathBuf,
+    /// Its port.
+    pub port: u16,
+    /// The file, included by its configuration, that names the writer.
+    pub target_file: PathBuf,
+}
+
+/// Reads and checks the file. All problems come back together.
+pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
+    let at = file.display().to_string();
+    let one = |text: String| vec![Problem { path: at.clone(), text }];
+    let content = std::fs::read_to_string(file).map_err(|error| {
+        one(format!("cannot be read: {error}; name the file with --config or HOLDFAST_CONFIG"))
+    })?;
+    let (config, mut problems) = parse(&content).map_err(one)?;
+    match config {
+        Some(config) => {
+            problems.extend(unreadable(&config));
+            if problems.is_empty() { Ok(config) } else { Err(problems) }
+        }
+        None => Err(problems),
+    }
+}
+
+/// What the text says, as far as it can be understood, and what is wrong with it.
+fn parse(content: &str) -> Result<(Option<Config>, Vec<Problem>), String> {
+    let table: toml::Table =
+        content.parse().map_err(|error: toml::de::Error| format!("is not TOML: {error}"))?;
+    let mut problems = Vec::new();
+    let mut top = Reader::new(table, "", &mut problems);
+    let config = read(&mut top);
+    top.finish();
+    Ok((config, problems))
+}
+
+fn read(top: &mut Reader<'_>) -> Option<Config> {
+    let region = top.required("region", parsed(RegionName::new));
+    let host = top.required("host", parsed(HostName::new));
+    let run_dir = top.required("run_dir", path);
+    let state_dir = top.required("state_dir", path);
+    let log = top.optional("log", text).unwrap_or_else(|| "info".into());
+    let tls = top.table("tls", |tls| {
+        let (ca, cert, key) =
+            (tls.required("ca", path), tls.required("cert", path), tls.required("key", path));
+        Some(Tls { ca: ca?, cert: cert?, key: key? })
+    });
+    let etcd = top.table("etcd", |etcd| etcd.required("endpoints", texts));
+    let grpc_listen = top.table("grpc", |grpc| grpc.required("listen", parsed(socket)));
+    let metrics_listen = top.table("metrics", |metrics| metrics.optional("listen", parsed(socket)));
+    let otlp_endpoint = top.table("telemetry", |telemetry| telemetry.optional("otlp_endpoint", text));
+    let (profile, hold) = top.table("timings", |timings| {
+        let profile: Profile = timings.optional("profile", one_of).unwrap_or_default();
+        (profile, timings.optional("second_failover_hold_ms", number(0, 86_400_000)))
+    });
+    let paging = top.table("paging", |paging| paging.optional("command", texts));
+    let of_region = region.clone();
+    let instances = top.tables("instance", |one| instance(one, of_region.as_ref()));
+    let poolers = top.tables("pooler", |one| pooler(one, of_region.as_ref()));
+    for (index, one) in instances.iter().enumerate() {
+        if instances[..index].iter().any(|other| other.cluster == one.cluster) {
+            top.problem("instance", format!("{} is there twice", one.cluster));
+        }
+    }
+    Some(Config {
+        region: region?,
+        host: host?,
+        run_dir: run_dir?,
+        state_dir: state_dir?,
+        log,
+        tls: tls?,
+        etcd: etcd?,
+        grpc_listen: grpc_listen?,
+        metrics_listen,
+        otlp_endpoint,
+        timings: Timings::of(profile),
+        second_failover_hold_ms: hold.unwrap_or(600_000),
+        paging,
+        instances,
+        poolers,
+    })
+}
+
+fn socket(text: String) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text} must be an address and a port, for example 10.0.0.5:7460"))
+}
+
+fn cluster(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<ClusterId> {
+    let namespace = one.required("namespace", parsed(Namespace::new));
+    let scope = one.required("scope", parsed(Scope::new));
+    Some(ClusterId { region: region?.clone(), namespace: namespace?, scope: scope? })
+}
+
+fn port(value: toml::Value) -> Result<u16, String> {
+    let port = number(1, 65_535)(value)?;
+    Ok(u16::try_from(port).expect("the bound was checked"))
+}
+
+fn instance(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Instance> {
+    let cluster = cluster(one, region);
+    let member = one.required("member", parsed(MemberName::new));
+    let class = one.optional("class", one_of).unwrap_or(Class::Quorum);
+    let data_dir = one.required("data_dir", path);
+    let bin_dir = one.required("bin_dir", path);
+    let socket_dir = one.required("socket_dir", path);
+    let port = one.required("port", port);
+    let address = one.required("address", text);
+    let patroni_url = one.required("patroni_url", |value| {
+        let url = text(value)?;
+        if url.starts_with("https://") { Ok(url) } else { Err(format!("{url} must begin with https://")) }
+    });
+    let cgroup = one.required("cgroup", path);
+    Some(Instance {
+        cluster: cluster?,
+        member: member?,
+        class,
+        data_dir: data_dir?,
+        bin_dir: bin_dir?,
+        socket_dir: socket_dir?,
+        port: port?,
+        address: address?,
+        patroni_url: patroni_url?,
+        cgroup: cgroup?,
+    })
+}
+
+fn pooler(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Pooler> {
+    let name = one.required("name", text);
+    let cluster = cluster(one, region);
+    let admin_socket_dir = one.required("admin_socket_dir", path);
+    let port = one.required("port", port);
+    let target_file = one.required("target_file", path);
+    Some(Pooler {
+        name: name?,
+        cluster: cluster?,
+        admin_socket_dir: admin_socket_dir?,
+        port: port?,
+        target_file: target_file?,
+    })
+}
+
+/// Files that must be readable for the agent to work at all.
+fn unreadable(config: &Config) -> Vec<Problem> {
+    let Tls { ca, cert, key } = &config.tls;
+    [("tls.ca", ca), ("tls.cert", cert), ("tls.key", key)]
+        .into_iter()
+        .filter_map(|(path, file)| {
+            let error = std::fs::read(file).err()?;
+            Some(Problem { path: path.into(), text: format!("{} cannot be read: {error}", file.display()) })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+region = "r1"
+host = "db1"
+run_dir = "/run/holdfast"
+state_dir = "/var/lib/holdfast"
+[tls]
+ca = "/x/ca.crt"
+cert = "/x/host.crt"
+key = "/x/host.key"
+[etcd]
+endpoints = ["10.77.0.11:2379"]
+[grpc]
+listen = "10.77.0.21:7460"
+[[instance]]
+namespace = "service"
+scope = "main"
+member = "db1"
+data_dir = "/d"
+bin_dir = "/b"
+socket_dir = "/s"
+port = 5432
+address = "10.77.0.21"
+patroni_url = "https://10.77.0.21:8008"
+cgroup = "/sys/fs/cgroup/patroni-main"
+"#;
+
+    fn problems(content: &str) -> Vec<String> {
+        parse(content).unwrap().1.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_full_configuration_is_understood() {
+        let (config, problems) = parse(GOOD).unwrap();
+        assert_eq!(problems, []);
+        let config = config.unwrap();
+        assert_eq!(config.second_failover_hold_ms, 600_000);
+        assert_eq!(config.instances[0].class, Class::Quorum);
+        assert_eq!(config.timings, Timings::of(Profile::Normal));
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_path() {
+        let bad = GOOD
+            .replace("port = 5432", "port = 70000\npots = 1")
+            .replace("region = \"r1\"", "region = 7")
+            .replace("\"/s\"", "\"s\"")
+            .replace("[grpc]", "[timings]\nprofile = \"quick\"\n[grpc]");
+        let found = problems(&bad);
+        for path in [
+            "region:",
+            "instance[0].port:",
+            "instance[0].pots:",
+            "instance[0].socket_dir:",
+            "timings.profile:",
+        ] {
+            assert!(found.iter().any(|problem| problem.starts_with(path)), "{path} is not in {found:?}");
+        }
+        assert_eq!(found.len(), 5, "{found:?}");
+    }
+
+    #[test]
+    fn an_empty_file_names_what_is_missing() {
+        let found = problems("");
+        for path in ["region:", "tls.ca:", "etcd.endpoints:", "grpc.listen:"] {
+            assert!(found.iter().any(|problem| problem.starts_with(path)), "{path} is not in {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_certificate_is_named() {
+        let config = parse(GOOD).unwrap().0.unwrap();
+        let found = unreadable(&config);
+        assert_eq!(found.len(), 3);
+        assert!(found[0].to_string().starts_with("tls.ca: /x/ca.crt cannot be read"), "{}", found[0]);
+    }
+}

@@ -1,0 +1,48 @@
+//! What the agent leaves on disk for the time when it does not answer: the last mode of each cluster, and a fence.
+//!
+//! World-readable, because the gates run as Patroni's user; it holds no secret.
+
+use std::path::{Path, PathBuf};
+
+use holdfast_host::durable;
+use holdfast_types::{ClusterId, Mode};
+use serde::{Deserialize, Serialize};
+
+/// The last that is known of one cluster on this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The mode.
+    pub mode: Mode,
+    /// The member is fenced, and why.
+    pub fenced: Option<String>,
+    /// The member attests that it has stopped: no start until that is used or withdrawn.
+    pub attesting: bool,
+}
+
+/// The folder of a cluster below the state directory.
+pub fn folder(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
+    state_dir.join(format!("{}.{}", cluster.namespace.to_key_segment(), cluster.scope))
+}
+
+fn file(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
+    folder(state_dir, cluster).join("remembered.json")
+}
+
+impl Remembered {
+    /// Reads it. Absent means never armed; damaged is an error, because guessing a mode could start a second writer.
+    pub fn load(state_dir: &Path, cluster: &ClusterId) -> Result<Self, String> {
+        let file = file(state_dir, cluster);
+        let at =
+            |error: String| format!("{}: {error}; start the agent, it writes the file again", file.display());
+        match durable::read_optional(&file).map_err(|error| at(error.to_string()))? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| at(error.to_string())),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// Writes it durably.
+    pub fn store(&self, state_dir: &Path, cluster: &ClusterId) -> std::io::Result<()> {
+        let bytes = serde_json::to_vec(self).expect("a record of texts is JSON");
+        durable::write(&file(state_dir, cluster), &bytes)
+    }
+}

@@ -1,0 +1,175 @@
+//! The start gate: runs in the place of `postgres`, asks, and becomes `postgres` in the same process.
+//!
+//! Patroni calls it by `bin_name.postgres` for every start, also after a crash or a restart. It must have decided 2 s
+//! after its birth: one that took 5 s made a restarted Patroni start a second postmaster every 11 s (DESIGN section 4).
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_agent_core::start_gate::{self, StartAs};
+
+use super::protocol::{Answer, LINE_BYTES_MAX, Question, SOCKET};
+use super::remembered::Remembered;
+use crate::config::{self, Config, Instance};
+
+/// For how long the agent may think; the rest of the 2 s is for starting and reading files.
+const ANSWER_DEADLINE: Duration = Duration::from_millis(1_400);
+
+/// Runs as `postgres`; returns only the exit code of a refusal or failure.
+pub fn run(arguments: &[OsString]) -> u8 {
+    match decide(arguments) {
+        Ok(Some(postgres)) => {
+            // The seam's runner waits for children; this one replaces us instead.
+            #[allow(clippy::disallowed_methods)]
+            let error = std::process::Command::new(&postgres).arg0("postgres").args(arguments).exec();
+            eprintln!(
+                "holdfast: {} cannot be run: {error}; check bin_dir in the agent's configuration",
+                postgres.display()
+            );
+            1
+        }
+        Ok(None) => 1,
+        Err(why) => {
+            eprintln!("holdfast: PostgreSQL is not started: {why}");
+            1
+        }
+    }
+}
+
+fn decide(arguments: &[OsString]) -> Result<Option<PathBuf>, String> {
+    let file = std::env::var_os("HOLDFAST_CONFIG").map_or_else(|| config::DEFAULT_PATH.into(), PathBuf::from);
+    let config = config::load(&file).map_err(|problems| {
+        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        format!("the agent's configuration {} is not usable: {}", file.display(), all.join("; "))
+    })?;
+    let data_dir = data_dir(arguments);
+    let instance = data_dir.as_deref().and_then(|dir| find(&config, dir));
+    let Some(instance) = instance else {
+        // `--version` and its like name no data directory; any instance's binaries answer them alike.
+        if passes_through(arguments)
+            && let Some(first) = config.instances.first()
+        {
+            return Ok(Some(first.bin_dir.join("postgres")));
+        }
+        return Err(format!("no [[instance]] of {} has data_dir {data_dir:?}", file.display()));
+    };
+    let postgres = instance.bin_dir.join("postgres");
+    if passes_through(arguments) {
+        return Ok(Some(postgres));
+    }
+    let standby = instance.data_dir.join("standby.signal").exists();
+    let question = Question::Start { data_dir: instance.data_dir.clone(), standby };
+    let answer = ask(&config.run_dir.join(SOCKET), &question).unwrap_or_else(|error| {
+        eprintln!("holdfast: the agent does not answer ({error}); deciding by what it left on disk");
+        alone(&config, instance, standby)
+    });
+    match answer {
+        Answer::Pass => Ok(Some(postgres)),
+        Answer::Refuse { why } => Err(why),
+    }
+}
+
+/// Calls that start no postmaster: Patroni makes them to learn versions and to repair with `--single`.
+fn passes_through(arguments: &[OsString]) -> bool {
+    let first = arguments.first().and_then(|argument| argument.to_str()).unwrap_or_default();
+    let anywhere = ["-C", "--version", "-V", "--describe-config", "--help", "-?"];
+    matches!(first, "--single" | "--boot" | "--check" | "--describe-config")
+        || arguments.iter().any(|argument| anywhere.iter().any(|one| argument == *one))
+}
+
+fn data_dir(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        if argument == "-D" {
+            return rest.next().map(PathBuf::from);
+        }
+        if let Some(dir) = argument.to_str().and_then(|text| text.strip_prefix("-D")) {
+            return Some(PathBuf::from(dir));
+        }
+    }
+    std::env::var_os("PGDATA").map(PathBuf::from)
+}
+
+fn find<'c>(config: &'c Config, data_dir: &Path) -> Option<&'c Instance> {
+    let same = |one: &&Instance| {
+        one.data_dir == data_dir
+            || matches!((one.data_dir.canonicalize(), data_dir.canonicalize()), (Ok(a), Ok(b)) if a == b)
+    };
+    config.instances.iter().find(same)
+}
+
+/// Asks the agent and waits for its answer, at most [`ANSWER_DEADLINE`].
+fn ask(socket: &Path, question: &Question) -> std::io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
+    stream.set_write_timeout(Some(ANSWER_DEADLINE))?;
+    let mut line = serde_json::to_vec(question)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut answer)?;
+    Ok(serde_json::from_str(&answer)?)
+}
+
+/// The agent is gone: a standby may start, a primary only in a cluster that was not armed.
+fn alone(config: &Config, instance: &Instance, standby: bool) -> Answer {
+    let remembered = match Remembered::load(&config.state_dir, &instance.cluster) {
+        Ok(remembered) => remembered,
+        Err(why) => return Answer::Refuse { why },
+    };
+    let answer = start_gate::decide(&start_gate::View {
+        me: &instance.member,
+        mode: None,
+        last_known_mode: remembered.mode,
+        start_as: if standby { StartAs::Standby } else { StartAs::Primary },
+        fenced: remembered.fenced.as_deref(),
+        attesting: remembered.attesting,
+        term: None,
+    });
+    match answer {
+        start_gate::Answer::Pass => Answer::Pass,
+        start_gate::Answer::Refuse(why) => Answer::Refuse { why },
+    }
+}
+
+/// Whether the program was started under the name of PostgreSQL's binary.
+pub fn is_called_as_postgres(program: Option<&OsStr>) -> bool {
+    program.map(Path::new).and_then(Path::file_name) == Some(OsStr::new("postgres"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn only_a_postmaster_is_asked_about() {
+        for line in
+            ["--version", "-C wal_segment_size -D /d", "--single -D /d template1", "--describe-config"]
+        {
+            assert!(passes_through(&arguments(line)), "{line}");
+        }
+        for line in ["-D /d --config-file=/d/postgresql.conf --port=5432", ""] {
+            assert!(!passes_through(&arguments(line)), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_data_directory_is_found_in_both_forms() {
+        assert_eq!(data_dir(&arguments("--port=1 -D /d")), Some("/d".into()));
+        assert_eq!(data_dir(&arguments("-D/d --port=1")), Some("/d".into()));
+    }
+
+    #[test]
+    fn the_name_decides() {
+        assert!(is_called_as_postgres(Some(OsStr::new("/usr/lib/holdfast/postgres"))));
+        assert!(!is_called_as_postgres(Some(OsStr::new("/usr/bin/holdfast-agent"))));
+    }
+}

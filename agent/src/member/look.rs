@@ -1,0 +1,180 @@
+//! What is seen of the instance on this host: its postmaster, its Patroni, its recovery. Decides nothing.
+//!
+//! An idle look costs two reads of `/proc` and no query: PostgreSQL is asked when something changed, and otherwise every
+//! [`QUIET_TICKS`] looks, because the agent's whole budget at rest is 0.07 % of a core.
+
+use std::time::Duration;
+
+use holdfast_agent_core::attest::ControlState;
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
+use holdfast_host::process::PidFd;
+use holdfast_types::Mode;
+use holdfast_types::record::Reign;
+
+use super::Member;
+use crate::observe::{control_data, patroni_rest, processes};
+
+/// PostgreSQL and Patroni's REST API are asked at least every so many looks.
+const QUIET_TICKS: u32 = 10;
+/// Patroni's REST API must be silent this often, one after the other, before its Patroni counts as hung.
+const SILENCES: u32 = 2;
+/// Deadline of one question to Patroni's REST API.
+const REST_DEADLINE: Duration = Duration::from_millis(1_500);
+
+/// What is carried from look to look.
+#[derive(Default)]
+pub struct Eyes {
+    postmaster: Option<(i32, PidFd)>,
+    looks: u32,
+    revision: i64,
+    rest_silences: u32,
+}
+
+impl Eyes {
+    /// Ends when the postmaster that was seen last has exited; waits for ever when there was none.
+    pub async fn postmaster_exit(&self) {
+        match &self.postmaster {
+            Some((_, pid_fd)) => pid_fd.exited().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Member {
+    /// Looks at the instance and keeps what was seen in the state.
+    pub(super) async fn look(&self, eyes: &mut Eyes, cluster: &Cluster) {
+        let changed = cluster.revision != eyes.revision;
+        eyes.revision = cluster.revision;
+        eyes.looks = eyes.looks.wrapping_add(1);
+        let thorough = eyes.looks % QUIET_TICKS == 1;
+        let seen = processes::look(&self.instance.cgroup, &self.instance.data_dir);
+        match seen.postmaster {
+            Some(pid) if eyes.postmaster.as_ref().is_none_or(|(known, _)| *known != pid) => {
+                eyes.postmaster = PidFd::open(pid).ok().map(|pid_fd| (pid, pid_fd));
+                self.state().killed = false;
+                self.note_data_uuid();
+            }
+            Some(_) => {}
+            None => eyes.postmaster = None,
+        }
+        {
+            let mut state = self.state();
+            state.patroni_alive = seen.patroni_alive();
+            state.patroni_hung = seen.patroni_stopped();
+        }
+        if thorough {
+            self.ask_patroni(eyes, seen.patroni_alive()).await;
+        }
+        if seen.postmaster.is_none() {
+            let postgres = if seen.readable { Postgres::Gone } else { Postgres::Unknown };
+            {
+                let mut state = self.state();
+                state.postgres = Some(postgres);
+                state.streaming = Some(false);
+            }
+            self.look_after_stop(cluster, &seen).await;
+            return;
+        }
+        self.state().after_stop = None;
+        let unsettled = {
+            let state = self.state();
+            !matches!(state.postgres, Some(Postgres::Running { in_recovery: Some(_) }))
+                || state.streaming != Some(true)
+        };
+        if changed || thorough || unsettled || self.promotion_is_due(cluster) {
+            self.ask_postgres(cluster).await;
+        }
+    }
+
+    /// OPEN is ours and nobody has been told that we are writable.
+    fn promotion_is_due(&self, cluster: &Cluster) -> bool {
+        term_in_force(cluster).is_some_and(|term| {
+            matches!(&term.value.reign, Reign::Open { holder, writable: false, .. } if *holder == self.instance.member)
+        })
+    }
+
+    async fn ask_postgres(&self, cluster: &Cluster) {
+        let in_recovery = self.sql.is_in_recovery().await.ok();
+        self.state().postgres = Some(Postgres::Running { in_recovery });
+        match in_recovery {
+            Some(true) => {
+                let Ok(standby) = self.sql.standby().await else { return };
+                let mut state = self.state();
+                state.streaming = Some(standby.streaming);
+                if standby.received_timeline.is_some() {
+                    state.received_timeline = standby.received_timeline;
+                }
+            }
+            Some(false) => {
+                self.state().streaming = Some(true);
+                let recorded = cluster.floor.as_ref().map(|floor| floor.value.sync_mod_revision);
+                if cluster.sync.as_ref().map(|sync| sync.mod_revision) != recorded {
+                    let setting = self.sql.setting().await.ok().flatten();
+                    self.state().setting = setting;
+                }
+            }
+            None => self.state().streaming = None,
+        }
+    }
+
+    /// A Patroni that runs but does not answer is hung, once it has been silent twice in a row.
+    async fn ask_patroni(&self, eyes: &mut Eyes, alive: bool) {
+        if !alive {
+            eyes.rest_silences = 0;
+            return;
+        }
+        loop {
+            match patroni_rest::is_heard(&self.instance.patroni_url, (self.tls)(), REST_DEADLINE).await {
+                patroni_rest::Heard::Silence => eyes.rest_silences += 1,
+                patroni_rest::Heard::Answer | patroni_rest::Heard::Refused => eyes.rest_silences = 0,
+            }
+            if eyes.rest_silences == 0 || eyes.rest_silences >= SILENCES {
+                break;
+            }
+        }
+        if eyes.rest_silences >= SILENCES {
+            self.state().patroni_hung = true;
+        }
+    }
+
+    /// Only for the writer of the open term: everybody else's stopped PostgreSQL is Patroni's affair.
+    async fn look_after_stop(&self, cluster: &Cluster, seen: &processes::Seen) {
+        let ours = term_in_force(cluster)
+            .is_some_and(|term| term.value.open_holder() == Some(&self.instance.member));
+        if !ours || cluster.mode() != Mode::Armed {
+            self.state().after_stop = None;
+            return;
+        }
+        let control = control_data::state(&self.instance.bin_dir, &self.instance.data_dir).await;
+        let control = control.unwrap_or_else(|error| ControlState::Other(error.to_string()));
+        let mut state = self.state();
+        // A crashed writer's Patroni may be starting it again at this moment: it must have been killed with it. After
+        // that the supervisor brings Patroni back, and the shut gate keeps it from starting anything.
+        let processes_gone = match control {
+            ControlState::ShutDown { .. } => seen.postgres_processes == 0,
+            _ => state.killed && seen.postgres_processes == 0,
+        };
+        state.after_stop = Some(AfterStop { processes_gone, control });
+    }
+
+    /// Reads or makes the data directory's own id. It names the member too: pg_rewind and a base backup copy the file
+    /// of their source, and a copied id is no id (rule of `data_uuid`).
+    fn note_data_uuid(&self) {
+        let file = self.instance.data_dir.join("holdfast.data_uuid");
+        let own = format!("{} ", self.instance.member);
+        let found = std::fs::read_to_string(&file).ok().filter(|text| text.starts_with(&own));
+        let uuid = found.or_else(|| {
+            let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
+            let text = format!("{own}{}", random.trim());
+            match holdfast_host::durable::write(&file, text.as_bytes()) {
+                Ok(()) => Some(text),
+                Err(error) => {
+                    tracing::warn!(%error, path = %file.display(), "this node does not vote until its data directory has an id");
+                    None
+                }
+            }
+        });
+        self.state().data_uuid = uuid.map(|text| text.trim_start_matches(&own).to_owned());
+    }
+}

@@ -1,0 +1,302 @@
+//! One PostgreSQL instance: look, decide, act, look again.
+//!
+//! The loop of [`Member::run`] is the one executor of its decisions; the mode is checked there and nowhere else. What is
+//! decided is in `holdfast-agent-core`; what is done is in [`crate::act`], one kind of effect a file.
+
+mod gates;
+mod look;
+pub mod sql;
+mod suspect;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
+use holdfast_agent_core::sync::AnySetting;
+use holdfast_host::{clock, durable, nftables};
+use holdfast_store::TlsSource;
+use holdfast_types::keys::ClusterKeys;
+use holdfast_types::record::MemberFacts;
+use holdfast_types::{Mode, Timeline};
+use tokio::sync::{Notify, watch};
+
+use crate::act;
+use crate::config::{Config, Instance};
+use crate::gate::remembered::{self, Remembered};
+use crate::session::Held;
+use crate::world::World;
+use sql::Sql;
+
+/// How often a member looks around when nothing wakes it.
+const TICK: Duration = Duration::from_millis(1_000);
+
+/// One instance of this host.
+pub struct Member {
+    /// Its configuration.
+    pub instance: Instance,
+    /// The agent's configuration.
+    pub config: Arc<Config>,
+    /// Its keys in etcd.
+    pub keys: ClusterKeys,
+    /// etcd.
+    pub world: Arc<World>,
+    /// Its PostgreSQL.
+    pub sql: Arc<Sql>,
+    /// Its table in the kernel.
+    pub firewall: nftables::Table,
+    /// Our identity.
+    pub tls: TlsSource,
+    /// Wakes the loop.
+    pub wake: Notify,
+    session: watch::Receiver<Held>,
+    started_ms: u64,
+    owner_uid: u32,
+    state: Mutex<State>,
+}
+
+/// What is carried from one look to the next, and shared with the gates and with `status`.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What is on disk for the gates.
+    pub remembered: Remembered,
+    /// Where we are in leaving a writer; the same as on disk.
+    pub phase: Option<Phase>,
+    /// What the kernel's table lets through.
+    pub network: Network,
+    /// What we know of the writer's signs of life.
+    pub suspicion: Suspicion,
+    /// The timeline on which WAL was received last: the view that tells it is empty once the walreceiver has ended.
+    pub received_timeline: Option<Timeline>,
+    /// The instance's processes were killed by us, and nothing has been started since.
+    pub killed: bool,
+    /// The facts that etcd holds of us.
+    pub published: Option<MemberFacts>,
+    /// The data directory's own id.
+    pub data_uuid: Option<String>,
+    /// What the last decision waits for.
+    pub waits: Vec<String>,
+    /// What the last decision would have done in observe mode.
+    pub would: Vec<String>,
+    /// The last view of PostgreSQL.
+    pub postgres: Option<core::Postgres>,
+    /// Whether our walreceiver streams.
+    pub streaming: Option<bool>,
+    /// What was seen after the postmaster of a writer went.
+    pub after_stop: Option<core::AfterStop>,
+    /// Our actual `synchronous_standby_names`, as far as a floor record waits for it.
+    pub setting: Option<AnySetting>,
+    /// Patroni does not answer.
+    pub patroni_hung: bool,
+    /// Patroni's processes live and are not stopped; what eligibility rests on.
+    pub patroni_alive: bool,
+}
+
+impl Member {
+    /// Prepares the instance: reads what an earlier agent left on disk.
+    pub fn new(
+        instance: Instance,
+        config: Arc<Config>,
+        world: Arc<World>,
+        session: watch::Receiver<Held>,
+        tls: TlsSource,
+    ) -> anyhow::Result<Arc<Self>> {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = remembered::folder(&config.state_dir, &instance.cluster);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let remembered =
+            Remembered::load(&config.state_dir, &instance.cluster).map_err(anyhow::Error::msg)?;
+        let phase = load_phase(&folder.join(PHASE_FILE))?;
+        // The data directory may not exist before Patroni's bootstrap; its parent has the owner then.
+        let owner = [instance.data_dir.as_path(), instance.data_dir.parent().unwrap_or(&instance.data_dir)]
+            .into_iter()
+            .find_map(|path| std::fs::metadata(path).ok())
+            .with_context(|| format!("neither {} nor its parent exists", instance.data_dir.display()))?;
+        Ok(Arc::new(Self {
+            keys: ClusterKeys::new(&instance.cluster),
+            sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
+            firewall: act::network::firewall(&instance),
+            tls,
+            wake: Notify::new(),
+            started_ms: clock::boottime_ms(),
+            owner_uid: owner.uid(),
+            state: Mutex::new(State { remembered, phase, ..State::default() }),
+            instance,
+            config,
+            world,
+            session,
+        }))
+    }
+
+    /// The user that owns the data directory.
+    pub fn owner_uid(&self) -> u32 {
+        self.owner_uid
+    }
+
+    /// The shared state. Held for moments only, never over an await.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics while holding the state")
+    }
+
+    /// Our session, while it is known to be alive.
+    pub fn own(&self) -> Option<OwnSession> {
+        self.session.borrow().alive()
+    }
+
+    /// Runs until the runtime ends.
+    pub async fn run(self: Arc<Self>) {
+        tokio::spawn(Arc::clone(&self).suspect());
+        let mut changes = self.world.changes();
+        let mut memory = Memory::default();
+        let mut eyes = look::Eyes::default();
+        loop {
+            changes.mark_unchanged();
+            let again = self.once(&mut memory, &mut eyes).await;
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = self.wake.notified() => {}
+                () = eyes.postmaster_exit() => {}
+                () = tokio::time::sleep(again) => {}
+            }
+        }
+    }
+
+    /// One look, one decision, its actions. Returns when to look again at the latest.
+    async fn once(&self, memory: &mut Memory, eyes: &mut look::Eyes) -> Duration {
+        let (watched, connected) = self.world.watched(&self.keys);
+        self.look(eyes, &watched).await;
+        if !connected {
+            self.state().waits = vec!["etcd is not heard".into()];
+            return TICK;
+        }
+        self.follow_records(&watched);
+        let mut decision = self.decide(&watched, memory);
+        let mut cluster = watched;
+        if decision.actions.iter().any(Action::needs_fresh_read) && cluster.mode() == Mode::Armed {
+            cluster = match self.world.read(&self.keys).await {
+                Ok(fresh) => fresh,
+                Err(error) => {
+                    tracing::debug!(%error, "no decision without a linearizable read");
+                    return Duration::from_millis(100);
+                }
+            };
+            decision = self.decide(&cluster, memory);
+        }
+        let acted = self.execute(&cluster, &decision).await;
+        if let Err(error) = act::facts::publish(self, &cluster).await {
+            tracing::debug!(%error, "facts are not published");
+        }
+        let again = decision.again_in_ms.map_or(TICK, Duration::from_millis).min(TICK);
+        // What was done changes what is seen: look at once, but never spin on what fails.
+        if acted { again.min(Duration::from_millis(20)) } else { again }
+    }
+
+    fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {
+        let state = self.state();
+        let local = core::Local {
+            me: &self.instance.member,
+            host: &self.config.host,
+            class: self.instance.class,
+            now: clock::now(),
+            uptime_ms: clock::boottime_ms().saturating_sub(self.started_ms),
+            own: self.own(),
+            postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
+            patroni_hung: state.patroni_hung,
+            after_stop: state.after_stop.clone(),
+            gate_shut: state.remembered.attesting,
+            phase: state.phase.as_ref(),
+            suspicion: &state.suspicion,
+            source: &state.network,
+            setting: state.setting.as_ref(),
+            timings: &self.config.timings,
+            second_failover_hold_ms: self.config.second_failover_hold_ms,
+        };
+        core::decide(cluster, &local, memory)
+    }
+
+    /// The one executor. In any mode but armed it says what it would have done, and does nothing.
+    async fn execute(&self, cluster: &Cluster, decision: &Decision) -> bool {
+        let armed = cluster.mode() == Mode::Armed;
+        {
+            let mut state = self.state();
+            state.waits.clone_from(&decision.waits);
+            let would: Vec<String> = if armed {
+                Vec::new()
+            } else {
+                decision
+                    .actions
+                    .iter()
+                    .map(|action| format!("would have: {}", act::describe(action)))
+                    .collect()
+            };
+            for line in would.iter().filter(|line| !state.would.contains(line)) {
+                tracing::info!(cluster = %self.instance.cluster, mode = %cluster.mode(), "{line}");
+            }
+            state.would = would;
+        }
+        if !armed {
+            return false;
+        }
+        for action in &decision.actions {
+            if let Err(error) = act::perform(self, cluster, action).await {
+                tracing::warn!(cluster = %self.instance.cluster, action = act::describe(action), "{error:#}; looked at again");
+                return false;
+            }
+        }
+        !decision.actions.is_empty()
+    }
+
+    /// Keeps on disk what the gates need without us: the mode, and whether we are fenced.
+    fn follow_records(&self, cluster: &Cluster) {
+        let fenced = cluster.fences.get(&self.instance.member).map(|fence| act::why_fenced(&fence.value));
+        let mode = cluster.mode();
+        self.remember(|remembered| {
+            remembered.mode = mode;
+            remembered.fenced = fenced;
+        });
+    }
+
+    /// Changes what is on disk for the gates; returns whether it is there now.
+    pub fn remember(&self, change: impl FnOnce(&mut Remembered)) -> bool {
+        let mut state = self.state();
+        let mut wanted = state.remembered.clone();
+        change(&mut wanted);
+        if wanted == state.remembered {
+            return true;
+        }
+        match wanted.store(&self.config.state_dir, &self.instance.cluster) {
+            Ok(()) => {
+                state.remembered = wanted;
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %self.config.state_dir.display(), "what the gates need cannot be kept; free space or repair the disk");
+                false
+            }
+        }
+    }
+
+    /// Persists where we are in leaving a writer, before the step that it names (promise I9).
+    pub fn set_phase(&self, phase: Option<Phase>) -> std::io::Result<()> {
+        let file = remembered::folder(&self.config.state_dir, &self.instance.cluster).join(PHASE_FILE);
+        match &phase {
+            Some(phase) => {
+                let bytes = serde_json::to_vec(phase).expect("a phase is names and numbers");
+                durable::write(&file, &bytes)?;
+            }
+            None => durable::remove(&file)?,
+        }
+        self.state().phase = phase;
+        Ok(())
+    }
+}
+
+const PHASE_FILE: &str = "promise.json";
+
+fn load_phase(file: &std::path::Path) -> anyhow::Result<Option<Phase>> {
+    let at = || format!("{} (a promise that binds this node)", file.display());
+    let Some(bytes) = durable::read_optional(file).with_context(at)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).with_context(at).map(Some)
+}

@@ -1,0 +1,222 @@
+//! What the agent asks its own PostgreSQL, over the Unix socket as a superuser, each time with a deadline.
+//!
+//! One connection is kept and made again when it breaks; a statement that does not answer costs the connection, so
+//! that a stuck backend never holds up the next question (promise I8). Decides nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use holdfast_agent_core::sync::AnySetting;
+use holdfast_types::{Lsn, MemberName, Position, Timeline};
+use tokio::sync::Mutex;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+
+use crate::observe::synchronous_standby_names;
+
+/// A statement over the local socket takes well under a millisecond; PostgreSQL that needs this long is no help.
+const DEADLINE: Duration = Duration::from_millis(1_000);
+
+/// The connection to one instance.
+pub struct Sql {
+    config: tokio_postgres::Config,
+    client: Mutex<Option<Client>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// Not in time.
+    #[error("PostgreSQL did not answer within {} ms", DEADLINE.as_millis())]
+    Deadline,
+    /// It said no, or the connection broke.
+    #[error("PostgreSQL: {0}")]
+    Failed(#[from] tokio_postgres::Error),
+    /// It answered something else than was asked for.
+    #[error("PostgreSQL answered {0}")]
+    Nonsense(String),
+}
+
+/// What the writer is asked.
+#[derive(Debug, Clone)]
+pub struct WriterState {
+    /// `pg_current_wal_flush_lsn()` on the timeline that is being written.
+    pub flushed: Position,
+    /// `synchronous_standby_names`, if it is of the form `ANY k (S)`.
+    pub setting: Option<AnySetting>,
+    /// What each connected standby reports as flushed, with its address: `application_name` alone can be claimed by
+    /// anything that connects (rule 3).
+    pub standbys: Vec<(MemberName, Option<String>, Position)>,
+}
+
+impl WriterState {
+    /// The flush positions of the members that stream from the address that they are known by.
+    pub fn flushed_by(
+        &self,
+        address_of: impl Fn(&MemberName) -> Option<String>,
+    ) -> BTreeMap<MemberName, Position> {
+        self.standbys
+            .iter()
+            .filter(|(member, address, _)| address.is_some() && *address == address_of(member))
+            .map(|(member, _, position)| (member.clone(), *position))
+            .collect()
+    }
+}
+
+/// What a standby is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandbyState {
+    /// `pg_last_wal_receive_lsn()`: received and flushed; absent until it has streamed since its start.
+    pub received: Option<Lsn>,
+    /// `pg_last_wal_replay_lsn()`.
+    pub replayed: Option<Lsn>,
+    /// `received_tli` while a walreceiver runs.
+    pub received_timeline: Option<Timeline>,
+    /// The timeline of the control file, for when no walreceiver has run.
+    pub control_timeline: Timeline,
+    /// A walreceiver runs and streams.
+    pub streaming: bool,
+    /// When the walreceiver heard last of its sender, as PostgreSQL prints it; only compared for change.
+    pub last_message: Option<String>,
+}
+
+impl Sql {
+    /// Prepares a connection to `port` in `socket_dir`; nothing is opened yet.
+    pub fn new(socket_dir: &Path, port: u16) -> Self {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(socket_dir)
+            .port(port)
+            .user("postgres")
+            .dbname("postgres")
+            .application_name("holdfast-agent")
+            .connect_timeout(DEADLINE);
+        Self { config, client: Mutex::new(None) }
+    }
+
+    async fn rows(&self, sql: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+        let work = async {
+            let mut kept = self.client.lock().await;
+            let client = match kept.take().filter(|client| !client.is_closed()) {
+                Some(client) => client,
+                None => connect(&self.config).await?,
+            };
+            let messages = client.simple_query(sql).await?;
+            // Put back only after a full answer: a late one must never be read as the next one's.
+            *kept = Some(client);
+            Ok::<_, SqlError>(messages)
+        };
+        let messages = tokio::time::timeout(DEADLINE, work).await.map_err(|_| SqlError::Deadline)??;
+        Ok(messages
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// `pg_is_in_recovery()`.
+    pub async fn is_in_recovery(&self) -> Result<bool, SqlError> {
+        let rows = self.rows("select pg_is_in_recovery()").await?;
+        match rows.first().and_then(|row| row.get(0)) {
+            Some("t") => Ok(true),
+            Some("f") => Ok(false),
+            other => Err(SqlError::Nonsense(format!("{other:?} to pg_is_in_recovery()"))),
+        }
+    }
+
+    /// The writer's flush position, its setting, and its standbys.
+    pub async fn writer(&self) -> Result<WriterState, SqlError> {
+        let rows = self
+            .rows(
+                "select pg_current_wal_flush_lsn(), pg_walfile_name(pg_current_wal_flush_lsn()), \
+                 current_setting('synchronous_standby_names'), r.application_name, r.client_addr, r.flush_lsn \
+                 from (values (1)) one left join pg_stat_replication r on r.flush_lsn is not null",
+            )
+            .await?;
+        let first = rows.first().ok_or_else(|| SqlError::Nonsense("no row".into()))?;
+        let timeline = timeline_of_file(first.get(1))?;
+        let at = |lsn: Option<&str>| Ok(Position { timeline, lsn: required_lsn(lsn)? });
+        let standbys = rows
+            .iter()
+            .filter_map(|row| {
+                let member = MemberName::new(row.get(3)?).ok()?;
+                let position = at(row.get(5)).ok()?;
+                Some((member, row.get(4).map(str::to_owned), position))
+            })
+            .collect::<Vec<_>>();
+        let flushed: Result<Position, SqlError> = at(first.get(0));
+        let setting = synchronous_standby_names::parse(first.get(2).unwrap_or_default()).ok();
+        Ok(WriterState { flushed: flushed?, setting, standbys })
+    }
+
+    /// `synchronous_standby_names` alone, which a standby has too.
+    pub async fn setting(&self) -> Result<Option<AnySetting>, SqlError> {
+        let rows = self.rows("select current_setting('synchronous_standby_names')").await?;
+        let text = rows.first().and_then(|row| row.get(0)).unwrap_or_default();
+        Ok(synchronous_standby_names::parse(text).ok())
+    }
+
+    /// What a standby has received and replayed.
+    pub async fn standby(&self) -> Result<StandbyState, SqlError> {
+        let rows = self
+            .rows(
+                "select pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), w.received_tli, \
+                 greatest(c.timeline_id, r.min_recovery_end_timeline), w.status, w.last_msg_receipt_time \
+                 from pg_control_checkpoint() c, pg_control_recovery() r \
+                 left join pg_stat_wal_receiver w on true",
+            )
+            .await?;
+        let row = rows.first().ok_or_else(|| SqlError::Nonsense("no row".into()))?;
+        let control_timeline = number(row.get(3)).ok_or_else(|| SqlError::Nonsense("no timeline".into()))?;
+        Ok(StandbyState {
+            received: row.get(0).and_then(|text| text.parse().ok()),
+            replayed: row.get(1).and_then(|text| text.parse().ok()),
+            received_timeline: number(row.get(2)).filter(|timeline| *timeline != 0).map(Timeline),
+            control_timeline: Timeline(control_timeline),
+            streaming: row.get(4) == Some("streaming"),
+            last_message: row.get(5).map(str::to_owned),
+        })
+    }
+
+    /// A write that needs no table and waits for the synchronous standbys like any commit; its own connection.
+    ///
+    /// A wait that was cancelled ends with a warning and not with an error, so the setting of a statement timeout would
+    /// prove nothing: here the deadline drops the connection instead.
+    pub async fn prove(&self, text: &str, deadline: Duration) -> Result<(), SqlError> {
+        let work = async {
+            let client = connect(&self.config).await?;
+            let quoted = text.replace('\'', "''");
+            client
+                .batch_execute(&format!(
+                    "set synchronous_commit = on; select pg_logical_emit_message(true, 'holdfast', '{quoted}')"
+                ))
+                .await?;
+            Ok::<_, SqlError>(())
+        };
+        tokio::time::timeout(deadline, work).await.map_err(|_| SqlError::Deadline)?
+    }
+}
+
+async fn connect(config: &tokio_postgres::Config) -> Result<Client, SqlError> {
+    let (client, connection) = config.connect(NoTls).await?;
+    // Ends when the client is dropped or the server goes.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(client)
+}
+
+fn number(text: Option<&str>) -> Option<u32> {
+    text?.parse().ok()
+}
+
+fn required_lsn(text: Option<&str>) -> Result<Lsn, SqlError> {
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| SqlError::Nonsense(format!("{text:?} for an LSN")))
+}
+
+/// The timeline is the first eight hexadecimal digits of a WAL file's name.
+fn timeline_of_file(name: Option<&str>) -> Result<Timeline, SqlError> {
+    name.and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok())
+        .map(Timeline)
+        .ok_or_else(|| SqlError::Nonsense(format!("{name:?} for a WAL file")))
+}

@@ -1,0 +1,10 @@
+//! Probes: one kind of foreign output a file, each a pure function over what was read, tested on real output.
+//!
+//! They decide nothing and end within their deadlines; what they cannot tell is unknown.
+
+pub mod control_data;
+pub mod life;
+pub mod patroni_rest;
+pub mod processes;
+pub mod synchronous_standby_names;
+pub mod walreceiver;

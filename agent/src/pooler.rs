@@ -1,0 +1,175 @@
+//! One PgBouncer of this host: holds its clients when the writer is lost, and sends them to the next.
+//!
+//! The order is measured (`facts/baseline.md` 5.1): refuse and close every connection to the lost writer first, so that
+//! PAUSE has nothing to wait for; on the new term the target, RELOAD, RESUME.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use holdfast_agent_core::route::{self, Route};
+use holdfast_host::{durable, nftables, sockets};
+use holdfast_store::{Txn, Write};
+use holdfast_types::keys::ClusterKeys;
+use holdfast_types::record::{RouteRecord, Step, Stored};
+use holdfast_types::{MemberName, Term};
+use tokio_postgres::NoTls;
+
+use crate::act::incident;
+use crate::config::{Config, Pooler};
+use crate::world::World;
+
+/// A command on the admin console takes milliseconds; PAUSE waits for server connections that are in use.
+const COMMAND_DEADLINE: Duration = Duration::from_millis(1_000);
+/// What failed is tried again after this.
+const RETRY: Duration = Duration::from_millis(200);
+/// The route is looked at this often when nothing changes.
+const TICK: Duration = Duration::from_secs(10);
+
+/// The task of one PgBouncer.
+pub struct Router {
+    pooler: Pooler,
+    config: Arc<Config>,
+    keys: ClusterKeys,
+    world: Arc<World>,
+    refuse: nftables::Refuse,
+    applied: Option<Route>,
+    term: Option<Term>,
+}
+
+impl Router {
+    /// Prepares the task.
+    pub fn new(pooler: Pooler, config: Arc<Config>, world: Arc<World>) -> Self {
+        let keys = ClusterKeys::new(&pooler.cluster);
+        let refuse = nftables::Refuse::new(&pooler.name);
+        Self { pooler, config, keys, world, refuse, applied: None, term: None }
+    }
+
+    /// Runs until the runtime ends.
+    pub async fn run(mut self) {
+        let mut changes = self.world.changes();
+        loop {
+            changes.mark_unchanged();
+            let (cluster, connected) = self.world.watched(&self.keys);
+            let wanted = if connected { route::decide(&cluster, self.term) } else { Route::Leave };
+            let mut wait = TICK;
+            if wanted != Route::Leave && self.applied.as_ref() != Some(&wanted) {
+                match self.apply(&wanted).await {
+                    Ok(()) => self.applied = Some(wanted),
+                    Err(error) => {
+                        tracing::warn!(pooler = self.pooler.name, "{error:#}; tried again");
+                        wait = RETRY;
+                    }
+                }
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn apply(&mut self, route: &Route) -> Result<()> {
+        match route {
+            Route::Leave => Ok(()),
+            Route::Hold { term, lost } => {
+                self.term = Some(*term);
+                if let Some((address, port)) = lost {
+                    self.refuse
+                        .only(&[(address.clone(), *port)])
+                        .await
+                        .context("refusing the lost writer")?;
+                    sockets::destroy(address, *port)
+                        .await
+                        .context("closing connections to the lost writer")?;
+                }
+                self.admin("PAUSE").await?;
+                tracing::warn!(
+                    pooler = self.pooler.name,
+                    term = term.0,
+                    ?lost,
+                    "clients wait: there is no writer"
+                );
+                self.report(*term, None).await
+            }
+            Route::To { term, writer, address } => {
+                self.term = Some(*term);
+                self.refuse.only(&[]).await.context("refusing nobody")?;
+                let text = target(&address.0, address.1);
+                let before = durable::read_optional(&self.pooler.target_file).with_context(|| self.at())?;
+                if before.as_deref() != Some(text.as_bytes()) {
+                    replace(&self.pooler.target_file, text.as_bytes()).with_context(|| self.at())?;
+                }
+                self.admin("RELOAD").await?;
+                self.resume().await?;
+                tracing::info!(pooler = self.pooler.name, term = term.0, %writer, "clients are sent to the writer");
+                self.report(*term, Some(writer)).await
+            }
+        }
+    }
+
+    fn at(&self) -> String {
+        format!("the target file {}", self.pooler.target_file.display())
+    }
+
+    /// RESUME is refused by a PgBouncer that is not paused; that is what is wanted.
+    async fn resume(&self) -> Result<()> {
+        match self.admin("RESUME").await {
+            Err(error) if format!("{error:#}").contains("not paused") => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn admin(&self, command: &str) -> Result<()> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(&self.pooler.admin_socket_dir)
+            .port(self.pooler.port)
+            .user("pgbouncer")
+            .dbname("pgbouncer")
+            .connect_timeout(COMMAND_DEADLINE);
+        let work = async {
+            let (client, connection) = config.connect(NoTls).await?;
+            tokio::spawn(async move { drop(connection.await) });
+            client.simple_query(command).await.map(drop)
+        };
+        let what = || format!("{command} on the admin console of {}", self.pooler.name);
+        tokio::time::timeout(COMMAND_DEADLINE, work).await.with_context(what)?.with_context(what)
+    }
+
+    /// Says in etcd where the clients are, and adds the step to the incident.
+    async fn report(&self, term: Term, target: Option<&MemberName>) -> Result<()> {
+        let record = RouteRecord { term, target: target.cloned(), paused: target.is_none() };
+        let key = self.keys.route(&self.config.host, &self.pooler.name);
+        let write = Write::put(key, Stored::new(record).encode());
+        self.world.store.txn(Txn { writes: vec![write], ..Txn::default() }).await?;
+        if target.is_some() {
+            let (store, keys, closed) =
+                (Arc::clone(&self.world.store), self.keys.clone(), Term(term.0.saturating_sub(1)));
+            tokio::spawn(
+                async move { incident::add_step(&store, &keys, closed, Step::Routed, |_| ()).await },
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The file that PgBouncer's configuration includes: every database name goes to the writer.
+fn target(address: &str, port: u16) -> String {
+    format!(
+        "; written by holdfast-agent, which follows the term record\n[databases]\n* = host={address} port={port}\n"
+    )
+}
+
+/// Replaces the file and keeps its owner and mode: PgBouncer reads it as its own user.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let before = std::fs::metadata(path).ok();
+    durable::write(path, bytes)?;
+    if let Some(before) = before {
+        chown(path, Some(before.uid()), Some(before.gid()))?;
+        std::fs::set_permissions(path, before.permissions())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! What this agent answers: the gates on the Unix socket, other agents and operators over gRPC.
+
+pub mod socket;

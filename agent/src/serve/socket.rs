@@ -1,0 +1,102 @@
+//! The Unix socket of the gates. Only root and the users that own a data directory of ours may ask.
+//!
+//! Reads one bounded question per connection and hands it to the member it is about. A connection that is closed before
+//! its answer takes the question back: Patroni has ended the gate.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::gate::protocol::{Answer, LINE_BYTES_MAX, Question, SOCKET};
+use crate::member::Member;
+
+/// Patroni asks one question at a time for each instance; more than this is somebody else.
+const CONNECTIONS_MAX: usize = 32;
+/// A question must have come within this time.
+const QUESTION_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Opens the socket, in place of one that an earlier agent left.
+pub fn listen(run_dir: &Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = run_dir.join(SOCKET);
+    let at = || format!("the gates' socket {}", path.display());
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(at),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).with_context(at)?;
+    // Everybody may connect: the peer's credentials decide, and they cannot be forged.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).with_context(at)?;
+    Ok(listener)
+}
+
+/// Answers the gates until the runtime ends.
+pub async fn serve(listener: UnixListener, members: Arc<[Arc<Member>]>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a gate could not connect");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            tracing::warn!("more than {CONNECTIONS_MAX} gates at once; one is turned away and asks again");
+            continue;
+        };
+        let members = Arc::clone(&members);
+        tokio::spawn(async move {
+            if let Err(error) = answer(stream, &members).await {
+                tracing::debug!(%error, "a gate went without its answer");
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn answer(stream: UnixStream, members: &[Arc<Member>]) -> anyhow::Result<()> {
+    let uid = stream.peer_cred().context("peer credentials")?.uid();
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
+    tokio::time::timeout(QUESTION_DEADLINE, read.read_line(&mut line))
+        .await
+        .context("no question in time")??;
+    let question: Question = serde_json::from_str(&line).context("not a question of ours")?;
+    let found = members.iter().find(|member| match &question {
+        Question::Start { data_dir, .. } => member.instance.data_dir == *data_dir,
+        Question::Promote { namespace, scope } => {
+            member.instance.cluster.namespace == *namespace && member.instance.cluster.scope == *scope
+        }
+    });
+    let decided = match found {
+        None => Answer::Refuse { why: "this agent has no such instance; see check-config".into() },
+        Some(member) if uid != 0 && uid != member.owner_uid() => {
+            Answer::Refuse { why: format!("user {uid} does not own {}", member.instance.data_dir.display()) }
+        }
+        Some(member) => match question {
+            Question::Start { standby, .. } => member.may_start(standby).await,
+            Question::Promote { .. } => tokio::select! {
+                answer = member.may_promote() => answer,
+                () = closed(&mut read) => anyhow::bail!("the hook was ended before it was answered"),
+            },
+        },
+    };
+    let mut bytes = serde_json::to_vec(&decided)?;
+    bytes.push(b'\n');
+    write.write_all(&bytes).await?;
+    Ok(())
+}
+
+/// Ends when the other side has closed the connection.
+async fn closed(read: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let mut byte = [0];
+    while matches!(read.read(&mut byte).await, Ok(count) if count > 0) {}
+}

@@ -1,0 +1,210 @@
+//! The host's session in etcd: one lease per boot, one key on it, renewed for as long as the agent lives (rule 23).
+//!
+//! The lease id is kept in the run directory, which a boot empties: an agent that is killed and started again goes on
+//! with the same session under a higher incarnation. The session is left to run out when the agent ends, never revoked.
+//! Deadlines count from the *send* time of the last confirmed renewal (rule 19).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use holdfast_agent_core::member::OwnSession;
+use holdfast_host::{clock, durable};
+use holdfast_store::{Compare, Read, Store, StoreError, Txn, TxnOutcome, Write};
+use holdfast_types::record::{SessionRecord, Stored};
+use holdfast_types::{Incarnation, SessionId, keys};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+/// What is known of our session.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    own: Option<OwnSession>,
+    valid_until_ms: u64,
+}
+
+impl Held {
+    /// The session, if by our own clock it has not run out.
+    pub fn alive(&self) -> Option<OwnSession> {
+        self.own.filter(|_| clock::boottime_ms() < self.valid_until_ms)
+    }
+}
+
+/// What the run directory keeps.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    lease: i64,
+    boot_id: String,
+}
+
+/// The task that holds the session.
+pub struct Keeper {
+    store: Arc<dyn Store>,
+    key: String,
+    kept: PathBuf,
+    counter: PathBuf,
+    ttl_s: i64,
+    renew: Duration,
+    record: SessionRecord,
+    held: watch::Sender<Held>,
+}
+
+impl Keeper {
+    /// Prepares the session of this host; [`Keeper::run`] holds it.
+    pub fn new(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<(Self, watch::Receiver<Held>)> {
+        let counter = config.state_dir.join("incarnation");
+        let incarnation = next_incarnation(&counter)?;
+        let (held, receiver) = watch::channel(Held::default());
+        let keeper = Self {
+            store,
+            key: keys::session(&config.region, &config.host),
+            kept: config.run_dir.join("session"),
+            counter,
+            ttl_s: config.timings.session_ttl_s(),
+            renew: Duration::from_millis(config.timings.renew_interval_ms()),
+            record: SessionRecord {
+                host: config.host.clone(),
+                boot_id: clock::boot_id().context("cannot read the boot id of the kernel")?,
+                incarnation,
+                grpc: config.grpc_listen.to_string(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                reads_format: holdfast_types::record::FORMAT,
+            },
+            held,
+        };
+        Ok((keeper, receiver))
+    }
+
+    /// Holds the session until the runtime ends.
+    pub async fn run(mut self) {
+        let mut lease = self.lease_of_this_boot();
+        loop {
+            let established = match lease {
+                Some(lease) => self.renew(lease).await.map(|()| lease),
+                None => Err(StoreError::LeaseNotFound { call: "start" }),
+            };
+            let result = match established {
+                Ok(lease) => self.announce(lease).await.map(|()| lease),
+                Err(StoreError::LeaseNotFound { .. }) => self.begin().await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(held) => {
+                    let why = self.renew_while_it_lasts(held).await;
+                    tracing::warn!(%why, "the session in etcd has ended; a new one is begun");
+                    lease = None;
+                    if let Err(error) = self.raise_incarnation() {
+                        tracing::error!(%error, "the incarnation cannot be kept on disk; no session is begun without it");
+                        tokio::time::sleep(self.renew).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "no session yet");
+                    tokio::time::sleep(self.renew / 2).await;
+                }
+            }
+        }
+    }
+
+    fn lease_of_this_boot(&self) -> Option<i64> {
+        let bytes = durable::read_optional(&self.kept).ok()??;
+        let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+        (kept.boot_id == self.record.boot_id).then_some(kept.lease)
+    }
+
+    fn raise_incarnation(&mut self) -> anyhow::Result<()> {
+        self.record.incarnation = next_incarnation(&self.counter)?;
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<i64, StoreError> {
+        let lease = self.store.grant(self.ttl_s).await?;
+        let kept = Kept { lease, boot_id: self.record.boot_id.clone() };
+        let bytes = serde_json::to_vec(&kept).expect("a number and a text are JSON");
+        if let Err(error) = durable::write(&self.kept, &bytes) {
+            tracing::warn!(%error, path = %self.kept.display(), "the lease id cannot be kept: a restart of the agent will look like a boot");
+        }
+        self.renew(lease).await?;
+        self.announce(lease).await?;
+        Ok(lease)
+    }
+
+    /// Puts the session's key, unless a later start of this host's agent has put its own.
+    async fn announce(&self, lease: i64) -> Result<(), StoreError> {
+        loop {
+            let found = self.store.read(vec![Read::Key(self.key.clone())]).await?;
+            let old = found.get(&self.key);
+            if let Some(record) = old.and_then(|pair| holdfast_store::decode::<SessionRecord>(pair).ok())
+                && record.body.incarnation > self.record.incarnation
+            {
+                tracing::error!(
+                    ours = self.record.incarnation.0,
+                    theirs = record.body.incarnation.0,
+                    "another agent holds this host's session: two hosts have one name, or two agents run here; stop one"
+                );
+            }
+            let txn = Txn {
+                compares: vec![Compare::ModRevision {
+                    key: self.key.clone(),
+                    is: found.mod_revision(&self.key),
+                }],
+                writes: vec![Write::Put {
+                    key: self.key.clone(),
+                    value: Stored::new(self.record.clone()).encode(),
+                    lease,
+                }],
+                otherwise_read: Vec::new(),
+            };
+            if let TxnOutcome::Succeeded { .. } = self.store.txn(txn).await? {
+                let own = OwnSession { session: SessionId(lease), incarnation: self.record.incarnation };
+                self.held.send_modify(|held| held.own = Some(own));
+                tracing::info!(session = %own.session, incarnation = own.incarnation.0, "session announced");
+                return Ok(());
+            }
+        }
+    }
+
+    async fn renew(&self, lease: i64) -> Result<(), StoreError> {
+        let renewal = self.store.keep_alive(lease).await?;
+        let age_ms = u64::try_from(renewal.sent.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let until_ms = clock::boottime_ms().saturating_sub(age_ms) + renewal.ttl_ms;
+        // Nobody is woken by a renewal: whoever asks compares the deadline with the clock.
+        self.held.send_if_modified(|held| {
+            held.valid_until_ms = until_ms;
+            false
+        });
+        Ok(())
+    }
+
+    async fn renew_while_it_lasts(&self, lease: i64) -> StoreError {
+        let mut wait = self.renew;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = match self.renew(lease).await {
+                Ok(()) => self.renew,
+                Err(error @ StoreError::LeaseNotFound { .. }) => {
+                    self.held.send_modify(|held| held.own = None);
+                    return error;
+                }
+                // The renewal may or may not have arrived; only the send time of a confirmed one counts.
+                Err(_) => self.renew / 4,
+            };
+        }
+    }
+}
+
+/// Raises the durable count of starts, before it is used.
+fn next_incarnation(path: &Path) -> anyhow::Result<Incarnation> {
+    let at = || path.display().to_string();
+    let before = match durable::read_optional(path).with_context(at)? {
+        Some(bytes) => String::from_utf8_lossy(&bytes).trim().parse::<u64>().with_context(|| {
+            format!("{} does not hold a number; write the highest incarnation that etcd shows for this host into it", at())
+        })?,
+        None => 0,
+    };
+    durable::write(path, (before + 1).to_string().as_bytes()).with_context(at)?;
+    Ok(Incarnation(before + 1))
+}

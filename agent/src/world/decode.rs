@@ -1,0 +1,152 @@
+//! Pairs of etcd to a [`Cluster`]. Pure; a pair that cannot be read is named in the result, never dropped in silence.
+
+use holdfast_agent_core::close::Revised;
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_store::KeyValue;
+use holdfast_types::keys::{self, ClusterKeys, OurKey};
+use holdfast_types::record::{Promise, SessionRecord};
+use holdfast_types::{MemberName, RegionName, SessionId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::patroni;
+
+type Result<T> = std::result::Result<T, String>;
+
+/// Builds the view of the cluster whose keys are `keys`; pairs of others are passed over.
+pub fn cluster<'p>(
+    keys: &ClusterKeys,
+    region: &RegionName,
+    revision: i64,
+    pairs: impl Iterator<Item = &'p KeyValue>,
+) -> Cluster {
+    let sessions = keys::sessions(region);
+    let mut cluster = Cluster { revision, ..Cluster::default() };
+    let mut attestations = Vec::new();
+    for pair in pairs {
+        let result = if pair.key.starts_with(&sessions) {
+            record::<SessionRecord>(pair)
+                .map(|found| drop(cluster.sessions.insert(SessionId(pair.lease), found.value)))
+        } else if let Some(rest) = pair.key.strip_prefix(keys.patroni_prefix()) {
+            patroni_key(rest, pair, &mut cluster)
+        } else if let Some(key) = keys.parse(&pair.key) {
+            match key {
+                OurKey::Attest(_) => record(pair).map(|found| attestations.push(found)),
+                other => our_key(&other, pair, &mut cluster),
+            }
+        } else {
+            Ok(())
+        };
+        if let Err(why) = result {
+            cluster.unreadable.insert(pair.key.clone(), why);
+        }
+    }
+    let term = cluster.term.as_ref().map(|term| term.value.term);
+    cluster.attestation = attestations
+        .into_iter()
+        .find(|found: &Revised<holdfast_types::record::Attestation>| Some(found.value.term) == term);
+    cluster
+}
+
+fn record<T: Serialize + DeserializeOwned>(pair: &KeyValue) -> Result<Revised<T>> {
+    let stored = holdfast_store::decode::<T>(pair).map_err(|error| error.to_string())?;
+    Ok(Revised { value: stored.body, mod_revision: pair.mod_revision })
+}
+
+fn member(name: &str) -> Result<MemberName> {
+    MemberName::new(name).map_err(|error| error.to_string())
+}
+
+fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<()> {
+    match key {
+        OurKey::Mode => cluster.mode = Some(record(pair)?),
+        OurKey::Term => cluster.term = Some(record(pair)?),
+        OurKey::Floor => cluster.floor = Some(record(pair)?),
+        OurKey::Hold => cluster.hold = Some(record(pair)?),
+        OurKey::Promise { member: name, .. } => {
+            let found: Revised<Promise> = record(pair)?;
+            let newest = cluster.promises.get(&member(name)?).map(|old| old.value.term);
+            if newest.is_none_or(|newest| newest < found.value.term) {
+                cluster.promises.insert(member(name)?, found);
+            }
+        }
+        OurKey::Facts(name) => {
+            let found: Revised<_> = record(pair)?;
+            cluster.facts.insert(member(name)?, found.value);
+        }
+        OurKey::Fence(name) => drop(cluster.fences.insert(member(name)?, record(pair)?)),
+        OurKey::Event(_) => cluster.events.push(record(pair)?),
+        OurKey::Attest(_) | OurKey::Route(_) => {}
+    }
+    Ok(())
+}
+
+fn patroni_key(rest: &str, pair: &KeyValue, cluster: &mut Cluster) -> Result<()> {
+    match rest.split_once('/') {
+        None => match rest {
+            "leader" => {
+                let value = member(&patroni::leader(pair)?)?;
+                cluster.leader_key = Some(Revised { value, mod_revision: pair.mod_revision });
+            }
+            "sync" => cluster.sync = Some(patroni::sync(pair)?),
+            "failover" => cluster.failover_key = true,
+            "config" => cluster.config = Some(patroni::config(pair)?),
+            _ => {}
+        },
+        Some(("members", name)) => drop(cluster.members.insert(member(name)?, patroni::member(pair)?)),
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_types::record::{ModeRecord, Stored};
+    use holdfast_types::{ClusterId, Mode, Namespace, Scope};
+
+    fn pair(key: &str, value: &[u8], lease: i64) -> KeyValue {
+        KeyValue {
+            key: key.into(),
+            value: value.into(),
+            create_revision: 1,
+            mod_revision: 9,
+            version: 3,
+            lease,
+        }
+    }
+
+    #[test]
+    fn both_prefixes_become_one_view_and_damage_is_named() {
+        let region = RegionName::new("r1").unwrap();
+        let id = ClusterId {
+            region: region.clone(),
+            namespace: Namespace::new("service").unwrap(),
+            scope: Scope::new("main").unwrap(),
+        };
+        let keys = ClusterKeys::new(&id);
+        let mode = ModeRecord { mode: Mode::Armed, by: "x".into(), reason: "y".into(), at_wall_ms: 0 };
+        let pairs = [
+            pair(&keys.mode(), &Stored::new(mode).encode(), 0),
+            pair(&keys.term(), b"{}", 0),
+            pair("/service/main/leader", b"db1", 77),
+            pair("/service/main/sync", br#"{"leader":"db1","quorum":1,"sync_standby":"db2,db3"}"#, 0),
+            pair(
+                "/service/main/members/db2",
+                br#"{"conn_url":"postgres://10.77.0.22:5432/postgres","state":"running"}"#,
+                78,
+            ),
+            pair("/service/main/config", br#"{"ttl":30,"loop_wait":10,"pause":true}"#, 0),
+            pair("/service/other/leader", b"dbx", 77),
+        ];
+        let cluster = cluster(&keys, &region, 9, pairs.iter());
+        assert_eq!(cluster.mode(), Mode::Armed);
+        assert!(cluster.term.is_none() && cluster.unreadable.contains_key(&keys.term()));
+        assert_eq!(cluster.leader_key.unwrap().value.as_str(), "db1");
+        let sync = cluster.sync.unwrap();
+        assert_eq!((sync.quorum, sync.sync_standby.len(), sync.version, sync.mod_revision), (1, 2, 3, 9));
+        let db2 = &cluster.members[&MemberName::new("db2").unwrap()];
+        assert_eq!((db2.lease, db2.address.as_str()), (78, "10.77.0.22"));
+        assert!(cluster.config.unwrap().paused);
+    }
+}

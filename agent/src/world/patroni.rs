@@ -1,0 +1,114 @@
+//! Patroni's own keys in etcd, as its 4.1 writes them. Pure functions over the bytes; unknown fields are passed over.
+
+use std::collections::BTreeSet;
+
+use holdfast_agent_core::cluster::{PatroniConfig, PatroniMember};
+use holdfast_agent_core::sync::SyncKey;
+use holdfast_store::KeyValue;
+use holdfast_types::MemberName;
+use serde_json::Value;
+
+type Result<T> = std::result::Result<T, String>;
+
+fn json(pair: &KeyValue) -> Result<Value> {
+    serde_json::from_slice(&pair.value).map_err(|error| format!("{} is not JSON: {error}", pair.key))
+}
+
+fn name(text: &str) -> Result<MemberName> {
+    MemberName::new(text).map_err(|error| error.to_string())
+}
+
+/// `/leader`: the bare name.
+pub fn leader(pair: &KeyValue) -> Result<String> {
+    String::from_utf8(pair.value.clone()).map_err(|_| format!("{} is not UTF-8", pair.key))
+}
+
+/// `/sync`: `leader`, `sync_standby` with commas in between, `quorum`.
+pub fn sync(pair: &KeyValue) -> Result<SyncKey> {
+    let value = json(pair)?;
+    let leader = value["leader"].as_str().map(name).transpose()?;
+    let sync_standby: BTreeSet<MemberName> = value["sync_standby"]
+        .as_str()
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(name)
+        .collect::<Result<_>>()?;
+    let quorum = match &value["quorum"] {
+        Value::Null => 0,
+        number => number
+            .as_u64()
+            .and_then(|number| usize::try_from(number).ok())
+            .ok_or_else(|| format!("{}: quorum {number} is not a count", pair.key))?,
+    };
+    let KeyValue { version, mod_revision, create_revision, .. } = *pair;
+    Ok(SyncKey { leader, sync_standby, quorum, version, mod_revision, create_revision })
+}
+
+/// `/members/<name>`: what is needed of it.
+pub fn member(pair: &KeyValue) -> Result<PatroniMember> {
+    let value = json(pair)?;
+    let address = value["conn_url"].as_str().and_then(host_of).unwrap_or_default().to_owned();
+    let tags = &value["tags"];
+    Ok(PatroniMember {
+        lease: pair.lease,
+        address,
+        state: value["state"].as_str().map(str::to_owned),
+        nofailover: tags["nofailover"].as_bool().unwrap_or(false),
+        failover_priority: tags["failover_priority"].as_i64().unwrap_or(1),
+    })
+}
+
+/// The host of `postgres://host:port/database`, without the brackets of an IPv6 address.
+fn host_of(url: &str) -> Option<&str> {
+    let authority = url.split_once("://")?.1.split('/').next()?;
+    let host_port = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
+    match host_port.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => host_port.split(':').next(),
+    }
+}
+
+/// `/config`: Patroni's defaults stand in for what is absent.
+pub fn config(pair: &KeyValue) -> Result<PatroniConfig> {
+    let value = json(pair)?;
+    let seconds = |field: &str, default: u64| value[field].as_u64().unwrap_or(default) * 1_000;
+    Ok(PatroniConfig {
+        ttl_ms: seconds("ttl", 30),
+        loop_wait_ms: seconds("loop_wait", 10),
+        paused: value["pause"].as_bool().unwrap_or(false),
+        failsafe_mode: value["failsafe_mode"].as_bool().unwrap_or(false),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(value: &str) -> KeyValue {
+        let (key, value) = ("/service/main/x".to_owned(), value.as_bytes().to_vec());
+        KeyValue { key, value, create_revision: 1, mod_revision: 2, version: 1, lease: 0 }
+    }
+
+    #[test]
+    fn an_empty_sync_names_nobody() {
+        let found = sync(&pair(r#"{"leader":"a","sync_standby":null}"#)).unwrap();
+        assert!(found.sync_standby.is_empty());
+        assert_eq!(found.quorum, 0);
+    }
+
+    #[test]
+    fn nonsense_is_an_error_that_names_the_key() {
+        assert!(sync(&pair("")).unwrap_err().contains("/service/main/x"));
+        assert!(sync(&pair(r#"{"quorum":-1}"#)).unwrap_err().contains("quorum"));
+        assert!(sync(&pair(r#"{"sync_standby":"*"}"#)).is_err());
+    }
+
+    #[test]
+    fn the_host_of_a_url() {
+        assert_eq!(host_of("postgres://10.0.0.1:5432/postgres"), Some("10.0.0.1"));
+        assert_eq!(host_of("postgres://[fd00::1]:5432/postgres"), Some("fd00::1"));
+        assert_eq!(host_of("db1"), None);
+    }
+}
