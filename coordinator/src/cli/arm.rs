@@ -1,0 +1,109 @@
+//! `arm` and `disarm`: the mode record.
+//!
+//! `arm` writes no more than the mode. The leader's agent sees it and opens the first term together with the floor
+//! record in one transaction (rule 1), because only it knows its session, its incarnation and how far it has flushed.
+
+use clap::Args;
+use holdfast_store::{Compare, Write};
+use holdfast_types::Mode;
+use holdfast_types::keys::ClusterKeys;
+use holdfast_types::record::{ModeRecord, Stored};
+
+use super::exit::{Exit, Failure};
+use super::order::{ATTEMPTS, Action, Order, Settled};
+use super::target::{Session, Target, now_wall_ms};
+use crate::view::arming::{self, Check};
+use crate::view::cluster::ClusterView;
+
+/// Options of `arm` and `disarm`.
+#[derive(Debug, Clone, Args)]
+pub struct ModeOptions {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    order: Order,
+    /// Why; kept in the record
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// Runs `arm`.
+pub async fn arm(options: &ModeOptions) -> Result<Exit, Failure> {
+    let would = "arm: agents then fence, close terms and hand over by themselves";
+    set(options, "arm", Mode::Armed, would).await
+}
+
+/// Runs `disarm`.
+pub async fn disarm(options: &ModeOptions) -> Result<Exit, Failure> {
+    let would =
+        "disarm: agents then do nothing, and Patroni alone decides, without the promises of an armed cluster";
+    set(options, "disarm", Mode::Disarmed, would).await
+}
+
+async fn set(options: &ModeOptions, name: &'static str, mode: Mode, would: &str) -> Result<Exit, Failure> {
+    let session = options.target.session().await?;
+    let action =
+        Action { session: &session, name, node: None, order: &options.order, output: options.target.output };
+    let mut asked = false;
+    for _ in 0..ATTEMPTS {
+        let view = session.view().await?;
+        if view.mode() == mode {
+            return unchanged(&action, mode).await;
+        }
+        let check = match mode {
+            Mode::Armed => arming::check(&view),
+            Mode::Observe | Mode::Disarmed => Check::default(),
+        };
+        if !asked && let Some(exit) = action.gate(&check, would)? {
+            return Ok(exit);
+        }
+        asked = true;
+        let (compares, write) = transaction(&session, &view, mode, &options.reason);
+        if action.send(compares, write).await? == Settled::Done {
+            return done(&action, mode, check).await;
+        }
+    }
+    Ok(action.kept_changing(Check::default()))
+}
+
+/// The mode record, compared with what the blockers were judged by: the previous mode, Patroni's configuration.
+fn transaction(session: &Session, view: &ClusterView, mode: Mode, reason: &str) -> (Vec<Compare>, Write) {
+    let keys = ClusterKeys::new(&session.cluster);
+    let body = ModeRecord {
+        mode,
+        by: session.region.identity.name.clone(),
+        reason: reason.to_owned(),
+        at_wall_ms: now_wall_ms(),
+    };
+    let record = match &view.mode {
+        Some(seen) => seen.record.with_body(body),
+        None => Stored::new(body),
+    };
+    let mut compares = vec![Compare::ModRevision { key: keys.mode(), is: view.mode_revision() }];
+    if mode == Mode::Armed {
+        let leader = view.patroni.leader_revision;
+        compares.push(Compare::ModRevision { key: keys.patroni_leader(), is: leader });
+        compares.push(Compare::ModRevision { key: keys.patroni_config(), is: view.patroni.config_revision });
+    }
+    (compares, Write::put(keys.mode(), record.encode()))
+}
+
+async fn unchanged(action: &Action<'_>, mode: Mode) -> Result<Exit, Failure> {
+    if mode == Mode::Armed && action.order.wait && !action.order.dry_run {
+        return action.wait(Check::default(), arming::arrived).await;
+    }
+    let text = format!("is {mode} already, nothing was changed");
+    Ok(action.end(Exit::Done, "unchanged", Check::default(), text))
+}
+
+async fn done(action: &Action<'_>, mode: Mode, check: Check) -> Result<Exit, Failure> {
+    if mode == Mode::Armed {
+        if action.order.wait {
+            return action.wait(check, arming::arrived).await;
+        }
+        let text = "is armed; the leader's agent opens the term now (arm --wait waits for it)";
+        return Ok(action.end(Exit::Done, "done", check, text));
+    }
+    let text = format!("is {mode}; Patroni alone decides from now on");
+    Ok(action.end(Exit::Done, "done", check, text))
+}

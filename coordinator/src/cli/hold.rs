@@ -1,0 +1,73 @@
+//! `hold end`: a person says that a second failover may go on. The record stays, with the person's name, until the
+//! agents remove it together with its term.
+
+use clap::{Args, Subcommand};
+use holdfast_store::{Compare, Write};
+use holdfast_types::keys::ClusterKeys;
+use holdfast_types::record::HoldRecord;
+
+use super::exit::{Exit, Failure};
+use super::order::{ATTEMPTS, Action, Order, Settled};
+use super::target::Target;
+use crate::view::arming::Check;
+
+/// What can be done with a hold.
+#[derive(Debug, Clone, Subcommand)]
+pub enum HoldVerb {
+    /// End the hold: the agents go on with the failover that they hold
+    End(HoldOptions),
+}
+
+/// Options of `hold end`.
+#[derive(Debug, Clone, Args)]
+pub struct HoldOptions {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    order: Order,
+    /// Why; said in the answer
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// Runs `hold end`.
+pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
+    let session = options.target.session().await?;
+    let action = Action {
+        session: &session,
+        name: "hold end",
+        node: None,
+        order: &options.order,
+        output: options.target.output,
+    };
+    let key = ClusterKeys::new(&session.cluster).hold();
+    let mut asked = false;
+    for _ in 0..ATTEMPTS {
+        let view = session.view().await?;
+        let waiting = view.hold.as_ref().filter(|hold| hold.body().released_by.is_none());
+        let Some(hold) = waiting else {
+            let text = "nothing is held, nothing was changed";
+            return Ok(action.end(Exit::Done, "unchanged", Check::default(), text));
+        };
+        let would = format!("go on with the failover of term {} ({})", hold.body().term, hold.body().text);
+        if !asked && let Some(exit) = action.gate(&Check::default(), &would)? {
+            return Ok(exit);
+        }
+        asked = true;
+        let released_by = Some(session.region.identity.name.clone());
+        let record = hold.record.with_body(HoldRecord { released_by, ..hold.body().clone() });
+        let compares = vec![Compare::ModRevision { key: key.clone(), is: hold.revision }];
+        if action.send(compares, Write::put(key.clone(), record.encode())).await? == Settled::Done {
+            if options.order.wait {
+                let writer = |view: &crate::view::cluster::ClusterView| match view.writer() {
+                    Some((term, writer)) => Ok(format!("term {term} is open for {writer}")),
+                    None => Err("no term is open yet".to_owned()),
+                };
+                return action.wait(Check::default(), writer).await;
+            }
+            let text = format!("the hold is ended by {} ({})", session.region.identity.name, options.reason);
+            return Ok(action.end(Exit::Done, "done", Check::default(), text));
+        }
+    }
+    Ok(action.kept_changing(Check::default()))
+}

@@ -1,0 +1,73 @@
+//! The operator's verbs. This side reads files and clocks, connects, asks and prints; what is true of a cluster and
+//! what stands in the way of an order is decided by [`crate::view`].
+
+mod arm;
+mod config;
+mod exit;
+mod fence;
+mod hold;
+mod identity;
+mod order;
+mod print;
+mod show;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+pub use self::exit::{Exit, Failure};
+
+/// The verbs on a cluster.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Verb {
+    /// What is wrong, who writes, who would follow
+    Status(show::StatusOptions),
+    /// The members, as patronictl lists them
+    List(show::StatusOptions),
+    /// Patroni's timelines and our terms
+    History(show::HistoryOptions),
+    /// The last incidents: trace id, write gap, what each step took
+    Events(show::EventsOptions),
+    /// Let Holdfast act on a cluster
+    Arm(arm::ModeOptions),
+    /// Take Holdfast out of the way: Patroni alone decides
+    Disarm(arm::ModeOptions),
+    /// Keep a node out until it has been validated
+    Fence(fence::FenceOptions),
+    /// Validate a fenced node and let it in again
+    Unfence(fence::UnfenceOptions),
+    /// A second failover that waits for a person
+    #[command(subcommand)]
+    Hold(hold::HoldVerb),
+}
+
+/// Runs a verb to its end and says how the process exits.
+pub fn run(verb: &Verb) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(verb)),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("no runtime: {error}"))),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            print::prose(&format!("holdfast: {failure}"));
+            failure.exit.into()
+        }
+    }
+}
+
+async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Status(options) => show::status(options).await,
+        Verb::List(options) => show::list(options).await,
+        Verb::History(options) => show::history(options).await,
+        Verb::Events(options) => show::events(options).await,
+        Verb::Arm(options) => arm::arm(options).await,
+        Verb::Disarm(options) => arm::disarm(options).await,
+        Verb::Fence(options) => fence::fence(options).await,
+        Verb::Unfence(options) => fence::unfence(options).await,
+        Verb::Hold(hold::HoldVerb::End(options)) => hold::end(options).await,
+    }
+}

@@ -1,0 +1,260 @@
+//! What stands in the way of arming, and whether arming has arrived.
+
+use holdfast_types::record::FORMAT as RECORD_FORMAT;
+use holdfast_types::{Class, Mode};
+use serde::Serialize;
+
+use super::cluster::ClusterView;
+use super::text;
+
+/// One reason why an order is refused, with its remedy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Blocker {
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl Blocker {
+    pub(super) fn new(problem: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { problem: problem.into(), fix: fix.into() }
+    }
+}
+
+/// What an order would meet: reasons that refuse it, and things to know that do not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Why it is refused.
+    pub blockers: Vec<Blocker>,
+    /// What is not covered or not known.
+    pub warnings: Vec<String>,
+}
+
+impl Check {
+    pub(super) fn block(&mut self, problem: impl Into<String>, fix: impl Into<String>) {
+        self.blockers.push(Blocker::new(problem, fix));
+    }
+
+    pub(super) fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
+    }
+
+    /// The blockers, numbered, and the warnings; empty if there is neither.
+    pub fn text(&self) -> String {
+        let mut lines: Vec<String> = Vec::new();
+        for (number, blocker) in self.blockers.iter().enumerate() {
+            lines.push(format!("blocker {}: {}\n           {}", number + 1, blocker.problem, blocker.fix));
+        }
+        lines.extend(self.warnings.iter().map(|warning| format!("note: {warning}")));
+        lines.join("\n")
+    }
+}
+
+/// Whether a cluster may be armed.
+pub fn check(view: &ClusterView) -> Check {
+    let mut check = Check::default();
+    settings(view, &mut check);
+    hook(view, &mut check);
+    members(view, &mut check);
+    match &view.patroni.leader {
+        None => check.block("Patroni has no leader", "wait until it has one: patronictl list"),
+        Some(leader) if view.fences.contains_key(leader) => {
+            let fix = text::command(&format!("unfence {leader}"), &view.cluster);
+            check.block(format!("the present leader {leader} is fenced"), fix);
+        }
+        Some(_) => {}
+    }
+    for problem in &view.problems {
+        check.block(problem.clone(), "nothing is armed over a record that cannot be read");
+    }
+    check
+}
+
+fn settings(view: &ClusterView, check: &mut Check) {
+    let patroni = &view.patroni;
+    match patroni.class() {
+        None => check.block("Patroni's /config is absent", "check region, namespace and scope"),
+        Some(Class::Quorum) => {
+            if patroni.sync.as_ref().is_none_or(|sync| sync.standbys.is_empty()) {
+                check.warn("no synchronous standby counts at present: until one does, no failover can be proved");
+            }
+        }
+        Some(Class::On) => check.block(
+            "synchronous_mode is on: Patroni writes /sync before the hook, so every promotion would be refused",
+            "patronictl edit-config -s synchronous_mode=quorum",
+        ),
+        Some(Class::Off) => check.warn(
+            "synchronous_mode is off: a failover may lose commits, and only attested evidence is accepted",
+        ),
+    }
+    if patroni.switch("failsafe_mode") == Some(false) {
+        let fix = "patronictl edit-config -s failsafe_mode=true";
+        check.block("failsafe_mode is off: a loss of etcd alone would stop the primary", fix);
+    }
+    if patroni.switch("pause") == Some(true) {
+        check.block("Patroni is paused", "patronictl resume");
+    }
+    if patroni.config.as_ref().is_some_and(|config| config["standby_cluster"].is_object()) {
+        check.block("this is a standby cluster", "arm it after its promotion");
+    }
+}
+
+/// What `/config` says of the hook and the watchdog; a host's own file is not visible from here.
+fn hook(view: &ClusterView, check: &mut Check) {
+    let Some(config) = &view.patroni.config else { return };
+    match config["postgresql"]["pre_promote"].as_str() {
+        Some(command) if command.contains("promote-gate") => {}
+        Some(command) => check.block(
+            format!("pre_promote in /config is not Holdfast's: {command}"),
+            "set postgresql.pre_promote to `holdfast-agent promote-gate --namespace N --scope S`",
+        ),
+        None => check
+            .warn("pre_promote is not in /config; whether each host's patroni.yml has it is unknown here"),
+    }
+    match config["watchdog"]["mode"].as_str() {
+        Some("off") => {}
+        Some(mode) => check.block(
+            format!("Patroni's watchdog mode is {mode}: the watchdog has one owner, holdfast-guard"),
+            "set watchdog.mode to off on every host",
+        ),
+        None => check.warn("watchdog mode is not in /config; each host's own is unknown here"),
+    }
+}
+
+fn members(view: &ClusterView, check: &mut Check) {
+    let mut slots = std::collections::BTreeMap::new();
+    for member in view.patroni.members.keys() {
+        let start = format!("start holdfast-agent on the host of {member}");
+        match view.agent_alive(member) {
+            Some(true) => {}
+            Some(false) => check.block(format!("the agent of {member} has no live session"), start),
+            None => check.block(format!("{member} has no agent"), start),
+        }
+        if let Some(other) = slots.insert(member.slot_name(), member) {
+            check.block(
+                format!("{other} and {member} share the replication slot {}", member.slot_name()),
+                "rename one of them",
+            );
+        }
+    }
+    for session in view.sessions.values().filter(|session| session.reads_format < RECORD_FORMAT) {
+        check.block(
+            format!("the agent of {} reads records up to format {}", session.host, session.reads_format),
+            format!("upgrade it: this command writes format {RECORD_FORMAT}"),
+        );
+    }
+}
+
+/// Whether arming has arrived: armed, a term open for Patroni's leader, with a floor record of that term.
+pub fn arrived(view: &ClusterView) -> Result<String, String> {
+    if view.mode() != Mode::Armed {
+        return Err(format!("the mode is {}", view.mode()));
+    }
+    let Some((term, writer)) = view.writer() else {
+        return Err(match view.is_closed() {
+            true => "the last term is closed and nobody has opened the next".into(),
+            false => "the leader's agent has opened no term yet".into(),
+        });
+    };
+    let floor = view.floor.as_ref().map(|floor| floor.body()).filter(|floor| floor.term == term);
+    match floor {
+        Some(floor) => Ok(format!(
+            "term {term} is open for {writer}, floor {}, counting {} with quorum {}",
+            floor.floor,
+            text::list(&floor.configuration.members),
+            floor.configuration.quorum
+        )),
+        None if view.patroni.class() == Some(Class::Quorum) => {
+            Err(format!("term {term} is open for {writer}, without a floor record"))
+        }
+        None => Ok(format!("term {term} is open for {writer}; this class has no floor record")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::testing::Built;
+    use serde_json::json;
+
+    fn problems(change: impl FnOnce(&mut Built)) -> Vec<String> {
+        let mut built = Built::unarmed();
+        change(&mut built);
+        check(&built.view()).blockers.into_iter().map(|blocker| blocker.problem).collect()
+    }
+
+    #[test]
+    fn a_good_cluster_may_be_armed_and_the_unknown_is_said() {
+        let check = check(&Built::unarmed().view());
+        assert_eq!(check.blockers, []);
+        assert_eq!(check.warnings.len(), 2, "{:?}", check.warnings);
+        assert!(check.warnings.iter().all(|warning| warning.contains("unknown")));
+    }
+
+    #[test]
+    fn each_setting_is_named_with_its_fix() {
+        let config = json!({
+            "synchronous_mode": "on", "failsafe_mode": false, "pause": true,
+            "postgresql": {"pre_promote": "/bin/true"}, "watchdog": {"mode": "automatic"},
+        });
+        let problems = problems(|built| built.patroni("config", &config));
+        let words =
+            ["synchronous_mode is on", "failsafe_mode is off", "paused", "not Holdfast's", "watchdog"];
+        assert_eq!(problems.len(), words.len(), "{problems:?}");
+        for (problem, word) in problems.iter().zip(words) {
+            assert!(problem.contains(word), "{problem}");
+        }
+    }
+
+    #[test]
+    fn every_member_needs_a_live_agent() {
+        let problems = problems(|built| {
+            built.remove_session(2);
+            let facts = built.keys.facts(&crate::view::testing::db(3));
+            built.pairs.remove(&facts);
+        });
+        assert_eq!(problems, ["the agent of db2 has no live session", "db3 has no agent"]);
+    }
+
+    #[test]
+    fn an_asynchronous_cluster_may_be_armed_with_a_note() {
+        let mut built = Built::unarmed();
+        built.patroni("config", &json!({"failsafe_mode": true}));
+        let check = check(&built.view());
+        assert_eq!(check.blockers, []);
+        assert!(check.warnings[0].contains("may lose commits"), "{:?}", check.warnings);
+    }
+
+    #[test]
+    fn no_leader_and_a_fenced_one_refuse() {
+        assert_eq!(problems(|built| built.fence(1)), ["the present leader db1 is fenced"]);
+        let none = problems(|built| {
+            let key = built.keys.patroni_leader();
+            built.pairs.remove(&key);
+        });
+        assert_eq!(none, ["Patroni has no leader"]);
+    }
+
+    #[test]
+    fn blockers_are_numbered() {
+        let mut built = Built::unarmed();
+        built.patroni("config", &json!({"synchronous_mode": "quorum", "pause": true}));
+        let text = check(&built.view()).text();
+        assert!(text.starts_with("blocker 1: failsafe_mode is off"), "{text}");
+        assert!(text.contains("blocker 2: Patroni is paused"), "{text}");
+    }
+
+    #[test]
+    fn arming_has_arrived_when_the_term_and_its_floor_are_there() {
+        let mut built = Built::unarmed();
+        assert!(arrived(&built.view()).unwrap_err().contains("observe"));
+        built.mode(Mode::Armed);
+        assert!(arrived(&built.view()).unwrap_err().contains("no term"));
+        built.floor(3);
+        built.open(4, 1);
+        assert!(arrived(&built.view()).unwrap_err().contains("without a floor"));
+        built.floor(4);
+        assert!(arrived(&built.view()).unwrap().starts_with("term 4 is open for db1, floor 2:0/5000000"));
+    }
+}

@@ -1,0 +1,249 @@
+//! One cluster at one revision: our records and Patroni's keys side by side.
+
+use std::collections::BTreeMap;
+
+use holdfast_store::{KeyValue, Read, Reading, decode};
+use holdfast_types::keys::{self, ClusterKeys, OurKey};
+use holdfast_types::record::{
+    Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord, Promise, Reign,
+    RouteRecord, SessionRecord, Stored, TermRecord,
+};
+use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::patroni::PatroniView;
+
+/// A record with the revision that a transaction compares.
+#[derive(Debug, Clone)]
+pub struct Seen<T> {
+    /// The record.
+    pub record: Stored<T>,
+    /// Its `mod_revision`.
+    pub revision: i64,
+}
+
+impl<T> Seen<T> {
+    /// What the record says.
+    pub fn body(&self) -> &T {
+        &self.record.body
+    }
+}
+
+/// Everything that is known of one cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterView {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// The revision of the reading.
+    pub revision: i64,
+    /// When it was read: wall clock, milliseconds since 1970.
+    pub read_wall_ms: i64,
+    /// What Holdfast may do here; absent means `observe`.
+    pub mode: Option<Seen<ModeRecord>>,
+    /// The reign.
+    pub term: Option<Seen<TermRecord>>,
+    /// What the present writer has published.
+    pub floor: Option<Seen<FloorRecord>>,
+    /// A failover waits for a person.
+    pub hold: Option<Seen<HoldRecord>>,
+    /// Standing promises.
+    pub promises: Vec<(MemberName, Promise)>,
+    /// The writer's own word that it has stopped.
+    pub attestations: Vec<Attestation>,
+    /// What each member's agent publishes.
+    pub facts: BTreeMap<MemberName, MemberFacts>,
+    /// Who is kept out.
+    pub fences: BTreeMap<MemberName, Seen<FenceRecord>>,
+    /// Where the poolers send their clients, by `host.name`.
+    pub routes: BTreeMap<String, RouteRecord>,
+    /// The last incidents, oldest first.
+    pub events: Vec<EventRecord>,
+    /// The hosts whose agents are alive.
+    pub sessions: BTreeMap<HostName, SessionRecord>,
+    /// Patroni's side.
+    pub patroni: PatroniView,
+    /// Records that could not be read, each with its remedy.
+    pub problems: Vec<String>,
+}
+
+impl ClusterView {
+    /// What has to be read for a view, in one reading.
+    pub fn reads(cluster: &ClusterId) -> Vec<Read> {
+        let keys = ClusterKeys::new(cluster);
+        vec![
+            Read::Prefix(keys.prefix().to_owned()),
+            Read::Prefix(keys.patroni_prefix().to_owned()),
+            Read::Prefix(keys::sessions(&cluster.region)),
+        ]
+    }
+
+    /// Makes the view from a reading of [`reads`](Self::reads).
+    pub fn new(cluster: ClusterId, reading: &Reading, read_wall_ms: i64) -> Self {
+        let keys = ClusterKeys::new(&cluster);
+        let mut problems = Vec::new();
+        let patroni = PatroniView::read(&keys, reading, &mut problems);
+        let mut view = Self {
+            revision: reading.revision,
+            read_wall_ms,
+            mode: None,
+            term: None,
+            floor: None,
+            hold: None,
+            promises: Vec::new(),
+            attestations: Vec::new(),
+            facts: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            events: Vec::new(),
+            sessions: BTreeMap::new(),
+            patroni,
+            problems,
+            cluster,
+        };
+        for pair in reading.below(keys.prefix()) {
+            if let Some(key) = keys.parse(&pair.key) {
+                view.take(key, pair);
+            }
+        }
+        for pair in reading.below(&keys::sessions(&view.cluster.region)) {
+            if let Some(session) = body::<SessionRecord>(pair, &mut view.problems) {
+                view.sessions.insert(session.host.clone(), session);
+            }
+        }
+        view.events.sort_by_key(|event| event.number);
+        view
+    }
+
+    fn take(&mut self, key: OurKey<'_>, pair: &KeyValue) {
+        let problems = &mut self.problems;
+        match key {
+            OurKey::Mode => self.mode = seen(pair, problems),
+            OurKey::Term => self.term = seen(pair, problems),
+            OurKey::Floor => self.floor = seen(pair, problems),
+            OurKey::Hold => self.hold = seen(pair, problems),
+            OurKey::Promise { member, .. } => {
+                if let (Some(name), Some(promise)) = (name(member, pair, problems), body(pair, problems)) {
+                    self.promises.push((name, promise));
+                }
+            }
+            OurKey::Attest(_) => self.attestations.extend(body::<Attestation>(pair, problems)),
+            OurKey::Facts(member) => {
+                if let (Some(name), Some(facts)) = (name(member, pair, problems), body(pair, problems)) {
+                    self.facts.insert(name, facts);
+                }
+            }
+            OurKey::Fence(member) => {
+                if let (Some(name), Some(fence)) = (name(member, pair, problems), seen(pair, problems)) {
+                    self.fences.insert(name, fence);
+                }
+            }
+            OurKey::Route(pooler) => {
+                if let Some(route) = body(pair, problems) {
+                    self.routes.insert(pooler.to_owned(), route);
+                }
+            }
+            OurKey::Event(_) => self.events.extend(body::<EventRecord>(pair, problems)),
+        }
+    }
+
+    /// The mode in force.
+    pub fn mode(&self) -> Mode {
+        self.mode.as_ref().map_or(Mode::Observe, |mode| mode.body().mode)
+    }
+
+    /// The revision of the mode record, 0 when it is absent.
+    pub fn mode_revision(&self) -> i64 {
+        self.mode.as_ref().map_or(0, |mode| mode.revision)
+    }
+
+    /// The open term and its writer.
+    pub fn writer(&self) -> Option<(Term, &MemberName)> {
+        let term = self.term.as_ref()?.body();
+        Some((term.term, term.open_holder()?))
+    }
+
+    /// Whether the term record is closed.
+    pub fn is_closed(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| matches!(term.body().reign, Reign::Closed { .. }))
+    }
+
+    /// Every member that anybody has heard of, in the order of names.
+    pub fn members(&self) -> Vec<MemberName> {
+        let mut all: Vec<MemberName> =
+            self.patroni.members.keys().chain(self.facts.keys()).cloned().collect();
+        all.extend(self.fences.keys().cloned());
+        all.extend(self.writer().map(|(_, writer)| writer.clone()));
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Whether a member's agent is alive; unknown when no agent has ever published its host.
+    pub fn agent_alive(&self, member: &MemberName) -> Option<bool> {
+        self.facts.get(member).map(|facts| self.sessions.contains_key(&facts.host))
+    }
+
+    /// The promise of a member for the present term.
+    pub fn promise_of(&self, member: &MemberName) -> Option<&Promise> {
+        let term = self.term.as_ref()?.body().term;
+        self.promises
+            .iter()
+            .find(|(name, promise)| name == member && promise.term == term)
+            .map(|(_, found)| found)
+    }
+}
+
+fn seen<T: Serialize + DeserializeOwned>(pair: &KeyValue, problems: &mut Vec<String>) -> Option<Seen<T>> {
+    match decode(pair) {
+        Ok(record) => Some(Seen { record, revision: pair.mod_revision }),
+        Err(problem) => {
+            problems.push(problem.to_string());
+            None
+        }
+    }
+}
+
+fn body<T: Serialize + DeserializeOwned>(pair: &KeyValue, problems: &mut Vec<String>) -> Option<T> {
+    seen(pair, problems).map(|seen| seen.record.body)
+}
+
+fn name(text: &str, pair: &KeyValue, problems: &mut Vec<String>) -> Option<MemberName> {
+    MemberName::new(text).map_err(|error| problems.push(format!("{}: {error}", pair.key))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::testing::{self, Built, db};
+
+    #[test]
+    fn a_view_shows_what_the_records_say() {
+        let view = testing::healthy();
+        assert_eq!(view.mode(), Mode::Armed);
+        assert_eq!(view.writer(), Some((Term(4), &db(1))));
+        assert_eq!(view.members(), [1, 2, 3, 4].map(db));
+        assert_eq!(view.agent_alive(&db(2)), Some(true));
+        assert!(view.problems.is_empty(), "{:?}", view.problems);
+    }
+
+    #[test]
+    fn a_damaged_record_is_a_problem_and_the_rest_is_shown() {
+        let mut built = Built::healthy();
+        built.raw(&built.keys.term(), b"{}");
+        let view = built.view();
+        assert_eq!(view.term.as_ref().map(|term| term.revision), None);
+        assert_eq!(view.problems.len(), 1);
+        assert!(view.problems[0].contains("/term"), "{:?}", view.problems);
+        assert_eq!(view.mode(), Mode::Armed);
+    }
+
+    #[test]
+    fn a_fenced_member_that_nobody_hears_of_is_still_listed() {
+        let mut built = Built::healthy();
+        built.remove_member(4);
+        built.fence(4);
+        assert!(built.view().members().contains(&db(4)));
+        assert_eq!(built.view().agent_alive(&db(4)), None);
+    }
+}

@@ -1,0 +1,266 @@
+//! `events` and `history`: the incidents that the agents recorded, and Patroni's own list of timelines.
+
+use std::fmt::Write;
+
+use holdfast_types::record::{EventRecord, Step};
+use serde::Serialize;
+
+use super::cluster::ClusterView;
+use super::status::FORMAT;
+use super::text;
+
+/// One incident.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventReport {
+    /// Its number, one more for each.
+    pub id: u64,
+    /// When its first step was, RFC 3339.
+    pub at: Option<String>,
+    /// The term that it ended.
+    pub term: u64,
+    /// The writer that was lost.
+    pub from: String,
+    /// The writer that followed; absent while it is open.
+    pub to: Option<String>,
+    /// `timeline:LSN` that the new reign began with.
+    pub floor: Option<String>,
+    /// From the first sign to the proving write, in milliseconds; absent while it is open.
+    pub write_gap_ms: Option<i64>,
+    /// The W3C trace id.
+    pub trace_id: Option<String>,
+    /// What each step took.
+    pub steps: Vec<StepReport>,
+    /// Cause and effect.
+    pub text: String,
+}
+
+/// One step of an incident.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepReport {
+    /// Which.
+    pub step: Step,
+    /// When, RFC 3339, by the clock of the host that took it.
+    pub at: String,
+    /// Since the first step, in milliseconds. Hosts' clocks differ, so it may be off by as much, even below 0.
+    pub after_ms: i64,
+}
+
+/// `events` as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventsReport {
+    /// The version of the JSON.
+    pub format: u64,
+    /// `region/namespace/scope`.
+    pub cluster: String,
+    /// Newest first.
+    pub events: Vec<EventReport>,
+}
+
+/// `history` as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HistoryReport {
+    /// The version of the JSON.
+    pub format: u64,
+    /// `region/namespace/scope`.
+    pub cluster: String,
+    /// Patroni's list of timelines.
+    pub timelines: Vec<TimelineReport>,
+    /// The terms that the last events ended, and the present one.
+    pub terms: Vec<TermLine>,
+}
+
+/// One timeline that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)] // The columns of patronictl history.
+pub struct TimelineReport {
+    pub timeline: u32,
+    pub lsn: String,
+    pub reason: String,
+    pub at: Option<String>,
+    pub new_leader: Option<String>,
+}
+
+/// One term.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TermLine {
+    /// Its number.
+    pub term: u64,
+    /// Its writer.
+    pub writer: String,
+    /// When it ended, RFC 3339; absent for the present one.
+    pub ended_at: Option<String>,
+    /// What it ended with: cause and effect, or `open`.
+    pub end: String,
+}
+
+impl EventReport {
+    /// One recorded incident.
+    pub fn new(event: &EventRecord) -> Self {
+        let first = event.steps_wall_ms.values().min().copied();
+        let proved = event.steps_wall_ms.get(&Step::Proved).copied();
+        let step = |(step, at): (&Step, &i64)| StepReport {
+            step: *step,
+            at: text::moment(*at),
+            after_ms: at - first.unwrap_or(*at),
+        };
+        Self {
+            id: event.number,
+            at: first.map(text::moment),
+            term: event.term.0,
+            from: event.from.to_string(),
+            to: event.to.as_ref().map(ToString::to_string),
+            floor: event.floor.as_ref().map(ToString::to_string),
+            write_gap_ms: proved.zip(first).map(|(proved, first)| proved - first),
+            trace_id: event.trace_id.clone(),
+            steps: event.steps_wall_ms.iter().map(step).collect(),
+            text: event.text.clone(),
+        }
+    }
+
+    /// The steps with their times, in one line.
+    fn steps_text(&self) -> String {
+        let step = |step: &StepReport| format!("{} {}", step_word(step.step), milliseconds(step.after_ms));
+        text::list(self.steps.iter().map(step))
+    }
+}
+
+impl EventsReport {
+    /// The events of a view, newest first, at most `limit`.
+    pub fn new(view: &ClusterView, limit: usize) -> Self {
+        let events = view.events.iter().rev().take(limit).map(EventReport::new).collect();
+        Self { format: FORMAT, cluster: view.cluster.to_string(), events }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        if self.events.is_empty() {
+            return "no incident has been recorded\n".into();
+        }
+        let mut table = text::table(&["Id", "At", "Term", "From", "To", "Write gap", "Steps", "Trace"]);
+        for event in &self.events {
+            table.add_row([
+                event.id.to_string(),
+                event.at.clone().unwrap_or_else(|| text::UNKNOWN.into()),
+                event.term.to_string(),
+                event.from.clone(),
+                event.to.clone().unwrap_or_else(|| "open".into()),
+                event.write_gap_ms.map_or("open".into(), milliseconds),
+                event.steps_text(),
+                event.trace_id.clone().unwrap_or_else(|| "-".into()),
+            ]);
+        }
+        let mut out = format!("{table}\n");
+        for event in &self.events {
+            let _ = writeln!(out, "{}: {}", event.id, event.text);
+        }
+        out
+    }
+}
+
+impl HistoryReport {
+    /// Timelines and terms of a view.
+    pub fn new(view: &ClusterView) -> Self {
+        let timeline = |end: &super::patroni::TimelineEnd| TimelineReport {
+            timeline: end.timeline.0,
+            lsn: end.lsn.to_string(),
+            reason: end.reason.clone(),
+            at: end.at.clone(),
+            new_leader: end.leader.clone(),
+        };
+        let ended = |event: &EventRecord| TermLine {
+            term: event.term.0,
+            writer: event.from.to_string(),
+            ended_at: event.steps_wall_ms.get(&Step::Closed).copied().map(text::moment),
+            end: event.text.clone(),
+        };
+        let mut terms: Vec<TermLine> = view.events.iter().map(ended).collect();
+        if let Some((term, writer)) = view.writer() {
+            let (writer, end) = (writer.to_string(), "open".into());
+            terms.push(TermLine { term: term.0, writer, ended_at: None, end });
+        }
+        Self {
+            format: FORMAT,
+            cluster: view.cluster.to_string(),
+            timelines: view.patroni.history.iter().map(timeline).collect(),
+            terms,
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+        let mut timelines = text::table(&["TL", "LSN", "Reason", "Timestamp", "New Leader"]);
+        for line in &self.timelines {
+            let (at, leader) = (or_dash(&line.at), or_dash(&line.new_leader));
+            timelines.add_row([line.timeline.to_string(), line.lsn.clone(), line.reason.clone(), at, leader]);
+        }
+        let mut terms = text::table(&["Term", "Writer", "Ended", "How"]);
+        for line in &self.terms {
+            terms.add_row([
+                line.term.to_string(),
+                line.writer.clone(),
+                or_dash(&line.ended_at),
+                line.end.clone(),
+            ]);
+        }
+        format!("{timelines}\n{terms}\n")
+    }
+}
+
+fn step_word(step: Step) -> &'static str {
+    match step {
+        Step::Detected => "detected",
+        Step::Promised => "promised",
+        Step::Closed => "closed",
+        Step::Opened => "opened",
+        Step::Promoted => "promoted",
+        Step::Routed => "routed",
+        Step::Proved => "proved",
+    }
+}
+
+fn milliseconds(count: i64) -> String {
+    format!("{:.3} s", count as f64 / 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::testing::Built;
+
+    fn built() -> Built {
+        let mut built = Built::healthy();
+        built.event(1, Some(2));
+        built.event(2, None);
+        built
+    }
+
+    #[test]
+    fn the_gap_is_from_the_first_sign_to_the_proving_write() {
+        let report = EventsReport::new(&built().view(), 10);
+        assert_eq!(report.events.iter().map(|event| event.id).collect::<Vec<_>>(), [2, 1]);
+        let done = &report.events[1];
+        assert_eq!((done.write_gap_ms, done.to.as_deref()), (Some(1_420), Some("db2")));
+        assert_eq!(report.events[0].write_gap_ms, None, "it is still open");
+        let text = report.text();
+        assert!(text.contains("detected 0.000 s, promised 0.900 s, closed 0.950 s"), "{text}");
+        assert!(text.contains("1.420 s") && text.contains("4bf92f3577b34da6a3ce929d0e0e4736"), "{text}");
+        assert_eq!(EventsReport::new(&built().view(), 1).events.len(), 1);
+    }
+
+    #[test]
+    fn history_joins_timelines_and_terms() {
+        let report = HistoryReport::new(&built().view());
+        assert_eq!(report.timelines[0].lsn, "0/4000000");
+        let terms: Vec<(u64, &str)> =
+            report.terms.iter().map(|line| (line.term, line.writer.as_str())).collect();
+        assert_eq!(terms, [(4, "db1"), (5, "db1"), (4, "db1")]);
+        assert!(report.text().contains("no recovery target specified"));
+    }
+
+    #[test]
+    fn an_empty_ring_says_so() {
+        let report = EventsReport::new(&Built::healthy().view(), 10);
+        assert_eq!(report.text(), "no incident has been recorded\n");
+    }
+}

@@ -1,0 +1,358 @@
+//! What is wrong with a cluster: cause, effect, and the next safe command, the worst first.
+
+use holdfast_store::EtcdHealth;
+use holdfast_types::record::{Evidence, FenceReason, Reign};
+use holdfast_types::{Class, MemberName, Mode};
+use serde::Serialize;
+
+use super::cluster::ClusterView;
+use super::text;
+
+/// How bad a finding is. The order is the order of the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Nothing is written, or nothing can be.
+    Outage,
+    /// It works, but the next fault will not be covered as promised.
+    Risk,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad.
+    pub severity: Severity,
+    /// What was seen.
+    pub cause: String,
+    /// What follows from it.
+    pub effect: String,
+    /// The next safe command, or the next thing to look at.
+    pub next: String,
+}
+
+impl Finding {
+    /// One line for the head of a status.
+    pub fn line(&self) -> String {
+        format!("{}; {}; next: {}", self.cause, self.effect, self.next)
+    }
+}
+
+/// Everything that is wrong, the worst first. `etcd` is absent when the servers were not asked.
+pub fn find(view: &ClusterView, etcd: Option<&EtcdHealth>) -> Vec<Finding> {
+    let mut list = List { view, findings: Vec::new() };
+    if let Some(etcd) = etcd {
+        list.etcd(etcd);
+    }
+    if view.mode() == Mode::Armed {
+        list.reign();
+        list.proof();
+        list.settings();
+        list.agents();
+        list.routes();
+    }
+    list.leader();
+    list.fences();
+    list.members();
+    for problem in &view.problems {
+        list.risk(problem.clone(), "this record is left out of everything below", "holdfast doctor");
+    }
+    // Stable: within one severity the order above stands.
+    list.findings.sort_by_key(|finding| finding.severity);
+    list.findings
+}
+
+struct List<'v> {
+    view: &'v ClusterView,
+    findings: Vec<Finding>,
+}
+
+impl List<'_> {
+    fn add(
+        &mut self,
+        severity: Severity,
+        cause: impl Into<String>,
+        effect: impl Into<String>,
+        next: impl Into<String>,
+    ) {
+        let (cause, effect, next) = (cause.into(), effect.into(), next.into());
+        self.findings.push(Finding { severity, cause, effect, next });
+    }
+
+    fn outage(&mut self, cause: impl Into<String>, effect: impl Into<String>, next: impl Into<String>) {
+        self.add(Severity::Outage, cause, effect, next);
+    }
+
+    fn risk(&mut self, cause: impl Into<String>, effect: impl Into<String>, next: impl Into<String>) {
+        self.add(Severity::Risk, cause, effect, next);
+    }
+
+    fn command(&self, verb: &str) -> String {
+        text::command(verb, &self.view.cluster)
+    }
+
+    fn etcd(&mut self, etcd: &EtcdHealth) {
+        for alarm in etcd.alarms.iter().flatten() {
+            self.outage(
+                format!("etcd has the alarm {alarm}"),
+                "it refuses every write, so leases cannot be granted and no term can change",
+                "etcdctl alarm list; compact and defragment, then etcdctl alarm disarm",
+            );
+        }
+        for one in &etcd.endpoints {
+            let why = match &one.status {
+                Ok(status) if status.has_leader => continue,
+                Ok(_) => "knows no leader".to_owned(),
+                Err(why) => why.clone(),
+            };
+            self.risk(
+                format!("etcd {}: {why}", one.endpoint),
+                format!("{} of {} servers answer", etcd.answering(), etcd.endpoints.len()),
+                "start that server before anything else is stopped",
+            );
+        }
+    }
+
+    /// The term and the hold.
+    fn reign(&mut self) {
+        let view = self.view;
+        if let Some(hold) =
+            view.hold.as_ref().map(|hold| hold.body()).filter(|hold| hold.released_by.is_none())
+        {
+            let last = text::ago(hold.last_failover_wall_ms, view.read_wall_ms);
+            self.outage(
+                format!("the failover of term {} is held (last one {last}): {}", hold.term, hold.text),
+                "nobody becomes the writer until a person ends the hold",
+                self.command("hold end"),
+            );
+        }
+        let Some(term) = view.term.as_ref().map(|term| term.body()) else {
+            let (effect, next) = ("no promotion is let through yet", self.command("arm --wait"));
+            return self.risk("armed, but no term has been opened", effect, next);
+        };
+        match &term.reign {
+            Reign::Closed { holder, at_wall_ms, evidence, successor, .. } => {
+                let when = text::ago(*at_wall_ms, view.read_wall_ms);
+                let follows = successor.as_ref().map_or("nobody".into(), ToString::to_string);
+                self.outage(
+                    format!("term {} of {holder} was closed {when} ({})", term.term, evidence_word(evidence)),
+                    format!("nothing is written until {follows} opens term {}", term.term.next()),
+                    self.command("status --watch 1"),
+                );
+            }
+            Reign::Open { holder, writable, .. } => {
+                if !writable {
+                    self.outage(
+                        format!(
+                            "term {} is open for {holder}, whose PostgreSQL is still in recovery",
+                            term.term
+                        ),
+                        "clients wait until it has been promoted",
+                        self.command("status --watch 1"),
+                    );
+                }
+                if view.attestations.iter().any(|attestation| attestation.term == term.term) {
+                    self.outage(
+                        format!("{holder} attests that its PostgreSQL has stopped"),
+                        "a failover is under way",
+                        self.command("status --watch 1"),
+                    );
+                }
+                if view.agent_alive(holder) != Some(true) {
+                    self.risk(
+                        format!("the agent of the writer {holder} has no session"),
+                        "if its PostgreSQL falls silent too, its standbys leave it and a failover begins",
+                        format!("systemctl status holdfast-agent on the host of {holder}"),
+                    );
+                }
+                let left = view.promises.iter().filter(|(_, promise)| promise.term == term.term);
+                for (member, _) in left {
+                    self.risk(
+                        format!("{member} has left the writer of term {}", term.term),
+                        "it acknowledges no commit until it withdraws its promise",
+                        self.command("status --watch 1"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Whether the loss of the writer could be proved.
+    fn proof(&mut self) {
+        let view = self.view;
+        if view.patroni.class() != Some(Class::Quorum) || view.writer().is_none() {
+            return;
+        }
+        let Some(floor) = view.floor.as_ref().map(|floor| floor.body()) else {
+            let effect = "the loss of the writer could not be proved, and nothing would be promoted";
+            return self.risk(
+                "the writer has published no floor record",
+                effect,
+                self.command("status --watch 1"),
+            );
+        };
+        let members = &floor.configuration.members;
+        let alive: Vec<&MemberName> =
+            members.iter().filter(|member| view.agent_alive(member) == Some(true)).collect();
+        let needed = floor.configuration.quorum + 1;
+        if members.is_empty() {
+            self.risk(
+                "no synchronous standby counts at present",
+                "the writer acknowledges alone, and nothing would be promoted in its place",
+                self.command("list"),
+            );
+        } else if alive.len() < needed {
+            self.risk(
+                format!(
+                    "of {} only {} have a live agent, {needed} are needed",
+                    text::list(members),
+                    alive.len()
+                ),
+                "the loss of the writer could not be proved, and nothing would be promoted",
+                "start holdfast-agent on the others",
+            );
+        }
+    }
+
+    /// Patroni's switches that the promises rest on.
+    fn settings(&mut self) {
+        let patroni = &self.view.patroni;
+        if patroni.switch("pause") == Some(true) {
+            let effect = "Patroni does nothing of its own, so a failover would wait";
+            self.risk("Patroni is paused", effect, "patronictl resume");
+        }
+        if patroni.switch("failsafe_mode") == Some(false) {
+            self.risk(
+                "failsafe_mode is off",
+                "a loss of etcd alone would stop the primary",
+                "patronictl edit-config -s failsafe_mode=true",
+            );
+        }
+        if patroni.class() == Some(Class::On) {
+            self.risk(
+                "synchronous_mode is on, not quorum",
+                "every promotion would be refused",
+                "patronictl edit-config -s synchronous_mode=quorum",
+            );
+        }
+    }
+
+    fn agents(&mut self) {
+        let view = self.view;
+        let writer = view.writer().map(|(_, writer)| writer);
+        for member in view.members().iter().filter(|member| Some(*member) != writer) {
+            let cause = match view.agent_alive(member) {
+                Some(true) => continue,
+                Some(false) => format!("the agent of {member} has no session"),
+                None => format!("{member} has never had an agent"),
+            };
+            self.risk(
+                cause,
+                "it gives no promise and cannot be chosen as successor",
+                format!("systemctl status holdfast-agent on the host of {member}"),
+            );
+        }
+    }
+
+    fn routes(&mut self) {
+        let view = self.view;
+        let writer = view.writer();
+        for (pooler, route) in &view.routes {
+            let follows = writer.is_some_and(|(term, writer)| {
+                route.term == term && route.target.as_ref() == Some(writer) && !route.paused
+            });
+            if writer.is_some() && !follows {
+                let target = route.target.as_ref().map_or("nobody".into(), ToString::to_string);
+                self.risk(
+                    format!("the pooler {pooler} routes to {target} in term {}", route.term),
+                    "its clients wait or are refused",
+                    format!("holdfast-agent's log on the host of {pooler}"),
+                );
+            }
+        }
+    }
+
+    fn leader(&mut self) {
+        let view = self.view;
+        match (&view.patroni.leader, view.writer()) {
+            (None, _) => {
+                let effect = "no member may accept writes for long";
+                self.outage("Patroni has no leader", effect, self.command("list"));
+            }
+            (Some(leader), Some((term, writer))) if leader != writer && view.mode() == Mode::Armed => self
+                .risk(
+                    format!("Patroni's leader is {leader}, but term {term} belongs to {writer}"),
+                    "the two are about to follow each other, or one of them is cut off",
+                    self.command("status --watch 1"),
+                ),
+            _ => {}
+        }
+    }
+
+    fn fences(&mut self) {
+        for (member, fence) in &self.view.fences {
+            let why = match &fence.body().why {
+                FenceReason::Operator { by, text } => format!("by {by}: {text}"),
+                FenceReason::Deposed { term } => format!("it was the writer of term {term}"),
+            };
+            let next = self.command(&format!("unfence {member} --dry-run"));
+            self.risk(
+                format!("{member} is fenced ({why})"),
+                "it stays out until it has been validated",
+                next,
+            );
+        }
+    }
+
+    fn members(&mut self) {
+        let view = self.view;
+        for (name, member) in &view.patroni.members {
+            if view.fences.contains_key(name) {
+                continue;
+            }
+            let state = member.state.as_deref().unwrap_or(text::UNKNOWN);
+            let leads = view.patroni.leader.as_ref() == Some(name);
+            let streams = member.replication_state.as_deref() == Some("streaming");
+            let effect = "there is one copy less";
+            let primary = matches!(member.role.as_deref(), Some("primary" | "master"));
+            if primary && !leads {
+                if let Some(leader) = &view.patroni.leader {
+                    self.risk(
+                        format!("{name} runs as primary, but Patroni's leader is {leader}"),
+                        "sessions that are still open there must not be acknowledged any more",
+                        self.command("status --watch 1"),
+                    );
+                }
+                continue;
+            }
+            if state != "running" {
+                self.risk(format!("{name} is {state}"), effect, self.command("list"));
+            } else if !leads && !streams {
+                let how = member.replication_state.as_deref().unwrap_or("not streaming");
+                self.risk(format!("{name} runs, {how}"), effect, self.command("list"));
+            }
+        }
+        for name in view.facts.keys().filter(|name| !view.patroni.members.contains_key(name)) {
+            if !view.fences.contains_key(name) {
+                self.risk(
+                    format!("Patroni of {name} is gone"),
+                    "there is one copy less",
+                    self.command("list"),
+                );
+            }
+        }
+    }
+}
+
+/// Evidence in one word or two.
+pub fn evidence_word(evidence: &Evidence) -> String {
+    match evidence {
+        Evidence::AttestedClean => "attested, clean".into(),
+        Evidence::AttestedStopped { .. } => "attested".into(),
+        Evidence::Revoked { promisers } => format!("revoked by {}", text::list(promisers)),
+        Evidence::Override { by, .. } => format!("override by {by}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+use holdfast_store::{EndpointHealth, EndpointStatus, EtcdHealth};
+use holdfast_types::Mode;
+use serde_json::json;
+
+use super::*;
+use crate::view::testing::Built;
+
+/// The findings after one change of a healthy cluster.
+fn after(change: impl FnOnce(&mut Built)) -> Vec<Finding> {
+    let mut built = Built::healthy();
+    change(&mut built);
+    find(&built.view(), None)
+}
+
+fn causes(findings: &[Finding]) -> Vec<&str> {
+    findings.iter().map(|finding| finding.cause.as_str()).collect()
+}
+
+#[test]
+fn a_healthy_cluster_has_none() {
+    assert_eq!(after(|_| ()), []);
+}
+
+#[test]
+fn a_closed_term_says_who_follows() {
+    let findings = after(|built| built.closed(4, 1));
+    let first = &findings[0];
+    assert_eq!(first.severity, Severity::Outage);
+    assert_eq!(first.cause, "term 4 of db1 was closed 3 s ago (revoked by db2, db3)");
+    assert_eq!(first.effect, "nothing is written until db2 opens term 5");
+}
+
+#[test]
+fn a_hold_comes_first_and_names_the_command_that_ends_it() {
+    let findings = after(|built| {
+        built.remove_session(4);
+        built.hold();
+    });
+    assert_eq!(findings[0].severity, Severity::Outage);
+    assert_eq!(findings[0].next, "holdfast hold end --region r1 --cluster main");
+    assert_eq!(findings[1].cause, "the agent of db4 has no session");
+}
+
+#[test]
+fn a_writer_that_is_not_promoted_yet_is_an_outage_and_a_released_hold_is_none() {
+    assert_eq!(
+        causes(&after(|built| built.opening(5, 2, false)))[0],
+        "term 5 is open for db2, whose PostgreSQL is still in recovery"
+    );
+    assert_eq!(after(|built| built.released_hold()), []);
+}
+
+#[test]
+fn too_few_agents_for_a_proof_is_a_risk() {
+    let findings = after(|built| built.remove_session(3));
+    let proof = findings.iter().find(|finding| finding.effect.contains("could not be proved")).unwrap();
+    assert_eq!(proof.cause, "of db2, db3 only 1 have a live agent, 2 are needed");
+    let asynchronous = after(|built| built.remove_session(4));
+    assert_eq!(causes(&asynchronous), ["the agent of db4 has no session"]);
+}
+
+#[test]
+fn the_writers_silent_agent_is_told_from_a_standbys() {
+    let findings = after(|built| built.remove_session(1));
+    assert_eq!(causes(&findings), ["the agent of the writer db1 has no session"]);
+}
+
+#[test]
+fn armed_without_a_term_is_a_risk() {
+    let findings = after(|built| {
+        built.pairs.remove(&built.keys.term());
+        built.pairs.remove(&built.keys.floor());
+    });
+    assert_eq!(causes(&findings), ["armed, but no term has been opened"]);
+}
+
+#[test]
+fn settings_that_the_promises_rest_on_are_watched_while_armed() {
+    let config = json!({"synchronous_mode": true, "failsafe_mode": false, "pause": true});
+    let armed = after(|built| built.patroni("config", &config));
+    let expected = ["Patroni is paused", "failsafe_mode is off", "synchronous_mode is on, not quorum"];
+    assert_eq!(causes(&armed), expected);
+    let observing = after(|built| {
+        built.patroni("config", &config);
+        built.mode(Mode::Observe);
+    });
+    assert_eq!(observing, []);
+}
+
+#[test]
+fn a_fence_a_dead_member_and_a_lost_one_cost_copies() {
+    let findings = after(|built| {
+        built.fence(4);
+        built.patroni_member(4, json!({"state": "stopped"}));
+        built.patroni_member(3, json!({"replication_state": "in archive recovery"}));
+        let key = built.keys.patroni_member(&crate::view::testing::db(2));
+        built.pairs.remove(&key);
+    });
+    let causes = causes(&findings);
+    assert!(causes[0].starts_with("db4 is fenced (by holdfast://operator/ann: bad disk)"), "{causes:?}");
+    assert_eq!(causes[1..], ["db3 runs, in archive recovery", "Patroni of db2 is gone"]);
+}
+
+#[test]
+fn a_pooler_that_stays_behind_is_named() {
+    let findings = after(|built| {
+        built.route("a", Some(1));
+        built.route("b", Some(2));
+        built.route("c", None);
+    });
+    assert_eq!(
+        causes(&findings),
+        ["the pooler pool1.b routes to db2 in term 4", "the pooler pool1.c routes to nobody in term 4"]
+    );
+}
+
+#[test]
+fn no_leader_is_an_outage_in_every_mode() {
+    let findings = after(|built| {
+        built.mode(Mode::Disarmed);
+        let key = built.keys.patroni_leader();
+        built.pairs.remove(&key);
+    });
+    assert_eq!(causes(&findings), ["Patroni has no leader"]);
+    assert_eq!(findings[0].severity, Severity::Outage);
+}
+
+#[test]
+fn a_second_primary_is_named() {
+    let findings = after(|built| {
+        let key = built.keys.patroni_leader();
+        built.raw(&key, b"db2");
+        built.open(5, 2);
+        built.floor(5);
+        built.patroni_member(2, json!({"role": "primary", "replication_state": null}));
+    });
+    assert_eq!(causes(&findings), ["db1 runs as primary, but Patroni's leader is db2"]);
+}
+
+#[test]
+fn etcds_own_faults_are_found() {
+    let status = EndpointStatus {
+        version: "3.4.23".into(),
+        leads: true,
+        has_leader: true,
+        db_size_bytes: 1,
+        took_ms: 1,
+    };
+    let endpoint = |endpoint: &str, status| EndpointHealth { endpoint: endpoint.into(), status };
+    let etcd = EtcdHealth {
+        endpoints: vec![endpoint("a:1", Ok(status)), endpoint("b:1", Err("refused".into()))],
+        members: Some(2),
+        alarms: Some(vec!["NOSPACE".into()]),
+    };
+    let findings = find(&Built::healthy().view(), Some(&etcd));
+    assert_eq!(causes(&findings), ["etcd has the alarm NOSPACE", "etcd b:1: refused"]);
+    assert_eq!(findings[1].effect, "1 of 2 servers answer");
+}

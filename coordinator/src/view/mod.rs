@@ -1,0 +1,16 @@
+//! What an operator sees, as pure functions: from one reading of the store to a view, to findings, to text and JSON.
+//!
+//! Nothing here reads a clock, a file or a socket; [`crate::cli`] does, and hands over what it found. What could not be
+//! read is shown as unknown, never guessed.
+
+pub mod arming;
+pub mod cluster;
+pub mod events;
+pub mod fencing;
+pub mod findings;
+pub mod patroni;
+pub mod status;
+pub mod text;
+
+#[cfg(test)]
+pub mod testing;
