@@ -11,6 +11,7 @@ mod order;
 mod print;
 mod show;
 mod target;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ pub enum Verb {
     History(show::HistoryOptions),
     /// The last incidents: trace id, write gap, what each step took
     Events(show::EventsOptions),
+    /// Every change as it happens
+    Watch(watch::WatchOptions),
     /// Let Holdfast act on a cluster
     Arm(arm::ModeOptions),
     /// Take Holdfast out of the way: Patroni alone decides
@@ -64,6 +67,7 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::List(options) => show::list(options).await,
         Verb::History(options) => show::history(options).await,
         Verb::Events(options) => show::events(options).await,
+        Verb::Watch(options) => watch::watch(options).await,
         Verb::Arm(options) => arm::arm(options).await,
         Verb::Disarm(options) => arm::disarm(options).await,
         Verb::Fence(options) => fence::fence(options).await,

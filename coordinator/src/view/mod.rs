@@ -4,6 +4,7 @@
 //! read is shown as unknown, never guessed.
 
 pub mod arming;
+pub mod changes;
 pub mod cluster;
 pub mod events;
 pub mod fencing;

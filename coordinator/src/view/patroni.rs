@@ -68,9 +68,6 @@ pub struct PatroniMember {
     /// Its tags.
     #[serde(default)]
     pub tags: BTreeMap<String, Value>,
-    /// Whether it sees the pause.
-    #[serde(default)]
-    pub pause: bool,
     /// Patroni's version.
     #[serde(default)]
     pub version: Option<String>,

@@ -41,6 +41,8 @@ pub struct StatusReport {
     pub term: Option<TermReport>,
     /// What the writer has published.
     pub floor: Option<FloorReport>,
+    /// What Patroni asks of a commit; absent when unknown.
+    pub sync: Option<SyncReport>,
     /// Why a failover waits for a person.
     pub hold: Option<String>,
     /// The members.
@@ -100,6 +102,15 @@ pub struct FloorReport {
     pub follows_sync: bool,
 }
 
+/// Patroni's `/sync`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SyncReport {
+    /// The standbys that count.
+    pub standbys: Vec<String>,
+    /// How many of them may be missing.
+    pub quorum: usize,
+}
+
 /// One member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)] // The names are patronictl's, or those of the records.
@@ -119,6 +130,7 @@ pub struct MemberReport {
     pub promise: Option<String>,
     pub fence: Option<String>,
     pub tags: Vec<String>,
+    pub patroni_version: Option<String>,
 }
 
 /// One pooler.
@@ -167,6 +179,10 @@ impl StatusReport {
             class: view.patroni.class(),
             term: term(view),
             floor: floor(view),
+            sync: view.patroni.sync.as_ref().map(|sync| SyncReport {
+                standbys: sync.standbys.iter().map(ToString::to_string).collect(),
+                quorum: sync.quorum,
+            }),
             hold: hold(view),
             members: view.members().iter().map(|name| member(view, name)).collect(),
             routes: routes(view),
@@ -364,6 +380,7 @@ fn member(view: &ClusterView, name: &MemberName) -> MemberReport {
             FenceReason::Deposed { term } => format!("deposed in term {term}"),
         }),
         tags: tags.unwrap_or_default(),
+        patroni_version: patroni.and_then(|member| member.version.clone()),
     }
 }
 

@@ -1,0 +1,144 @@
+//! The ground of the command line's tests: certificates made by `holdfast pki`, a real etcd that wants them, planted
+//! records, and the binary.
+#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)] // Helpers of tests; each test uses a part.
+
+#[path = "../../src/view/testing/built.rs"]
+pub mod built;
+#[path = "../../../proto/store/tests/server/mod.rs"]
+pub mod server;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use holdfast_store::{EtcdOptions, EtcdStore, Read, Store, Txn, TxnOutcome, Write};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
+
+use built::Built;
+use server::{Etcd, Pem, until_it_answers};
+
+/// An etcd, an operator, a configuration.
+pub struct Ground {
+    pub etcd: Etcd,
+    pub store: EtcdStore,
+    pub folder: TempDir,
+}
+
+/// What a run of the binary gave.
+#[derive(Debug)]
+pub struct Run {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Run {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Ground {
+    /// Starts etcd and makes the operator.
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (pki, host, operator) =
+            (folder.path().join("pki"), folder.path().join("host"), folder.path().join("operator"));
+        let text = |path: &Path| path.display().to_string();
+        must(&["pki", "init", "--dir", &text(&pki)]);
+        let region = ["--region", "r1", "--host", "e1", "--address", "127.0.0.1"];
+        must(&[&["pki", "host", "--dir", &text(&pki), "--out", &text(&host)][..], &region].concat());
+        must(&["pki", "operator", "--dir", &text(&pki), "--name", "ann", "--out", &text(&operator)]);
+        let pem = Pem { ca: &host.join("ca.crt"), cert: &host.join("host.crt"), key: &host.join("host.key") };
+        let etcd = Etcd::start(1, Some(pem));
+        let tls = client(&operator);
+        let options = EtcdOptions::new(etcd.endpoints(), Some(Arc::new(move || Arc::clone(&tls))));
+        let ground = Self { store: EtcdStore::new(options), etcd, folder };
+        until_it_answers(&ground.store).await;
+        ground.configure(&[("r1", &ground.etcd.endpoints())]);
+        ground
+    }
+
+    /// Writes the operator's configuration.
+    pub fn configure(&self, regions: &[(&str, &[String])]) {
+        let operator = self.folder.path().join("operator");
+        let path = |name: &str| operator.join(name).display().to_string();
+        let mut text = format!("cert = {:?}\nkey = {:?}\n", path("operator.crt"), path("operator.key"));
+        text += &format!("ca = {:?}\n", path("ca.crt"));
+        for (name, etcd) in regions {
+            text += &format!("[[region]]\nname = {name:?}\netcd = {etcd:?}\n");
+        }
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("operator.toml")
+    }
+
+    /// Replaces everything in etcd by these keys.
+    pub async fn plant(&self, built: &Built) {
+        let prefixes =
+            ["/holdfast/", "/service/"].map(|prefix| Write::DeletePrefix { prefix: prefix.into() });
+        self.must_txn(prefixes.to_vec()).await;
+        self.must_txn(built.pairs.iter().map(|(key, value)| Write::put(key, value.clone())).collect()).await;
+    }
+
+    async fn must_txn(&self, writes: Vec<Write>) {
+        let outcome = self.store.txn(Txn { writes, ..Txn::default() }).await.unwrap();
+        assert!(matches!(outcome, TxnOutcome::Succeeded { .. }));
+    }
+
+    /// A key's value as JSON.
+    pub async fn stored(&self, key: &str) -> Option<serde_json::Value> {
+        let reading = self.store.read(vec![Read::Key(key.to_owned())]).await.unwrap();
+        reading.get(key).map(|pair| serde_json::from_slice(&pair.value).unwrap())
+    }
+
+    /// Runs the binary with this configuration; nobody can be asked.
+    pub async fn run(&self, arguments: &[&str]) -> Run {
+        let mut command = binary();
+        command.env("HOLDFAST_CONFIG", self.config()).args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        run_of(&output)
+    }
+}
+
+/// Runs the binary without a ground.
+pub fn run_alone(arguments: &[&str]) -> Run {
+    run_of(&binary().args(arguments).output().unwrap())
+}
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    command.stdin(Stdio::null()).env_remove("HOLDFAST_CONFIG").env_remove("RUST_BACKTRACE");
+    command
+}
+
+fn run_of(output: &Output) -> Run {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    Run { code: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+fn must(arguments: &[&str]) {
+    let run = run_alone(arguments);
+    assert_eq!(run.code, 0, "{arguments:?}: {run:?}");
+}
+
+fn client(operator: &Path) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(operator.join("ca.crt")).unwrap()).unwrap();
+    let chain = vec![CertificateDer::from_pem_file(operator.join("operator.crt")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(operator.join("operator.key")).unwrap();
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}

@@ -1,0 +1,161 @@
+//! The verbs against a real etcd with planted records: what they print, what they write, how they exit.
+#![allow(clippy::unwrap_used)] // Helpers of tests are not seen as tests.
+
+mod ground;
+
+use ground::built::{Built, db};
+use ground::{Ground, run_alone};
+use holdfast_types::Mode;
+use serde_json::json;
+
+#[tokio::test]
+async fn reading_verbs_show_what_is_there() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.event(1, Some(2));
+    built.route("a", Some(1));
+    ground.plant(&built).await;
+
+    let status = ground.run(&["status"]).await;
+    assert_eq!(status.code, 0, "{status:?}");
+    assert!(status.out.starts_with("healthy: db1 writes in term 4\n"), "{}", status.out);
+    assert!(status.out.contains("etcd 1 of 1 answer, alarms -"), "{}", status.out);
+    let json = ground.run(&["status", "--region", "r1", "--cluster", "main", "-o", "json"]).await.json();
+    assert_eq!(
+        (&json["format"], &json["healthy"], &json["source"]),
+        (&1.into(), &true.into(), &"etcd".into())
+    );
+    assert_eq!(json["etcd"]["answering"], 1);
+
+    let list = ground.run(&["list", "--cluster", "service/main", "-o", "json"]).await.json();
+    assert_eq!(list["members"][1]["role"], "quorum_standby");
+    let events = ground.run(&["events", "-o", "json"]).await.json();
+    assert_eq!(events["events"][0]["write_gap_ms"], 1_420);
+    let history = ground.run(&["history"]).await;
+    assert!(history.code == 0 && history.out.contains("no recovery target specified"), "{history:?}");
+    let watch = ground.run(&["watch", "--lines", "1", "-o", "json"]).await.json();
+    assert_eq!((&watch["what"], &watch["text"]), (&"health".into(), &"healthy: db1 writes in term 4".into()));
+
+    built.hold();
+    ground.plant(&built).await;
+    let held = ground.run(&["status"]).await;
+    assert_eq!(held.code, 0, "the command was done; the cluster is not well");
+    assert!(held.out.starts_with("OUTAGE: the failover of term 4 is held"), "{}", held.out);
+}
+
+#[tokio::test]
+async fn arming_is_checked_then_written_then_waited_for() {
+    let ground = Ground::new().await;
+    let mut built = Built::unarmed();
+    ground.plant(&built).await;
+    let arm = ["arm", "--cluster", "main", "--reason", "go live", "--yes"];
+    let with = |more: &[&'static str]| [&arm[..], more].concat();
+
+    let asked = ground.run(&["arm", "--reason", "go live"]).await;
+    assert_eq!(asked.code, 2, "nobody can be asked: {asked:?}");
+    let dry = ground.run(&with(&["--dry-run", "-o", "json"])).await;
+    assert_eq!((dry.code, &dry.json()["result"]), (0, &"would_do".into()));
+    assert_eq!(ground.stored(&built.keys.mode()).await, None, "a dry run writes nothing");
+
+    built.remove_session(3);
+    ground.plant(&built).await;
+    let refused = ground.run(&arm).await;
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.err.contains("blocker 1: the agent of db3 has no live session"), "{}", refused.err);
+    assert_eq!(ground.stored(&built.keys.mode()).await, None);
+
+    built.session(3);
+    ground.plant(&built).await;
+    let armed = ground.run(&with(&["-o", "json"])).await;
+    assert_eq!((armed.code, &armed.json()["result"]), (0, &"done".into()), "{armed:?}");
+    let mode = ground.stored(&built.keys.mode()).await.unwrap();
+    assert_eq!((&mode["mode"], &mode["reason"]), (&"armed".into(), &"go live".into()));
+    assert_eq!(mode["by"], "holdfast://operator/ann");
+
+    let nobody = ground.run(&with(&["--wait", "--timeout", "1"])).await;
+    assert_eq!(nobody.code, 5, "no agent opens the term: {nobody:?}");
+    assert!(
+        nobody.err.contains("armed, but no term has been opened"),
+        "the state is printed: {}",
+        nobody.err
+    );
+    built.mode(Mode::Armed);
+    built.open(1, 1);
+    built.floor(1);
+    ground.plant(&built).await;
+    let arrived = ground.run(&with(&["--wait"])).await;
+    assert!(arrived.code == 0 && arrived.out.contains("term 1 is open for db1"), "{arrived:?}");
+
+    let disarmed = ground.run(&["disarm", "--reason", "drill", "--yes"]).await;
+    assert_eq!(disarmed.code, 0, "{disarmed:?}");
+    assert_eq!(ground.stored(&built.keys.mode()).await.unwrap()["mode"], "disarmed");
+    let again = ground.run(&["disarm", "--reason", "drill", "--yes", "-o", "json"]).await;
+    assert_eq!((again.code, &again.json()["result"]), (0, &"unchanged".into()));
+}
+
+#[tokio::test]
+async fn fences_are_set_and_lifted_only_where_it_is_safe() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    ground.plant(&built).await;
+
+    let writer = ground.run(&["fence", "db1", "--reason", "x", "--yes"]).await;
+    assert!(writer.code == 3 && writer.err.contains("present writer"), "{writer:?}");
+    let unconfirmed = ground.run(&["fence", "db1", "--reason", "x", "--accept-outage"]).await;
+    assert_eq!(unconfirmed.code, 2, "{unconfirmed:?}");
+    let unknown = ground.run(&["fence", "db9", "--reason", "x", "--yes"]).await;
+    assert!(unknown.code == 2 && unknown.err.contains("db1, db2, db3, db4"), "{unknown:?}");
+
+    let fenced = ground.run(&["fence", "DB4", "--reason", "bad disk", "--yes"]).await;
+    assert_eq!(fenced.code, 0, "{fenced:?}");
+    let record = ground.stored(&built.keys.fence(&db(4))).await.unwrap();
+    assert_eq!(
+        (&record["why"]["by"], &record["why"]["text"]),
+        (&"holdfast://operator/ann".into(), &"bad disk".into())
+    );
+    let again = ground.run(&["fence", "db4", "--reason", "other", "--yes", "-o", "json"]).await;
+    assert_eq!(again.json()["result"], "unchanged");
+    let back = ground.run(&["unfence", "db4", "--yes"]).await;
+    assert_eq!(back.code, 0, "{back:?}");
+    assert_eq!(ground.stored(&built.keys.fence(&db(4))).await, None);
+
+    built.fence_deposed(3, 3);
+    built.patroni_member(3, json!({"timeline": 1, "xlog_location": 0x0400_1000, "replication_state": null}));
+    ground.plant(&built).await;
+    let beyond = ground.run(&["unfence", "db3", "--yes"]).await;
+    assert!(beyond.code == 3 && beyond.err.contains("beyond the fork at 0/4000000"), "{beyond:?}");
+    assert!(ground.stored(&built.keys.fence(&db(3))).await.is_some(), "it stays fenced");
+}
+
+#[tokio::test]
+async fn a_hold_is_ended_with_a_name() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.hold();
+    ground.plant(&built).await;
+    let ended = ground.run(&["hold", "end", "--reason", "looked at it", "--yes"]).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let record = ground.stored(&built.keys.hold()).await.unwrap();
+    assert_eq!((&record["released_by"], &record["term"]), (&"holdfast://operator/ann".into(), &4.into()));
+    let again = ground.run(&["hold", "end", "--reason", "again", "--yes", "-o", "json"]).await;
+    assert_eq!(again.json()["result"], "unchanged");
+}
+
+#[tokio::test]
+async fn wrong_commands_and_dead_servers_have_their_codes() {
+    let ground = Ground::new().await;
+    assert_eq!(run_alone(&["status", "--config", "/nowhere/operator.toml"]).code, 2);
+    assert_eq!(run_alone(&["frobnicate"]).code, 2);
+    let endpoints = ground.etcd.endpoints();
+    ground.configure(&[("r1", &endpoints), ("r2", &endpoints)]);
+    let which = ground.run(&["status"]).await;
+    assert!(which.code == 2 && which.err.contains("r1, r2"), "{which:?}");
+    let nothing = ground.run(&["status", "--region", "r1", "--cluster", "none"]).await;
+    assert!(nothing.code == 2 && nothing.err.contains("no cluster r1/service/none"), "{nothing:?}");
+
+    ground.configure(&[("r1", &["127.0.0.1:1".to_owned()])]);
+    let dead = ground.run(&["status", "--cluster", "main"]).await;
+    assert!(dead.code == 4 && dead.err.contains("127.0.0.1:1"), "{dead:?}");
+    let dead = ground.run(&["arm", "--cluster", "main", "--reason", "x", "--yes"]).await;
+    assert_eq!(dead.code, 4, "{dead:?}");
+}
