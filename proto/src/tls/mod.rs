@@ -1,5 +1,20 @@
-//! Mutual TLS with one identity per host or person (DESIGN section 6).
+//! Mutual TLS with one identity per host or person (DESIGN section 6): reading it from its files, connecting and
+//! accepting with it, and who the other side is.
 
-pub mod peer;
+mod accept;
+mod connect;
+mod files;
+mod identity;
+mod peer;
+mod problem;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
+pub use accept::{AcceptLimits, Caller, Connection, incoming};
+pub use connect::{Connector, channel};
+pub use files::TlsPaths;
+pub use identity::{Identity, Protocol};
 pub use peer::{Peer, PeerError, PersonName};
+pub use problem::TlsProblem;
