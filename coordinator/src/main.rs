@@ -1,1 +1,51 @@
-fn main() {}
+//! `holdfast`: the operator's command line.
+
+mod cli;
+mod pki;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Holdfast owns the node: fencing, gates and failover beside Patroni.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, about, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Cluster(cli::Verb),
+    /// Make certificates for hosts, people and PostgreSQL roles
+    Pki(pki::Pki),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Cluster(verb) => cli::run(&verb),
+        Command::Pki(pki) => make(pki),
+    }
+}
+
+/// `pki` needs no region: it works before there is one.
+fn make(pki: pki::Pki) -> ExitCode {
+    match pki::run(pki) {
+        Ok(said) => {
+            anstream::eprintln!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            anstream::eprintln!("error: {error}");
+            let exit = match error {
+                _ if error.is_usage() => cli::Exit::Usage,
+                pki::PkiError::Exists { .. } | pki::PkiError::OtherAuthority { .. } => cli::Exit::Refused,
+                _ => cli::Exit::Failed,
+            };
+            exit.into()
+        }
+    }
+}
