@@ -159,3 +159,20 @@ async fn wrong_commands_and_dead_servers_have_their_codes() {
     let dead = ground.run(&["arm", "--cluster", "main", "--reason", "x", "--yes"]).await;
     assert_eq!(dead.code, 4, "{dead:?}");
 }
+
+#[tokio::test]
+async fn the_doctor_names_faults_and_remedies() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    ground.plant(&built).await;
+    let well = ground.run(&["doctor", "-o", "json"]).await;
+    assert_eq!(well.code, 0, "{well:?}");
+    let looks = well.json()["looks"].as_array().unwrap().clone();
+    assert!(looks.iter().any(|look| look["found"].as_str().unwrap().starts_with("holdfast://operator/ann")));
+    built.patroni("config", &json!({"synchronous_mode": "quorum"}));
+    ground.plant(&built).await;
+    let ill = ground.run(&["doctor"]).await;
+    assert!(ill.code == 1 && ill.out.contains("failsafe_mode=true"), "{ill:?}");
+    ground.configure(&[("r1", &["127.0.0.1:1".to_owned()])]);
+    assert_eq!(ground.run(&["doctor"]).await.code, 4);
+}

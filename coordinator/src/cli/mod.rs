@@ -3,6 +3,7 @@
 
 mod arm;
 mod config;
+mod doctor;
 mod exit;
 mod fence;
 mod hold;
@@ -43,6 +44,8 @@ pub enum Verb {
     /// A second failover that waits for a person
     #[command(subcommand)]
     Hold(hold::HoldVerb),
+    /// Faults of the installation, each with its remedy
+    Doctor(doctor::DoctorOptions),
 }
 
 /// Runs a verb to its end and says how the process exits.
@@ -72,6 +75,7 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Disarm(options) => arm::disarm(options).await,
         Verb::Fence(options) => fence::fence(options).await,
         Verb::Unfence(options) => fence::unfence(options).await,
+        Verb::Doctor(options) => doctor::doctor(options).await,
         Verb::Hold(hold::HoldVerb::End(options)) => hold::end(options).await,
     }
 }

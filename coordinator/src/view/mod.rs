@@ -6,6 +6,7 @@
 pub mod arming;
 pub mod changes;
 pub mod cluster;
+pub mod doctor;
 pub mod events;
 pub mod fencing;
 pub mod findings;

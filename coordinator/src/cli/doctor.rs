@@ -1,0 +1,87 @@
+//! `doctor`: looks at the configuration, the certificate, etcd, the agents' ports and one cluster.
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpStream;
+
+use super::config::OperatorConfig;
+use super::exit::{Exit, Failure};
+use super::print;
+use super::target::{Output, Region, Target, now_wall_ms};
+use crate::view::doctor::{DoctorReport, Verdict};
+
+const AGENT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Options of `doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorOptions {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Runs `doctor`. Exits 1 if something does not work, 4 if no etcd server answers.
+pub async fn doctor(options: &DoctorOptions) -> Result<Exit, Failure> {
+    let target = &options.target;
+    let region = target.region()?;
+    let mut report = DoctorReport::new();
+    report.ok("configuration", format!("{}, region {}", target.config.display(), region.config.name));
+    key(&mut report, target)?;
+    report.certificate(&region.identity.name, region.identity.ends_unix_s, now_wall_ms() / 1_000);
+    let etcd = region.etcd.health().await;
+    report.etcd(&etcd);
+    agents(&mut report, &region).await;
+    if etcd.answering() > 0 {
+        match target.session().await {
+            Ok(session) => match session.view().await {
+                Ok(view) => report.cluster(&view),
+                Err(failure) => report.add(Verdict::Bad, "cluster", failure.text, "check --cluster"),
+            },
+            Err(failure) => report.add(Verdict::Warn, "cluster", failure.text, "check --cluster"),
+        }
+    }
+    match target.output {
+        Output::Json => print::json(&report),
+        Output::Table => print::data(&report.text()),
+    }
+    Ok(match (etcd.answering(), report.has_faults()) {
+        (0, _) => Exit::Unreachable,
+        (_, true) => Exit::Failed,
+        (_, false) => Exit::Done,
+    })
+}
+
+/// Nobody but its owner may read the operator's key.
+fn key(report: &mut DoctorReport, target: &Target) -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = OperatorConfig::load(&target.config)?.key;
+    let mode = std::fs::metadata(&path).map(|metadata| metadata.permissions().mode() & 0o777);
+    match mode {
+        Ok(mode) if mode & 0o077 != 0 => {
+            let found = format!("{} has mode {mode:03o}", path.display());
+            report.add(Verdict::Warn, "key", found, format!("chmod 600 {}", path.display()));
+        }
+        Ok(mode) => report.ok("key", format!("{}, mode {mode:03o}", path.display())),
+        Err(error) => {
+            report.add(Verdict::Bad, "key", format!("{}: {error}", path.display()), "check the path");
+        }
+    }
+    Ok(())
+}
+
+/// Whether the agents that are asked when etcd is down can be connected to.
+async fn agents(report: &mut DoctorReport, region: &Region) {
+    if region.config.agents.is_empty() {
+        let remedy = "list agents in the configuration: status asks them when etcd is down";
+        report.add(Verdict::Warn, "agents", "none is configured", remedy);
+    }
+    for agent in &region.config.agents {
+        let what = format!("agent {agent}");
+        let remedy = "systemctl status holdfast-agent on that host; check the network";
+        match tokio::time::timeout(AGENT_DEADLINE, TcpStream::connect(agent.as_str())).await {
+            Ok(Ok(_)) => report.ok(what, "takes connections"),
+            Ok(Err(error)) => report.add(Verdict::Bad, what, error.to_string(), remedy),
+            Err(_) => report.add(Verdict::Bad, what, "no connection within 2 s", remedy),
+        }
+    }
+}
