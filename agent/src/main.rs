@@ -95,7 +95,7 @@ fn main() -> ExitCode {
         Verb::PromoteGate { namespace, scope } => {
             return gate::promote::run(&config, namespace, scope).into();
         }
-        Verb::CheckConfig => tls::source(&config.tls).map(|_| ()),
+        Verb::CheckConfig => tls::source(&config.tls, None).map(|_| ()),
         Verb::BootDeny => runtime().and_then(|runtime| runtime.block_on(boot_deny(&config))),
         Verb::Run => runtime().and_then(|runtime| runtime.block_on(run(config))),
         Verb::Version | Verb::StartGate { .. } => unreachable!("answered above"),
@@ -141,9 +141,10 @@ async fn run(config: Config) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let config = Arc::new(config);
-    let tls = tls::source(&config.tls)?;
+    let tls = tls::source(&config.tls, None)?;
+    let for_etcd = tls::source(&config.tls, Some("h2"))?;
     let store: Arc<dyn Store> =
-        Arc::new(EtcdStore::new(EtcdOptions::new(config.etcd.clone(), Some(Arc::clone(&tls)))));
+        Arc::new(EtcdStore::new(EtcdOptions::new(config.etcd.clone(), Some(for_etcd))));
     let of_instances = config.instances.iter().map(|instance| instance.cluster.clone());
     let of_poolers = config.poolers.iter().map(|pooler| pooler.cluster.clone());
     let clusters: Vec<_> = of_instances.chain(of_poolers).collect();

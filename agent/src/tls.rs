@@ -22,9 +22,15 @@ struct Loaded {
     looked: Instant,
 }
 
-/// A source of client configurations that follows the files.
-pub fn source(tls: &Tls) -> Result<TlsSource> {
+/// A source of client configurations that follows the files. `protocol` is what the connection is for: `h2` for gRPC, of
+/// which etcd refuses anything else.
+pub fn source(tls: &Tls, protocol: Option<&'static str>) -> Result<TlsSource> {
     let tls = tls.clone();
+    let load = move |tls: &Tls| {
+        let mut config = load(tls)?;
+        config.alpn_protocols = protocol.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Ok::<_, anyhow::Error>(Arc::new(config))
+    };
     let loaded = Mutex::new(Loaded { config: load(&tls)?, changed: changed(&tls), looked: Instant::now() });
     Ok(Arc::new(move || {
         let mut loaded = loaded.lock().expect("nobody panics while holding the identity");
@@ -47,7 +53,7 @@ fn changed(tls: &Tls) -> Vec<Option<SystemTime>> {
 }
 
 /// Reads the three files.
-fn load(tls: &Tls) -> Result<Arc<ClientConfig>> {
+fn load(tls: &Tls) -> Result<ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(&tls.ca)? {
         roots.add(certificate).with_context(|| format!("{} is no authority", tls.ca.display()))?;
@@ -55,13 +61,12 @@ fn load(tls: &Tls) -> Result<Arc<ClientConfig>> {
     let chain = certificates(&tls.cert)?;
     let key = PrivateKeyDer::from_pem_file(&tls.key)
         .with_context(|| format!("{} holds no private key in PEM", tls.key.display()))?;
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .context("TLS")?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
-        .with_context(|| format!("{} does not belong to {}", tls.key.display(), tls.cert.display()))?;
-    Ok(Arc::new(config))
+        .with_context(|| format!("{} does not belong to {}", tls.key.display(), tls.cert.display()))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -53,7 +53,6 @@ pub struct Member {
     pub wake: Notify,
     session: watch::Receiver<Held>,
     started_ms: u64,
-    owner_uid: u32,
     state: Mutex<State>,
 }
 
@@ -103,17 +102,11 @@ impl Member {
         session: watch::Receiver<Held>,
         tls: TlsSource,
     ) -> anyhow::Result<Arc<Self>> {
-        use std::os::unix::fs::MetadataExt as _;
         let folder = remembered::folder(&config.state_dir, &instance.cluster);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let remembered =
             Remembered::load(&config.state_dir, &instance.cluster).map_err(anyhow::Error::msg)?;
         let phase = load_phase(&folder.join(PHASE_FILE))?;
-        // The data directory may not exist before Patroni's bootstrap; its parent has the owner then.
-        let owner = [instance.data_dir.as_path(), instance.data_dir.parent().unwrap_or(&instance.data_dir)]
-            .into_iter()
-            .find_map(|path| std::fs::metadata(path).ok())
-            .with_context(|| format!("neither {} nor its parent exists", instance.data_dir.display()))?;
         Ok(Arc::new(Self {
             keys: ClusterKeys::new(&instance.cluster),
             sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
@@ -121,7 +114,6 @@ impl Member {
             tls,
             wake: Notify::new(),
             started_ms: clock::boottime_ms(),
-            owner_uid: owner.uid(),
             state: Mutex::new(State { remembered, phase, ..State::default() }),
             instance,
             config,
@@ -130,9 +122,14 @@ impl Member {
         }))
     }
 
-    /// The user that owns the data directory.
-    pub fn owner_uid(&self) -> u32 {
-        self.owner_uid
+    /// Whether a user may ask about this instance: root, or the owner of the data directory (of its parent before
+    /// Patroni's bootstrap has made it).
+    pub fn may_ask(&self, uid: u32) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let data_dir = self.instance.data_dir.as_path();
+        let owner =
+            [Some(data_dir), data_dir.parent()].into_iter().flatten().find_map(|path| path.metadata().ok());
+        uid == 0 || owner.is_some_and(|owner| owner.uid() == uid)
     }
 
     /// The shared state. Held for moments only, never over an await.

@@ -78,7 +78,7 @@ async fn answer(stream: UnixStream, members: &[Arc<Member>]) -> anyhow::Result<(
     });
     let decided = match found {
         None => Answer::Refuse { why: "this agent has no such instance; see check-config".into() },
-        Some(member) if uid != 0 && uid != member.owner_uid() => {
+        Some(member) if !member.may_ask(uid) => {
             Answer::Refuse { why: format!("user {uid} does not own {}", member.instance.data_dir.display()) }
         }
         Some(member) => match question {
