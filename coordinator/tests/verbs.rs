@@ -128,6 +128,16 @@ async fn fences_are_set_and_lifted_only_where_it_is_safe() {
 }
 
 #[tokio::test]
+async fn a_viewer_looks_and_does_not_act() {
+    let ground = Ground::new().await;
+    ground.plant(&Built::healthy()).await;
+    ground.become_viewer();
+    assert_eq!(ground.run(&["status"]).await.code, 0);
+    let order = ground.run(&["disarm", "--reason", "x", "--yes"]).await;
+    assert!(order.code == 3 && order.err.contains("holdfast://viewer/bob"), "{order:?}");
+}
+
+#[tokio::test]
 async fn a_hold_is_ended_with_a_name() {
     let ground = Ground::new().await;
     let mut built = Built::healthy();

@@ -41,7 +41,7 @@ pub async fn disarm(options: &ModeOptions) -> Result<Exit, Failure> {
 }
 
 async fn set(options: &ModeOptions, name: &'static str, mode: Mode, would: &str) -> Result<Exit, Failure> {
-    let session = options.target.session().await?;
+    let session = options.target.order_session().await?;
     let action =
         Action { session: &session, name, node: None, order: &options.order, output: options.target.output };
     let mut asked = false;
@@ -69,12 +69,8 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode, would: &str)
 /// The mode record, compared with what the blockers were judged by: the previous mode, Patroni's configuration.
 fn transaction(session: &Session, view: &ClusterView, mode: Mode, reason: &str) -> (Vec<Compare>, Write) {
     let keys = ClusterKeys::new(&session.cluster);
-    let body = ModeRecord {
-        mode,
-        by: session.region.identity.name.clone(),
-        reason: reason.to_owned(),
-        at_wall_ms: now_wall_ms(),
-    };
+    let body =
+        ModeRecord { mode, by: session.region.who(), reason: reason.to_owned(), at_wall_ms: now_wall_ms() };
     let record = match &view.mode {
         Some(seen) => seen.record.with_body(body),
         None => Stored::new(body),

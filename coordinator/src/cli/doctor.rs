@@ -27,7 +27,7 @@ pub async fn doctor(options: &DoctorOptions) -> Result<Exit, Failure> {
     let mut report = DoctorReport::new();
     report.ok("configuration", format!("{}, region {}", target.config.display(), region.config.name));
     key(&mut report, target)?;
-    report.certificate(&region.identity.name, region.identity.ends_unix_s, now_wall_ms() / 1_000);
+    report.certificate(&region.who(), region.identity.ends_unix_s(), now_wall_ms() / 1_000);
     let etcd = region.etcd.health().await;
     report.etcd(&etcd);
     agents(&mut report, &region).await;

@@ -46,7 +46,7 @@ pub async fn fence(options: &FenceOptions) -> Result<Exit, Failure> {
     if options.accept_outage && !options.order.yes && !options.order.dry_run {
         return Err(Failure::usage("--accept-outage needs --yes: it may stop all writes"));
     }
-    let session = options.target.session().await?;
+    let session = options.target.order_session().await?;
     let member = Session::member(&session.view().await?, &options.node)?;
     let action = action(&session, "fence", &member, &options.order, &options.target);
     let mut asked = false;
@@ -80,7 +80,7 @@ fn fence_transaction(
     reason: &str,
 ) -> (Vec<Compare>, Write) {
     let keys = ClusterKeys::new(&session.cluster);
-    let why = FenceReason::Operator { by: session.region.identity.name.clone(), text: reason.to_owned() };
+    let why = FenceReason::Operator { by: session.region.who(), text: reason.to_owned() };
     let record = Stored::new(FenceRecord { why, at_wall_ms: now_wall_ms() });
     let term = view.term.as_ref().map_or(0, |term| term.revision);
     let compares = vec![
@@ -94,7 +94,7 @@ fn fence_transaction(
 
 /// Runs `unfence`.
 pub async fn unfence(options: &UnfenceOptions) -> Result<Exit, Failure> {
-    let session = options.target.session().await?;
+    let session = options.target.order_session().await?;
     let member = Session::member(&session.view().await?, &options.node)?;
     let action = action(&session, "unfence", &member, &options.order, &options.target);
     let keys = ClusterKeys::new(&session.cluster);

@@ -32,7 +32,7 @@ pub struct HoldOptions {
 
 /// Runs `hold end`.
 pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
-    let session = options.target.session().await?;
+    let session = options.target.order_session().await?;
     let action = Action {
         session: &session,
         name: "hold end",
@@ -54,7 +54,7 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
             return Ok(exit);
         }
         asked = true;
-        let released_by = Some(session.region.identity.name.clone());
+        let released_by = Some(session.region.who());
         let record = hold.record.with_body(HoldRecord { released_by, ..hold.body().clone() });
         let compares = vec![Compare::ModRevision { key: key.clone(), is: hold.revision }];
         if action.send(compares, Write::put(key.clone(), record.encode())).await? == Settled::Done {
@@ -65,7 +65,7 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
                 };
                 return action.wait(Check::default(), writer).await;
             }
-            let text = format!("the hold is ended by {} ({})", session.region.identity.name, options.reason);
+            let text = format!("the hold is ended by {} ({})", session.region.who(), options.reason);
             return Ok(action.end(Exit::Done, "done", Check::default(), text));
         }
     }

@@ -7,7 +7,6 @@ mod doctor;
 mod exit;
 mod fence;
 mod hold;
-mod identity;
 mod order;
 mod print;
 mod show;

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use holdfast_proto::tls::{Identity, Peer, Protocol, TlsPaths};
 use holdfast_store::{EtcdOptions, EtcdStore, Read, Reading, Store};
 use holdfast_types::keys;
 use holdfast_types::{ClusterId, MemberName, Namespace, RegionName, Scope};
 use jiff::Timestamp;
 
 use super::config::{OperatorConfig, RegionConfig};
-use super::exit::Failure;
-use super::identity::Identity;
+use super::exit::{Exit, Failure};
 use crate::view::cluster::ClusterView;
 
 /// Patroni's own default.
@@ -69,9 +69,12 @@ impl Target {
     pub fn region(&self) -> Result<Region, Failure> {
         let config = OperatorConfig::load(&self.config)?;
         let region = config.region(self.region.as_deref())?.clone();
-        let identity = Identity::load(&config)?;
-        let tls = Arc::clone(&identity.tls);
-        let options = EtcdOptions::new(region.etcd.clone(), Some(Arc::new(move || Arc::clone(&tls))));
+        let OperatorConfig { ca, cert, key, .. } = config;
+        let identity = Identity::load(TlsPaths { ca, cert, key }).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Failure::usage(lines.join("\n"))
+        })?;
+        let options = EtcdOptions::new(region.etcd.clone(), Some(identity.source(Protocol::Http2)));
         // A person waits longer than an agent, and may be far away.
         let options = EtcdOptions { call_deadline_ms: 5_000, connect_deadline_ms: 1_500, ..options };
         Ok(Region { config: region, identity, etcd: EtcdStore::new(options) })
@@ -83,6 +86,20 @@ impl Target {
         let cluster = self.find(&region).await?;
         let store: Arc<dyn Store> = Arc::new(region.etcd.clone());
         Ok(Session { region, cluster, store })
+    }
+
+    /// Finds the cluster for a verb that acts. Viewers are refused here: etcd itself knows prefixes, not verbs.
+    pub async fn order_session(&self) -> Result<Session, Failure> {
+        let session = self.session().await?;
+        match session.region.identity.peer() {
+            Peer::Operator(_) => Ok(session),
+            other => Err(Failure::new(
+                Exit::Refused,
+                format!(
+                    "{other} may look, not act: orders need a certificate named holdfast://operator/NAME"
+                ),
+            )),
+        }
     }
 
     async fn find(&self, region: &Region) -> Result<ClusterId, Failure> {
@@ -134,6 +151,13 @@ fn choose(region: &RegionName, found: &[ClusterId], wanted: Option<&str>) -> Res
             Err(Failure::usage(format!("no agent of region {region} has a cluster yet; say --cluster SCOPE")))
         }
         _ => Err(Failure::usage(format!("which cluster? say --cluster with one of {}", names()))),
+    }
+}
+
+impl Region {
+    /// The name in the operator's certificate, for records: `holdfast://operator/ann`.
+    pub fn who(&self) -> String {
+        self.identity.peer().to_string()
     }
 }
 

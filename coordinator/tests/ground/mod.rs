@@ -78,6 +78,21 @@ impl Ground {
         self.folder.path().join("operator.toml")
     }
 
+    /// From now on the commands come from somebody who may only look.
+    pub fn become_viewer(&self) {
+        let (pki, operator) = (self.folder.path().join("pki"), self.folder.path().join("operator"));
+        let text = |path: &Path| path.display().to_string();
+        let viewer = self.folder.path().join("viewer");
+        must(&["pki", "viewer", "--dir", &text(&pki), "--name", "bob", "--out", &text(&viewer)]);
+        for ending in ["crt", "key"] {
+            std::fs::copy(
+                viewer.join(format!("viewer.{ending}")),
+                operator.join(format!("operator.{ending}")),
+            )
+            .unwrap();
+        }
+    }
+
     /// Replaces everything in etcd by these keys.
     pub async fn plant(&self, built: &Built) {
         let prefixes =
