@@ -41,8 +41,10 @@ pub struct StepReport {
     pub step: Step,
     /// When, RFC 3339, by the clock of the host that took it.
     pub at: String,
-    /// Since the first step, in milliseconds. Hosts' clocks differ, so it may be off by as much, even below 0.
+    /// Since the first step, in milliseconds. Hosts' clocks differ, so it may be off by as much.
     pub after_ms: i64,
+    /// Since the step before it.
+    pub took_ms: i64,
 }
 
 /// `events` as JSON.
@@ -97,12 +99,8 @@ impl EventReport {
     /// One recorded incident.
     pub fn new(event: &EventRecord) -> Self {
         let first = event.steps_wall_ms.values().min().copied();
+        let detected = event.steps_wall_ms.get(&Step::Detected).copied();
         let proved = event.steps_wall_ms.get(&Step::Proved).copied();
-        let step = |(step, at): (&Step, &i64)| StepReport {
-            step: *step,
-            at: text::moment(*at),
-            after_ms: at - first.unwrap_or(*at),
-        };
         Self {
             id: event.number,
             at: first.map(text::moment),
@@ -110,16 +108,16 @@ impl EventReport {
             from: event.from.to_string(),
             to: event.to.as_ref().map(ToString::to_string),
             floor: event.floor.as_ref().map(ToString::to_string),
-            write_gap_ms: proved.zip(first).map(|(proved, first)| proved - first),
+            write_gap_ms: proved.zip(detected).map(|(proved, detected)| proved - detected),
             trace_id: event.trace_id.clone(),
-            steps: event.steps_wall_ms.iter().map(step).collect(),
+            steps: steps(event),
             text: event.text.clone(),
         }
     }
 
-    /// The steps with their times, in one line.
+    /// The steps with what each took, in one line.
     fn steps_text(&self) -> String {
-        let step = |step: &StepReport| format!("{} {}", step_word(step.step), milliseconds(step.after_ms));
+        let step = |step: &StepReport| format!("{} +{}", step_word(step.step), milliseconds(step.took_ms));
         text::list(self.steps.iter().map(step))
     }
 }
@@ -136,7 +134,7 @@ impl EventsReport {
         if self.events.is_empty() {
             return "no incident has been recorded\n".into();
         }
-        let mut table = text::table(&["Id", "At", "Term", "From", "To", "Write gap", "Steps", "Trace"]);
+        let mut table = text::table(&["Id", "At", "Term", "From", "To", "Write gap"]);
         for event in &self.events {
             table.add_row([
                 event.id.to_string(),
@@ -145,13 +143,13 @@ impl EventsReport {
                 event.from.clone(),
                 event.to.clone().unwrap_or_else(|| "open".into()),
                 event.write_gap_ms.map_or("open".into(), milliseconds),
-                event.steps_text(),
-                event.trace_id.clone().unwrap_or_else(|| "-".into()),
             ]);
         }
         let mut out = format!("{table}\n");
         for event in &self.events {
-            let _ = writeln!(out, "{}: {}", event.id, event.text);
+            let trace = event.trace_id.as_deref().unwrap_or(text::UNKNOWN);
+            let _ =
+                writeln!(out, "{}: {}\n   {}\n   trace {trace}", event.id, event.text, event.steps_text());
         }
         out
     }
@@ -207,6 +205,19 @@ impl HistoryReport {
     }
 }
 
+/// The steps in the order of time; clocks of two hosts may tell two of them the other way round.
+fn steps(event: &EventRecord) -> Vec<StepReport> {
+    let mut in_time: Vec<(i64, Step)> = event.steps_wall_ms.iter().map(|(step, at)| (*at, *step)).collect();
+    in_time.sort_unstable();
+    let first = in_time.first().map_or(0, |(at, _)| *at);
+    let mut before = first;
+    let report = |(at, step): (i64, Step)| {
+        let took_ms = at - std::mem::replace(&mut before, at);
+        StepReport { step, at: text::moment(at), after_ms: at - first, took_ms }
+    };
+    in_time.into_iter().map(report).collect()
+}
+
 fn step_word(step: Step) -> &'static str {
     match step {
         Step::Detected => "detected",
@@ -243,7 +254,7 @@ mod tests {
         assert_eq!((done.write_gap_ms, done.to.as_deref()), (Some(1_420), Some("db2")));
         assert_eq!(report.events[0].write_gap_ms, None, "it is still open");
         let text = report.text();
-        assert!(text.contains("detected 0.000 s, promised 0.900 s, closed 0.950 s"), "{text}");
+        assert!(text.contains("detected +0.000 s, promised +0.900 s, closed +0.050 s"), "{text}");
         assert!(text.contains("1.420 s") && text.contains("4bf92f3577b34da6a3ce929d0e0e4736"), "{text}");
         assert_eq!(EventsReport::new(&built().view(), 1).events.len(), 1);
     }

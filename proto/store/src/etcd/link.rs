@@ -14,6 +14,9 @@ use crate::StoreError;
 /// etcd cuts connections that ping more often than every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(7);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// A watch whose reader is slow fills its own stream's window (64 KiB); the connection's must be larger, or it would
+/// stop renewals too.
+const CONNECTION_WINDOW_BYTES: u32 = 1_024 * 1_024;
 
 pub(super) struct Link {
     options: EtcdOptions,
@@ -62,7 +65,8 @@ impl Link {
         let endpoint = Endpoint::from_static("http://etcd")
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(false);
+            .keep_alive_while_idle(false)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         let channel = Channel::Tonic(endpoint.connect_with_connector_lazy(self.connector.clone()));
         // A server that has lost its leader then says so, instead of being silent.
         let options = ConnectOptions::new().with_require_leader(true);
