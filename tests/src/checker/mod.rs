@@ -4,16 +4,23 @@
 //! took writes at the same time, how long each route was without an acknowledgement, when redundancy was back. It never
 //! repairs, retries or explains. An attempt whose end is not known counts neither as lost nor as absent.
 //!
-//! `clients` runs inside the network namespace of the clients and streams a [`record::Recording`] to a file;
+//! [`clients`] runs inside the network namespace of the clients and streams a [`record::Recording`] to a file;
 //! [`verdict::judge`] is a pure function over that recording and the rows of the final leader. The bench and the tests
 //! call both.
 
+pub mod clients;
+pub mod connect;
+pub mod describe;
 mod gap;
+pub mod probe;
 pub mod record;
+pub mod recorder;
 mod redundancy;
 pub mod rows;
+pub mod table;
 pub mod verdict;
-mod writers;
+pub mod writer;
+pub mod writers;
 
 /// `CLOCK_MONOTONIC` in microseconds: the one clock of every recorded moment. All network namespaces share it.
 pub fn monotonic_us() -> u64 {
