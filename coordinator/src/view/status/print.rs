@@ -1,0 +1,120 @@
+//! The report for people.
+
+use std::fmt::Write;
+
+use holdfast_types::{Class, Mode};
+
+use super::StatusReport;
+use crate::view::findings::Severity;
+use crate::view::text;
+
+impl StatusReport {
+    /// The first line: what is wrong, or that nothing is.
+    pub fn headline(&self) -> String {
+        match self.findings.first() {
+            Some(first) => {
+                let word = if first.severity == Severity::Outage { "OUTAGE" } else { "AT RISK" };
+                format!("{word}: {}", first.line())
+            }
+            None => match (&self.mode.mode, &self.term) {
+                (Mode::Armed, Some(term)) => format!("healthy: {} writes in term {}", term.holder, term.term),
+                (mode, _) => format!("healthy, mode {mode}: Holdfast does not act here"),
+            },
+        }
+    }
+
+    /// The whole status for people.
+    pub fn text(&self) -> String {
+        let mut out = format!("{}\n", self.headline());
+        for finding in self.findings.iter().skip(1) {
+            let _ = writeln!(out, "  also: {}", finding.line());
+        }
+        out.push_str(&self.facts());
+        out.push_str(&self.member_table());
+        if !self.routes.is_empty() {
+            let mut table = text::table(&["Pooler", "Term", "Target", "Clients"]);
+            for route in &self.routes {
+                let clients = if route.paused { "paused" } else { "served" };
+                let target = route.target.clone().unwrap_or_else(|| "-".into());
+                table.add_row([route.pooler.clone(), route.term.to_string(), target, clients.into()]);
+            }
+            let _ = writeln!(out, "{table}");
+        }
+        out
+    }
+
+    fn facts(&self) -> String {
+        let mut out = String::new();
+        let class = self.class.map_or(text::UNKNOWN, class_word);
+        let _ = write!(out, "mode {}, class {class}", self.mode.mode);
+        if let (Some(by), Some(reason)) = (&self.mode.by, &self.mode.reason) {
+            let _ = write!(out, " (by {by}: {reason})");
+        }
+        match &self.term {
+            None => out.push_str("\nno term yet"),
+            Some(term) => {
+                let alive = match term.session_alive {
+                    Some(true) => "agent alive",
+                    Some(false) => "agent gone",
+                    None => "agent unknown",
+                };
+                let _ = write!(out, "\nterm {} {} by {}, {alive}", term.term, term.state, term.holder);
+                if let Some(evidence) = &term.evidence {
+                    let _ = write!(out, ", {evidence}");
+                }
+            }
+        }
+        if let Some(floor) = &self.floor {
+            let old = match (floor.current, floor.follows_sync) {
+                (true, true) => "",
+                (true, false) => " (older than /sync)",
+                (false, _) => " (of an older term)",
+            };
+            let (members, quorum) = (text::list(&floor.members), floor.quorum);
+            let _ = write!(out, "\nfloor {}{old}, counting {members} with quorum {quorum}", floor.position);
+        }
+        if let Some(etcd) = &self.etcd {
+            let members = etcd.members.map_or(text::UNKNOWN.into(), |members| members.to_string());
+            let alarms = etcd.alarms.as_ref().map_or(text::UNKNOWN.into(), text::list);
+            let size = text::bytes(etcd.db_size_bytes);
+            let _ = write!(out, "\netcd {} of {members} answer, alarms {alarms}, {size}", etcd.answering);
+        }
+        out.push('\n');
+        out
+    }
+
+    /// The table of `list`.
+    pub fn member_table(&self) -> String {
+        let header =
+            ["Member", "Host", "Role", "State", "TL", "LSN", "Lag", "Agent", "Promise", "Fence", "Tags"];
+        let mut table = text::table(&header);
+        let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+        for member in &self.members {
+            let timeline = member.timeline.map(|timeline| timeline.to_string());
+            let lag = if member.role == "leader" { None } else { member.lag_bytes.map(text::bytes) };
+            table.add_row([
+                member.member.clone(),
+                or_dash(&member.host),
+                if member.writer { format!("{} (writer)", member.role) } else { member.role.to_owned() },
+                member.state.clone().unwrap_or_else(|| text::UNKNOWN.into()),
+                or_dash(&timeline),
+                or_dash(&member.lsn),
+                or_dash(&lag),
+                member.agent.to_owned(),
+                or_dash(&member.promise),
+                or_dash(&member.fence),
+                text::list(&member.tags),
+            ]);
+        }
+        let system = self.system_id.as_deref().unwrap_or(text::UNKNOWN);
+        format!("+ Cluster: {} ({system})\n{table}\n", self.cluster)
+    }
+}
+
+fn class_word(class: Class) -> &'static str {
+    match class {
+        Class::Quorum => "quorum",
+        Class::On => "on",
+        Class::Off => "off",
+    }
+}
