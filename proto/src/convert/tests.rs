@@ -1,0 +1,69 @@
+//! Everything survives the wire; what is wrong is named.
+
+use super::*;
+use crate::tests::{instance as name, status};
+
+#[test]
+fn a_status_survives_the_wire() {
+    let full = status();
+    assert_eq!(HostStatus::try_from(wire::HostStatus::from(&full)).unwrap(), full);
+    for class in [Class::Quorum, Class::On, Class::Off] {
+        for mode in [Mode::Observe, Mode::Armed, Mode::Disarmed] {
+            for role in [None, Some(Role::Primary), Some(Role::Standby), Some(Role::Stopped)] {
+                let one = InstanceStatus { class, mode, role, ..full.instances[0].clone() };
+                assert_eq!(InstanceStatus::try_from(wire::InstanceStatus::from(&one)).unwrap(), one);
+            }
+        }
+    }
+}
+
+#[test]
+fn unknown_stays_unknown() {
+    let mut sparse = status();
+    sparse.etcd_reachable = None;
+    sparse.poolers.clear();
+    let one = &mut sparse.instances[0];
+    (one.role, one.position, one.term, one.promise) = (None, None, None, None);
+    (one.fenced, one.patroni_state) = (None, None);
+    assert_eq!(HostStatus::try_from(wire::HostStatus::from(&sparse)).unwrap(), sparse);
+}
+
+#[test]
+fn orders_and_signs_of_life_survive_the_wire() {
+    let order = Order { instance: name(), term: Term(7), reason: "disk is dying".into() };
+    assert_eq!(Order::try_from(wire::FenceRequest::from(&order)).unwrap(), order);
+    assert_eq!(Order::try_from(wire::UnfenceRequest::from(&order)).unwrap(), order);
+    let question = LifeQuestion { instance: name(), term: Term(7) };
+    assert_eq!(LifeQuestion::try_from(wire::LifeRequest::from(&question)).unwrap(), question);
+    for life in [Life::Alive, Life::Stopped, Life::Unknown] {
+        let answer = LifeAnswer { term: Term(7), life, age_ms: 90 };
+        assert_eq!(LifeAnswer::try_from(wire::LifeReply::from(answer)).unwrap(), answer);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let good = wire::FenceRequest::from(&Order { instance: name(), term: Term(1), reason: String::new() });
+    let error = |request: wire::FenceRequest| Order::try_from(request).unwrap_err().to_string();
+    assert_eq!(
+        error(wire::FenceRequest { instance: None, ..good.clone() }),
+        "instance is missing from the message"
+    );
+    let mut unnamed = good.clone();
+    unnamed.instance = Some(wire::Instance { scope: "a b".into(), ..unnamed.instance.unwrap() });
+    assert!(error(unnamed).contains("scope \"a b\""));
+    let newer = Some(wire::Envelope { format: 9, min_reader: 2 });
+    assert!(error(wire::FenceRequest { envelope: newer, ..good.clone() }).contains("upgrade this host"));
+    let long = wire::FenceRequest { reason: "x".repeat(REASON_BYTES_MAX + 1), ..good };
+    assert!(error(long).contains("1001 bytes"));
+}
+
+#[test]
+fn an_enumeration_of_a_newer_build_is_not_guessed() {
+    let mut newer = wire::InstanceStatus::from(&status().instances[0]);
+    newer.role = 99;
+    assert_eq!(InstanceStatus::try_from(newer.clone()).unwrap().role, None);
+    newer.mode = 99;
+    let error = InstanceStatus::try_from(newer).unwrap_err();
+    assert_eq!(error, ConvertError::Enumeration { field: "mode", value: 99 });
+}

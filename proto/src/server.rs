@@ -1,0 +1,138 @@
+//! Serving an agent: the gRPC service in front of whatever answers for the host.
+//!
+//! It turns messages into domain types and refusals into status codes, and bounds what callers may cost. Who may call is
+//! decided before it, in [`crate::authorisation`]; what happens is decided behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_types::RegionName;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use crate::authorisation::Authorisation;
+use crate::convert::{ConvertError, envelope, opened};
+use crate::message::{HostStatus, LifeAnswer, LifeQuestion, Order, Refusal};
+use crate::tls::{AcceptLimits, Caller, Identity, incoming};
+use crate::trace::TraceContext;
+use crate::wire::{self, agent_server};
+
+/// Longer than any handler waits; a call that reaches it was forgotten by its handler.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// A caller has a handful of questions at a time.
+const CALLS_PER_CONNECTION_MAX: usize = 16;
+/// The largest request is an order with its reason.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Who gave an order, and within which incident.
+#[derive(Debug, Clone)]
+pub struct Giver {
+    /// Name and address.
+    pub caller: Caller,
+    /// The incident's trace, if the caller named one.
+    pub trace: Option<TraceContext>,
+}
+
+/// What answers for a host.
+#[tonic::async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// Its own view. Never waits: it is what was seen last.
+    async fn status(&self) -> HostStatus;
+    /// A sign of life of one instance.
+    async fn life(&self, question: LifeQuestion) -> Result<LifeAnswer, Refusal>;
+    /// Takes a member out; says in one line what was done.
+    async fn fence(&self, order: Order, giver: Giver) -> Result<String, Refusal>;
+    /// Lets a member back in; says in one line what was done.
+    async fn unfence(&self, order: Order, giver: Giver) -> Result<String, Refusal>;
+}
+
+/// Serves until `until` is ready, then finishes the calls in flight.
+pub async fn serve(
+    listener: TcpListener,
+    identity: Identity,
+    region: RegionName,
+    host: Arc<dyn Host>,
+    until: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let service =
+        agent_server::AgentServer::new(Service { host }).max_decoding_message_size(REQUEST_BYTES_MAX);
+    Server::builder()
+        .timeout(CALL_DEADLINE)
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
+        .max_concurrent_streams(u32::try_from(CALLS_PER_CONNECTION_MAX).ok())
+        // A caller that was cut off leaves its slot to others.
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .layer(Authorisation::new(region))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming(listener, identity, AcceptLimits::default()), until)
+        .await
+}
+
+struct Service {
+    host: Arc<dyn Host>,
+}
+
+fn giver<T>(request: &Request<T>) -> Result<Giver, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let caller =
+        caller.ok_or_else(|| Status::unauthenticated("the connection has no verified certificate"))?;
+    Ok(Giver { caller, trace: TraceContext::extract(request.metadata()) })
+}
+
+fn done(result: Result<String, Refusal>) -> Result<Response<wire::OrderReply>, Status> {
+    Ok(Response::new(wire::OrderReply { envelope: envelope(), done: result? }))
+}
+
+#[tonic::async_trait]
+impl agent_server::Agent for Service {
+    async fn get_status(
+        &self,
+        request: Request<wire::GetStatusRequest>,
+    ) -> Result<Response<wire::HostStatus>, Status> {
+        opened(request.into_inner().envelope)?;
+        Ok(Response::new((&self.host.status().await).into()))
+    }
+
+    async fn life(&self, request: Request<wire::LifeRequest>) -> Result<Response<wire::LifeReply>, Status> {
+        Ok(Response::new(self.host.life(request.into_inner().try_into()?).await?.into()))
+    }
+
+    async fn fence(
+        &self,
+        request: Request<wire::FenceRequest>,
+    ) -> Result<Response<wire::OrderReply>, Status> {
+        let giver = giver(&request)?;
+        done(self.host.fence(request.into_inner().try_into()?, giver).await)
+    }
+
+    async fn unfence(
+        &self,
+        request: Request<wire::UnfenceRequest>,
+    ) -> Result<Response<wire::OrderReply>, Status> {
+        let giver = giver(&request)?;
+        done(self.host.unfence(request.into_inner().try_into()?, giver).await)
+    }
+}
+
+impl From<ConvertError> for Status {
+    fn from(error: ConvertError) -> Self {
+        match error {
+            ConvertError::TooNew(_) => Self::failed_precondition(error.to_string()),
+            _ => Self::invalid_argument(error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::NotHere(_) => Self::not_found(text),
+            Refusal::OldTerm { .. } => Self::aborted(text),
+            Refusal::Unsafe(_) => Self::failed_precondition(text),
+            Refusal::Unavailable(_) => Self::unavailable(text),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! An agent and its callers over real sockets and TLS.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use holdfast_types::{
+    Class, HostName, Incarnation, Lsn, MemberName, Mode, Namespace, Position, RegionName, Scope, Term,
+    Timeline,
+};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::client::{AgentClient, CallError};
+use crate::message::*;
+use crate::server::{Giver, Host, serve};
+use crate::tls::testing::Authority;
+use crate::tls::{Identity, Peer};
+use crate::trace::TraceContext;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const SERVER: &str = "holdfast://r1/host/db1";
+
+pub fn instance() -> InstanceName {
+    InstanceName {
+        namespace: Namespace::new("service").unwrap(),
+        scope: Scope::new("main").unwrap(),
+        member: MemberName::new("db1").unwrap(),
+    }
+}
+
+/// A status with every field filled.
+pub fn status() -> HostStatus {
+    let position = Position { timeline: Timeline(3), lsn: Lsn(0x3000060) };
+    let db2 = MemberName::new("db2").unwrap();
+    let one = InstanceStatus {
+        name: instance(),
+        class: Class::Quorum,
+        mode: Mode::Armed,
+        role: Some(Role::Standby),
+        position: Some(position),
+        term: Some(TermSeen { term: Term(4), holder: db2.clone(), open: true, writable: true }),
+        promise: Some(PromiseHeld { term: Term(3), position: Some(position) }),
+        fenced: Some("deposed in term 3".into()),
+        patroni_state: Some("streaming".into()),
+        waits: vec!["etcd is not heard".into()],
+        would: vec!["would have: promised".into()],
+        problems: vec!["disk".into()],
+    };
+    let InstanceName { namespace, scope, .. } = instance();
+    let pooler =
+        PoolerStatus { name: "pgbouncer".into(), namespace, scope, target: Some(db2), paused: false };
+    HostStatus {
+        region: RegionName::new("r1").unwrap(),
+        host: HostName::new("db1").unwrap(),
+        incarnation: Incarnation(9),
+        version: "0.1.0".into(),
+        at_wall_ms: 1_700_000_000_000,
+        etcd_reachable: Some(false),
+        instances: vec![one],
+        poolers: vec![pooler],
+        problems: vec!["etcd".into()],
+    }
+}
+
+/// A host that keeps who fenced it.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<(Order, Giver)>>);
+
+#[tonic::async_trait]
+impl Host for Recorder {
+    async fn status(&self) -> HostStatus {
+        status()
+    }
+    async fn life(&self, question: LifeQuestion) -> Result<LifeAnswer, Refusal> {
+        match question.term {
+            Term(4) => Ok(LifeAnswer { term: Term(4), life: Life::Stopped, age_ms: 12 }),
+            asked => Err(Refusal::OldTerm { asked, present: Term(4) }),
+        }
+    }
+    async fn fence(&self, order: Order, giver: Giver) -> Result<String, Refusal> {
+        self.0.lock().unwrap().push((order, giver));
+        Ok("fenced".into())
+    }
+    async fn unfence(&self, _: Order, _: Giver) -> Result<String, Refusal> {
+        Err(Refusal::Unsafe("its WAL has forked".into()))
+    }
+}
+
+/// A served agent; ends with the test.
+struct Served {
+    authority: Authority,
+    address: String,
+    recorder: Arc<Recorder>,
+    _end: oneshot::Sender<()>,
+}
+
+impl Served {
+    async fn new() -> Self {
+        let authority = Authority::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (end, ended) = oneshot::channel::<()>();
+        let recorder = Arc::new(Recorder::default());
+        let host: Arc<dyn Host> = Arc::clone(&recorder) as _;
+        let until = async move { drop(ended.await) };
+        let region = RegionName::new("r1").unwrap();
+        tokio::spawn(serve(listener, authority.identity(SERVER), region, host, until));
+        Self { authority, address, recorder, _end: end }
+    }
+
+    fn client(&self, uri: &str) -> AgentClient {
+        self.client_of(self.authority.identity(uri))
+    }
+
+    fn client_of(&self, identity: Identity) -> AgentClient {
+        AgentClient::new(identity, &self.address, Some(SERVER.parse::<Peer>().unwrap()), DEADLINE)
+    }
+}
+
+fn order() -> Order {
+    Order { instance: instance(), term: Term(4), reason: "disk".into() }
+}
+
+#[tokio::test]
+async fn an_order_arrives_with_its_giver_and_its_trace() {
+    let served = Served::new().await;
+    let trace = TraceContext::new_root();
+    let client = served.client("holdfast://r1/host/db2");
+    assert_eq!(client.fence(&order(), Some(&trace)).await.unwrap(), "fenced");
+    let got = served.recorder.0.lock().unwrap();
+    let (arrived, giver) = &got[0];
+    assert_eq!(*arrived, order());
+    assert_eq!(giver.caller.peer.to_string(), "holdfast://r1/host/db2");
+    assert_eq!(giver.trace, Some(trace));
+}
+
+#[tokio::test]
+async fn a_viewer_sees_and_may_not_act() {
+    let served = Served::new().await;
+    let viewer = served.client("holdfast://viewer/wall");
+    assert_eq!(viewer.status().await.unwrap(), status());
+    let error = viewer.fence(&order(), None).await.unwrap_err();
+    assert!(
+        matches!(&error, CallError::Refused { text, .. } if text.contains("holdfast://viewer/wall may not call")),
+        "{error}"
+    );
+    assert!(served.recorder.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn refusals_keep_their_reason() {
+    let served = Served::new().await;
+    let host = served.client("holdfast://r1/host/db2");
+    let old = host.life(&LifeQuestion { instance: instance(), term: Term(3) }).await.unwrap_err();
+    assert!(old.to_string().contains("term 4 is in force"), "{old}");
+    let now = host.life(&LifeQuestion { instance: instance(), term: Term(4) }).await.unwrap();
+    assert_eq!(now, LifeAnswer { term: Term(4), life: Life::Stopped, age_ms: 12 });
+    let operator = served.client("holdfast://operator/ann");
+    let forked = operator.unfence(&order(), None).await.unwrap_err();
+    assert!(matches!(&forked, CallError::Refused { text, .. } if text == "its WAL has forked"), "{forked}");
+}
+
+#[tokio::test]
+async fn strangers_and_impostors_are_unreachable_to_each_other() {
+    let served = Served::new().await;
+    let stranger = served.client_of(Authority::new().identity(SERVER));
+    assert!(matches!(stranger.status().await, Err(CallError::Unreachable { .. })));
+
+    let expected: Peer = "holdfast://r1/host/db7".parse().unwrap();
+    let identity = served.authority.identity("holdfast://operator/ann");
+    let elsewhere = AgentClient::new(identity, &served.address, Some(expected), DEADLINE);
+    let error = elsewhere.status().await.unwrap_err();
+    assert!(error.to_string().contains("answers where holdfast://r1/host/db7 was expected"), "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_agent_costs_no_more_than_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let identity = Authority::new().identity("holdfast://operator/ann");
+    let client = AgentClient::new(identity, address, None, Duration::from_millis(200));
+    let answer = tokio::time::timeout(DEADLINE, client.status()).await.expect("it waited longer");
+    assert!(matches!(answer, Err(CallError::Unreachable { .. })));
+}
+
+#[test]
+fn a_status_is_readable_json() {
+    let json = serde_json::to_value(status()).unwrap();
+    assert_eq!(json["instances"][0]["role"], "standby");
+    assert_eq!(json["instances"][0]["name"]["member"], "db1");
+    assert_eq!(json["instances"][0]["position"]["lsn"], "0/3000060");
+}
