@@ -63,7 +63,9 @@ pub fn decide(stopped: &Stopped<'_>) -> Verdict {
             return Verdict::RestartInPlace("pg_control says neither \"in production\" nor \"shut down\"");
         }
     };
-    if kind == StopKind::Stopped {
+    // Once the gate has been shut for it, the decision stands: the standbys stop streaming *because* the writer is gone,
+    // so looking at them again would take it back every time.
+    if kind == StopKind::Stopped && !stopped.gate_shut {
         let Some(in_force) = stopped.in_force else {
             return Verdict::RestartInPlace("the synchronous configurations in force are unknown");
         };
@@ -112,13 +114,23 @@ mod tests {
     #[test]
     fn a_term_that_nobody_can_take_up_is_kept() {
         let one = names(&["b"]);
-        assert!(matches!(judge(|s| s.streaming = &one), Verdict::RestartInPlace(_)));
+        assert!(matches!(judge(|s| (s.gate_shut, s.streaming) = (false, &one)), Verdict::RestartInPlace(_)));
         let nobody = names(&[]);
-        assert!(matches!(judge(|s| s.eligible = &nobody), Verdict::RestartInPlace(_)));
-        assert!(matches!(judge(|s| s.in_force = None), Verdict::RestartInPlace(_)));
+        assert!(matches!(
+            judge(|s| (s.gate_shut, s.eligible) = (false, &nobody)),
+            Verdict::RestartInPlace(_)
+        ));
+        assert!(matches!(judge(|s| (s.gate_shut, s.in_force) = (false, None)), Verdict::RestartInPlace(_)));
         assert!(matches!(judge(|s| s.by_order = true), Verdict::RestartInPlace(_)));
         let other = ControlState::Other("in crash recovery".into());
         assert!(matches!(judge(|s| s.control = &other), Verdict::RestartInPlace(_)));
+    }
+
+    #[test]
+    fn standbys_that_stop_streaming_because_the_writer_is_gone_do_not_take_the_decision_back() {
+        let nobody = names(&[]);
+        let verdict = judge(|s| (s.streaming, s.eligible) = (&nobody, &nobody));
+        assert_eq!(verdict, Verdict::Attest(StopKind::Stopped));
     }
 
     #[test]

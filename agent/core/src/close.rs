@@ -158,18 +158,15 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
     });
     let out_of_office = out_of_office(view, attestation)?;
 
-    let (end, evidence, promises) = match attestation.map(|found| &found.value.stop) {
-        Some(StopKind::Clean { end }) => (*end, Evidence::AttestedClean, BTreeMap::new()),
-        stop => {
-            let (best, promises) = count(view, &floor.value, sync)?;
-            let promisers: BTreeSet<MemberName> = promises.keys().cloned().collect();
-            let evidence = if stop.is_some() {
-                Evidence::AttestedStopped { promisers }
-            } else {
-                Evidence::Revoked { promisers }
-            };
-            (best, evidence, promises)
-        }
+    let (best, promises) = count(view, &floor.value, sync)?;
+    let promisers: BTreeSet<MemberName> = promises.keys().cloned().collect();
+    // A "shut down" control file alone is no floor: Patroni's crash recovery in single-user mode writes one too, with a
+    // checkpoint that no standby ever received (seen in the lab: every promotion was refused for ever). It is clean only
+    // if somebody has it; otherwise it is a stop like any other.
+    let (end, evidence) = match attestation.map(|found| &found.value.stop) {
+        Some(StopKind::Clean { end }) if best >= *end => (*end, Evidence::AttestedClean),
+        Some(StopKind::Clean { .. } | StopKind::Stopped) => (best, Evidence::AttestedStopped { promisers }),
+        None => (best, Evidence::Revoked { promisers }),
     };
     let leader_key = leader_key(view, end);
     let successor = match &leader_key {

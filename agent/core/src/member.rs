@@ -326,6 +326,9 @@ fn as_writer(
                     term_mod_revision: term.mod_revision,
                 });
             }
+            if local.gate_shut && !cluster.attested() {
+                decision.actions.push(Action::OpenGate);
+            }
             if !writable {
                 decision.actions.push(Action::SayWritable {
                     record: open_record(&term.value, local.me, own, true),
@@ -405,7 +408,11 @@ fn after_stop(
         attest::Verdict::Attest(stop) => decision.actions.push(Action::Attest { term: number, stop }),
         attest::Verdict::ShutAndKill => decision.actions.push(Action::ShutGateAndKill),
         attest::Verdict::RestartInPlace(why) => {
-            decision.waits.push(format!("Patroni starts PostgreSQL: {why}"))
+            decision.waits.push(format!("Patroni starts PostgreSQL: {why}"));
+            // Shut for an attestation that does not come: nobody else would open it.
+            if local.gate_shut {
+                decision.actions.push(Action::OpenGate);
+            }
         }
     }
 }

@@ -201,11 +201,21 @@ fn a_crash_takes_its_floor_from_the_standbys_and_a_shutdown_from_itself() {
     assert!(matches!(crashed.decide(), Err(NotYet::Promises { .. })), "a stop alone is no quorum");
 
     let mut clean = World::new();
-    clean.promises.clear();
     clean.attest(StopKind::Clean { end: at(1, 145) });
     let plan = clean.decide().unwrap();
     assert_eq!(floor_of(&plan), Some(at(1, 145)));
-    assert_eq!(plan.leader_key, LeaderKey::Give { to: name("b"), member_lease: 70 });
+    assert!(matches!(plan.closed.reign, Reign::Closed { evidence: Evidence::AttestedClean, .. }));
+}
+
+#[test]
+fn a_shutdown_that_nobody_received_is_a_stop_like_any_other() {
+    let mut recovered_alone = World::new();
+    recovered_alone.attest(StopKind::Clean { end: at(1, 900) });
+    let plan = recovered_alone.decide().unwrap();
+    assert_eq!(floor_of(&plan), Some(at(1, 150)));
+    assert!(matches!(plan.closed.reign, Reign::Closed { evidence: Evidence::AttestedStopped { .. }, .. }));
+    recovered_alone.promises.clear();
+    assert!(matches!(recovered_alone.decide(), Err(NotYet::Promises { .. })));
 }
 
 #[test]
