@@ -93,13 +93,15 @@ impl Clients {
         let file = folder.join("recording");
         let stop = CancellationToken::new();
         let (path, token) = (file.clone(), stop.clone());
+        let sockets = routes.iter().filter(|route| route.kind == RouteKind::Socket);
+        let probes = sockets.map(|route| (route.host.clone().unwrap(), route.target.clone())).collect();
         let task = tokio::spawn(async move {
             let options = Options {
                 deadline: Duration::from_secs(3),
                 cancel_after: Duration::from_millis(300),
                 ..Options::default()
             };
-            clients::run(routes, "test", &options, &path, token).await
+            clients::run(&routes, probes, "test", &options, &path, token).await
         });
         Self { file, stop, task }
     }

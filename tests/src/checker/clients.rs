@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connect::Target;
-use super::describe::Describe;
+use super::describe::{Describe, Instance};
 use super::record::{ClientInfo, FORMAT, Line, RouteKind};
 use super::recorder::Recorder;
 use super::writer::{Pace, Writer};
@@ -76,9 +76,22 @@ pub fn routes(describe: &Describe) -> anyhow::Result<Vec<Route>> {
     Ok(routes)
 }
 
-/// Runs the clients of `routes` and a probe of every socket until `stop`, recording into `file`.
+/// A host to probe, and its socket as user postgres: others do not see the state of walsenders.
+pub type ProbeTarget = (String, Target);
+
+/// The database hosts of the lab's first cluster.
+pub fn probe_targets(describe: &Describe) -> anyhow::Result<Vec<ProbeTarget>> {
+    let (region, cluster) = describe.cluster()?;
+    let target =
+        |instance: &Instance| Target::socket(&instance.socket_dir, instance.port(), "postgres", "postgres");
+    let instances = region.instances(&cluster.scope);
+    Ok(instances.into_iter().map(|(host, instance)| (host.to_owned(), target(instance))).collect())
+}
+
+/// Runs the clients of `routes` and the probes until `stop`, recording into `file`.
 pub async fn run(
-    routes: Vec<Route>,
+    routes: &[Route],
+    probes: Vec<ProbeTarget>,
     run: &str,
     options: &Options,
     file: &Path,
@@ -86,7 +99,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let (recorder, writing) =
         Recorder::create(file).with_context(|| format!("cannot write {}", file.display()))?;
-    let planned = plan(&routes, options);
+    let planned = plan(routes, options);
     let clients = planned.iter().map(|(info, ..)| info.clone()).collect();
     let header = Line::Header { format: FORMAT, run: run.to_owned(), clients, begin_us: monotonic_us() };
     recorder.write(header).await;
@@ -96,9 +109,8 @@ pub async fn run(
         let (run, recorder, stop) = (run.to_owned(), recorder.clone(), stop.clone());
         tasks.spawn(Writer { run, info, target, pace, cancel_after, recorder, stop }.work());
     }
-    for route in routes.into_iter().filter(|route| route.kind == RouteKind::Socket) {
-        let host = route.host.unwrap_or(route.name);
-        tasks.spawn(probe::work(host, route.target, recorder.clone(), stop.clone()));
+    for (host, target) in probes {
+        tasks.spawn(probe::work(host, target, recorder.clone(), stop.clone()));
     }
     tasks.close();
     tasks.wait().await;

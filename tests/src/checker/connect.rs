@@ -117,6 +117,11 @@ impl Target {
         Self { hosts: vec![config], tls: None }
     }
 
+    /// The database that it names; `postgres` when it names none.
+    pub fn dbname(&self) -> &str {
+        self.hosts.first().and_then(Config::get_dbname).unwrap_or("postgres")
+    }
+
     /// Connects to the first host that will have it.
     pub async fn connect(&self) -> Result<Session, ConnectError> {
         let mut last = ConnectError::Deadline;

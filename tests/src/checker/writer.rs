@@ -13,6 +13,9 @@ use super::{monotonic_us, rows};
 /// A host that does not accept writes is asked this often whether it does now.
 const STANDBY_POLL: Duration = Duration::from_millis(100);
 
+/// An attempt that hangs when the clients are told to stop gets so much more.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
 /// How all clients behave.
 #[derive(Debug, Clone)]
 pub struct Pace {
@@ -94,12 +97,22 @@ impl Writer {
         let Some(session) = session else { return Outcome::Refused { reason: "connect".into() } };
         let sql = rows::insert(&self.run, self.info.client, seq);
         session.take_warning();
-        match tokio::time::timeout(self.pace.deadline, self.execute(session, &sql)).await {
-            Ok(Ok(())) if session.take_warning() => Outcome::Warned,
-            Ok(Ok(())) => Outcome::Acknowledged,
-            Ok(Err(error)) => classify(error.as_db_error()),
-            Err(_) => Outcome::Unknown { reason: "deadline".into() },
+        let ended = tokio::select! {
+            ended = self.execute(session, &sql) => Some(ended),
+            () = tokio::time::sleep(self.pace.deadline) => None,
+            () = self.stopped_long_enough() => None,
+        };
+        match ended {
+            Some(Ok(())) if session.take_warning() => Outcome::Warned,
+            Some(Ok(())) => Outcome::Acknowledged,
+            Some(Err(error)) => classify(error.as_db_error()),
+            None => Outcome::Unknown { reason: "deadline".into() },
         }
+    }
+
+    async fn stopped_long_enough(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
     }
 
     async fn execute(&self, session: &Session, sql: &str) -> Result<(), tokio_postgres::Error> {
