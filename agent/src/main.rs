@@ -11,6 +11,7 @@ mod observe;
 mod pooler;
 mod serve;
 mod session;
+mod telemetry;
 mod tls;
 mod world;
 

@@ -84,7 +84,7 @@ impl Router {
                         .await
                         .context("closing connections to the lost writer")?;
                 }
-                self.admin("PAUSE").await?;
+                self.but("already", "PAUSE").await?;
                 tracing::warn!(
                     pooler = self.pooler.name,
                     term = term.0,
@@ -102,7 +102,7 @@ impl Router {
                     replace(&self.pooler.target_file, text.as_bytes()).with_context(|| self.at())?;
                 }
                 self.admin("RELOAD").await?;
-                self.resume().await?;
+                self.but("not paused", "RESUME").await?;
                 tracing::info!(pooler = self.pooler.name, term = term.0, %writer, "clients are sent to the writer");
                 self.report(*term, Some(writer)).await
             }
@@ -113,10 +113,10 @@ impl Router {
         format!("the target file {}", self.pooler.target_file.display())
     }
 
-    /// RESUME is refused by a PgBouncer that is not paused; that is what is wanted.
-    async fn resume(&self) -> Result<()> {
-        match self.admin("RESUME").await {
-            Err(error) if format!("{error:#}").contains("not paused") => Ok(()),
+    /// A command that PgBouncer refuses with this text when it is already as it should be.
+    async fn but(&self, already: &str, command: &str) -> Result<()> {
+        match self.admin(command).await {
+            Err(error) if format!("{error:#}").contains(already) => Ok(()),
             other => other,
         }
     }

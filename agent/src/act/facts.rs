@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::member::Postgres;
 use holdfast_store::{Txn, Write};
 use holdfast_types::record::{MemberFacts, Stored};
 
@@ -29,6 +30,8 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
     let patroni = cluster.members.get(&instance.member);
     let patroni_state = patroni.and_then(|patroni| patroni.state.clone());
     let runs = matches!(patroni_state.as_deref(), Some("running" | "streaming"));
+    // Not whether it streams: nobody does once the writer is gone, and that is when a successor is chosen.
+    let up = matches!(state.postgres, Some(Postgres::Running { .. }));
     let paused = cluster.config.is_some_and(|config| config.paused);
     let eligible = patroni.map(|patroni| {
         let allowed = !patroni.nofailover && patroni.failover_priority > 0;

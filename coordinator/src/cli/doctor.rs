@@ -1,17 +1,13 @@
-//! `doctor`: looks at the configuration, the certificate, etcd, the agents' ports and one cluster.
-
-use std::time::Duration;
+//! `doctor`: looks at the configuration, the certificate, etcd, the agents and one cluster.
 
 use clap::Args;
-use tokio::net::TcpStream;
 
+use super::agents;
 use super::config::OperatorConfig;
 use super::exit::{Exit, Failure};
 use super::print;
 use super::target::{Output, Region, Target, now_wall_ms};
 use crate::view::doctor::{DoctorReport, Verdict};
-
-const AGENT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Options of `doctor`.
 #[derive(Debug, Clone, Args)]
@@ -30,7 +26,7 @@ pub async fn doctor(options: &DoctorOptions) -> Result<Exit, Failure> {
     report.certificate(&region.who(), region.identity.ends_unix_s(), now_wall_ms() / 1_000);
     let etcd = region.etcd.health().await;
     report.etcd(&etcd);
-    agents(&mut report, &region).await;
+    ask_agents(&mut report, &region).await;
     if etcd.answering() > 0 {
         match target.session().await {
             Ok(session) => match session.view().await {
@@ -69,19 +65,14 @@ fn key(report: &mut DoctorReport, target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether the agents that are asked when etcd is down can be connected to.
-async fn agents(report: &mut DoctorReport, region: &Region) {
-    if region.config.agents.is_empty() {
+/// Whether the agents that are asked when etcd is down answer, and what they find wrong with their hosts.
+async fn ask_agents(report: &mut DoctorReport, region: &Region) {
+    let answers = agents::ask_all(region).await;
+    if answers.is_empty() {
         let remedy = "list agents in the configuration: status asks them when etcd is down";
         report.add(Verdict::Warn, "agents", "none is configured", remedy);
     }
-    for agent in &region.config.agents {
-        let what = format!("agent {agent}");
-        let remedy = "systemctl status holdfast-agent on that host; check the network";
-        match tokio::time::timeout(AGENT_DEADLINE, TcpStream::connect(agent.as_str())).await {
-            Ok(Ok(_)) => report.ok(what, "takes connections"),
-            Ok(Err(error)) => report.add(Verdict::Bad, what, error.to_string(), remedy),
-            Err(_) => report.add(Verdict::Bad, what, "no connection within 2 s", remedy),
-        }
+    for answer in &answers {
+        report.agent(answer);
     }
 }

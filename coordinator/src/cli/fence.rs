@@ -6,6 +6,7 @@ use holdfast_types::MemberName;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{FenceReason, FenceRecord, Stored};
 
+use super::agents;
 use super::exit::{Exit, Failure};
 use super::order::{ATTEMPTS, Action, Order, Settled};
 use super::target::{Session, Target, now_wall_ms};
@@ -105,7 +106,8 @@ pub async fn unfence(options: &UnfenceOptions) -> Result<Exit, Failure> {
             let text = format!("{member} is not fenced, nothing was changed");
             return Ok(action.end(Exit::Done, "unchanged", Check::default(), text));
         };
-        let check = fencing::check_unfence(&view, &member, None);
+        let position = agents::position(&session, &view, &member).await;
+        let check = fencing::check_unfence(&view, &member, position);
         let would = format!("let {member} in again: its PostgreSQL may start and stream");
         if !asked && let Some(exit) = action.gate(&check, &would)? {
             return Ok(exit);

@@ -1,6 +1,7 @@
 //! The operator's verbs. This side reads files and clocks, connects, asks and prints; what is true of a cluster and
 //! what stands in the way of an order is decided by [`crate::view`].
 
+mod agents;
 mod arm;
 mod config;
 mod doctor;

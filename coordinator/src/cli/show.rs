@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::agents;
 use super::exit::{Exit, Failure};
 use super::print;
 use super::target::{Output, Session, Target};
@@ -37,53 +38,74 @@ pub struct EventsOptions {
     limit: usize,
 }
 
-/// Runs `status`.
+/// Runs `status`. When etcd does not answer, the agents are asked.
 pub async fn status(options: &StatusOptions) -> Result<Exit, Failure> {
-    repeat(options, async |session: &Session| {
-        let view = session.view().await?;
-        let etcd = session.region.etcd.health().await;
-        let report = StatusReport::new(&view, Some(&etcd));
-        match options.target.output {
-            Output::Json => print::json(&report),
-            Output::Table => print::data(&report.text()),
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// Runs `list`.
-pub async fn list(options: &StatusOptions) -> Result<Exit, Failure> {
-    repeat(options, async |session: &Session| {
-        let report = StatusReport::new(&session.view().await?, None);
-        match options.target.output {
-            Output::Json => print::json(&serde_json::json!({
-                "format": report.format, "cluster": report.cluster, "system_id": report.system_id,
-                "read_at": report.read_at, "members": report.members,
-            })),
-            Output::Table => print::data(&report.member_table()),
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// Prints once, or again and again; then a failure is printed too, and the next turn tries again.
-async fn repeat(
-    options: &StatusOptions,
-    show: impl AsyncFn(&Session) -> Result<(), Failure>,
-) -> Result<Exit, Failure> {
-    let session = options.target.session().await?;
-    let Some(seconds) = options.watch else {
-        show(&session).await?;
-        return Ok(Exit::Done);
-    };
+    let Some(seconds) = options.watch else { return show_status(&options.target).await };
     loop {
-        if let Err(failure) = show(&session).await {
+        if let Err(failure) = show_status(&options.target).await {
             print::prose(&failure.text);
         }
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
+}
+
+async fn show_status(target: &Target) -> Result<Exit, Failure> {
+    match status_from_etcd(target).await {
+        Err(failure) if failure.exit == Exit::Unreachable => status_from_agents(target, failure).await,
+        shown => shown,
+    }
+}
+
+async fn status_from_etcd(target: &Target) -> Result<Exit, Failure> {
+    let session = target.session().await?;
+    let view = session.view().await?;
+    let report = StatusReport::new(&view, Some(&session.region.etcd.health().await));
+    match target.output {
+        Output::Json => print::json(&report),
+        Output::Table => print::data(&report.text()),
+    }
+    Ok(Exit::Done)
+}
+
+/// The state is printed if one agent answers; the exit code says that the store did not.
+async fn status_from_agents(target: &Target, failure: Failure) -> Result<Exit, Failure> {
+    let region = target.region()?;
+    let report = agents::report(&region, target.cluster.as_deref(), &failure.text).await;
+    if !report.has_answers() && region.config.agents.is_empty() {
+        return Err(failure);
+    }
+    match target.output {
+        Output::Json => print::json(&report),
+        Output::Table => print::data(&report.text()),
+    }
+    Ok(Exit::Unreachable)
+}
+
+/// Runs `list`.
+pub async fn list(options: &StatusOptions) -> Result<Exit, Failure> {
+    let session = options.target.session().await?;
+    let Some(seconds) = options.watch else {
+        show_list(&session, options.target.output).await?;
+        return Ok(Exit::Done);
+    };
+    loop {
+        if let Err(failure) = show_list(&session, options.target.output).await {
+            print::prose(&failure.text);
+        }
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+}
+
+async fn show_list(session: &Session, output: Output) -> Result<(), Failure> {
+    let report = StatusReport::new(&session.view().await?, None);
+    match output {
+        Output::Json => print::json(&serde_json::json!({
+            "format": report.format, "cluster": report.cluster, "system_id": report.system_id,
+            "read_at": report.read_at, "members": report.members,
+        })),
+        Output::Table => print::data(&report.member_table()),
+    }
+    Ok(())
 }
 
 /// Runs `history`.

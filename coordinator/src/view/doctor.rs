@@ -4,6 +4,7 @@ use holdfast_store::{EndpointStatus, EtcdHealth};
 use holdfast_types::Mode;
 use serde::Serialize;
 
+use super::agents::HostAnswer;
 use super::arming;
 use super::cluster::ClusterView;
 use super::status::FORMAT;
@@ -168,6 +169,25 @@ impl DoctorReport {
         }
     }
 
+    /// One agent: whether it answers, and what it finds wrong with its host.
+    pub fn agent(&mut self, answer: &HostAnswer) {
+        let Some(status) = &answer.status else {
+            let why = answer.problem.as_deref().unwrap_or(text::UNKNOWN);
+            let remedy = "systemctl status holdfast-agent on that host; check the network";
+            return self.add(Verdict::Bad, format!("agent {}", answer.address), why, remedy);
+        };
+        let what = format!("agent {}", status.host);
+        if status.etcd_reachable == Some(false) {
+            let remedy = "check the network between that host and etcd";
+            self.add(Verdict::Bad, &what, "does not reach etcd", remedy);
+        }
+        let of_instances = status.instances.iter().flat_map(|instance| &instance.problems);
+        for problem in status.problems.iter().chain(of_instances) {
+            self.add(Verdict::Warn, &what, problem, "see the agent's log on that host");
+        }
+        self.ok(what, format!("answers, version {}", status.version));
+    }
+
     /// The cluster: what arming rests on, agents of one version, records that can be read.
     pub fn cluster(&mut self, view: &ClusterView) {
         let what = format!("cluster {}", view.cluster);
@@ -212,6 +232,8 @@ fn distinct(items: impl Iterator<Item = String>) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::view::testing::{self, Built};
+    use crate::view::testing::host::{answer, silent};
+    use holdfast_proto::message::Role;
     use holdfast_store::EndpointHealth;
 
     const DAY_S: i64 = 86_400;
@@ -264,6 +286,17 @@ mod tests {
         let mut report = DoctorReport::new();
         report.etcd(&EtcdHealth { endpoints: vec![dead], members: None, alarms: None });
         assert_eq!(verdicts(&report), [Verdict::Bad, Verdict::Bad]);
+    }
+
+    #[test]
+    fn an_agent_that_is_silent_or_cut_off_is_a_fault() {
+        let mut report = DoctorReport::new();
+        report.agent(&answer("db1", Role::Primary, true));
+        assert!(!report.has_faults());
+        report.agent(&answer("db2", Role::Standby, false));
+        report.agent(&silent("10.77.0.23:7460", "no route"));
+        use Verdict::{Bad, Ok};
+        assert_eq!(verdicts(&report), [Ok, Bad, Ok, Bad]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, a file or a socket; [`crate::cli`] does, and hands over what it found. What could not be
 //! read is shown as unknown, never guessed.
 
+pub mod agents;
 pub mod arming;
 pub mod changes;
 pub mod cluster;

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use holdfast_proto::message::{HostStatus, LifeAnswer, LifeQuestion, Order, Refusal};
+use holdfast_proto::server::{Giver, Host, serve};
+use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_store::{EtcdOptions, EtcdStore, Read, Store, Txn, TxnOutcome, Write};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -49,7 +52,7 @@ impl Ground {
             (folder.path().join("pki"), folder.path().join("host"), folder.path().join("operator"));
         let text = |path: &Path| path.display().to_string();
         must(&["pki", "init", "--dir", &text(&pki)]);
-        let region = ["--region", "r1", "--host", "e1", "--address", "127.0.0.1"];
+        let region = ["--region", "r1", "--host", "db3", "--address", "127.0.0.1"];
         must(&[&["pki", "host", "--dir", &text(&pki), "--out", &text(&host)][..], &region].concat());
         must(&["pki", "operator", "--dir", &text(&pki), "--name", "ann", "--out", &text(&operator)]);
         let pem = Pem { ca: &host.join("ca.crt"), cert: &host.join("host.crt"), key: &host.join("host.key") };
@@ -60,6 +63,27 @@ impl Ground {
         until_it_answers(&ground.store).await;
         ground.configure(&[("r1", &ground.etcd.endpoints())]);
         ground
+    }
+
+    /// Serves an agent that says this, with the certificate of a host. Returns its address.
+    pub async fn serve_agent(&self, status: HostStatus) -> String {
+        let host = self.folder.path().join("host");
+        let paths =
+            TlsPaths { ca: host.join("ca.crt"), cert: host.join("host.crt"), key: host.join("host.key") };
+        let identity = Identity::load(paths).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let region = status.region.clone();
+        let agent = Arc::new(Says(status));
+        // Ends with the test's runtime.
+        tokio::spawn(serve(listener, identity, region, agent, std::future::pending::<()>()));
+        address
+    }
+
+    /// Adds agents to the last region of the configuration.
+    pub fn configure_agents(&self, agents: &[String]) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        std::fs::write(self.config(), format!("{text}agents = {agents:?}\n")).unwrap();
     }
 
     /// Writes the operator's configuration.
@@ -118,6 +142,25 @@ impl Ground {
         command.env("HOLDFAST_CONFIG", self.config()).args(arguments);
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         run_of(&output)
+    }
+}
+
+/// An agent that only tells its status.
+struct Says(HostStatus);
+
+#[tonic::async_trait]
+impl Host for Says {
+    async fn status(&self) -> HostStatus {
+        self.0.clone()
+    }
+    async fn life(&self, _: LifeQuestion) -> Result<LifeAnswer, Refusal> {
+        Err(Refusal::Unavailable("a test".into()))
+    }
+    async fn fence(&self, _: Order, _: Giver) -> Result<String, Refusal> {
+        Err(Refusal::Unavailable("a test".into()))
+    }
+    async fn unfence(&self, _: Order, _: Giver) -> Result<String, Refusal> {
+        Err(Refusal::Unavailable("a test".into()))
     }
 }
 
