@@ -3,8 +3,10 @@
 
 mod ground;
 
-use ground::built::{Built, db};
+use ground::built::{Built, db, position};
+use ground::built_host::host_status;
 use ground::{Ground, run_alone};
+use holdfast_proto::message::Role;
 use holdfast_types::Mode;
 use serde_json::json;
 
@@ -185,4 +187,53 @@ async fn the_doctor_names_faults_and_remedies() {
     assert!(ill.code == 1 && ill.out.contains("failsafe_mode=true"), "{ill:?}");
     ground.configure(&[("r1", &["127.0.0.1:1".to_owned()])]);
     assert_eq!(ground.run(&["doctor"]).await.code, 4);
+}
+
+#[tokio::test]
+async fn without_etcd_the_agents_are_asked() {
+    let ground = Ground::new().await;
+    let agent = ground.serve_agent(host_status("db3", Role::Primary, false)).await;
+    ground.configure(&[("r1", &["127.0.0.1:1".to_owned()])]);
+    ground.configure_agents(&[agent, "127.0.0.1:2".to_owned()]);
+    let status = ground.run(&["status", "--cluster", "main"]).await;
+    assert_eq!(
+        status.code, 4,
+        "the state is shown, and the code says that the store was not there: {status:?}"
+    );
+    assert!(status.out.starts_with("AT RISK: etcd of region r1 is lost"), "{}", status.out);
+    assert!(
+        status.out.contains("db3 goes on as primary") && status.out.contains("127.0.0.1:2: "),
+        "{}",
+        status.out
+    );
+    let json = ground.run(&["status", "--cluster", "main", "-o", "json"]).await.json();
+    assert_eq!((&json["format"], &json["source"]), (&1.into(), &"agents".into()));
+    assert_eq!(json["hosts"][0]["status"]["instances"][0]["role"], "primary");
+    let doctor = ground.run(&["doctor"]).await;
+    assert!(doctor.code == 4 && doctor.out.contains("does not reach etcd"), "{doctor:?}");
+}
+
+#[tokio::test]
+async fn a_stopped_member_comes_back_by_its_agents_word() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.fence_deposed(3, 3);
+    built.patroni_member(3, json!({"state": "stopped", "xlog_location": null, "replication_state": null}));
+    ground.plant(&built).await;
+    let unknown = ground.run(&["unfence", "db3", "--yes"]).await;
+    assert!(unknown.code == 3 && unknown.err.contains("unknown"), "{unknown:?}");
+
+    let mut status = host_status("db3", Role::Stopped, true);
+    status.instances[0].position = Some(position(1, 0x0400_0000));
+    let before_the_fork = ground.serve_agent(status.clone()).await;
+    status.instances[0].position = Some(position(1, 0x0400_2000));
+    let beyond_the_fork = ground.serve_agent(status).await;
+    built.facts(3, |facts| facts.grpc = beyond_the_fork.clone());
+    ground.plant(&built).await;
+    let refused = ground.run(&["unfence", "db3", "--yes"]).await;
+    assert!(refused.code == 3 && refused.err.contains("beyond the fork"), "{refused:?}");
+    built.facts(3, |facts| facts.grpc = before_the_fork.clone());
+    ground.plant(&built).await;
+    let back = ground.run(&["unfence", "db3", "--yes"]).await;
+    assert_eq!(back.code, 0, "{back:?}");
 }

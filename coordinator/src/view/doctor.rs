@@ -231,8 +231,8 @@ fn distinct(items: impl Iterator<Item = String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::testing::{self, Built};
     use crate::view::testing::host::{answer, silent};
+    use crate::view::testing::{self, Built};
     use holdfast_proto::message::Role;
     use holdfast_store::EndpointHealth;
 

@@ -4,6 +4,8 @@
 
 #[path = "../../src/view/testing/built.rs"]
 pub mod built;
+#[path = "../../src/view/testing/built_host.rs"]
+pub mod built_host;
 #[path = "../../../proto/store/tests/server/mod.rs"]
 pub mod server;
 

@@ -1,6 +1,7 @@
 //! Views for tests.
 
 pub mod built;
+pub mod built_host;
 pub mod host;
 
 pub use built::{Built, NOW_WALL_MS, db};

@@ -1,0 +1,62 @@
+//! Asking agents directly, when etcd does not answer or does not know.
+
+use std::time::Duration;
+
+use holdfast_proto::client::AgentClient;
+use holdfast_proto::message::HostStatus;
+use holdfast_proto::tls::Peer;
+use holdfast_types::{MemberName, Position, Scope};
+use tokio::task::JoinSet;
+
+use super::target::{Region, Session, now_wall_ms};
+use crate::view::agents::{AgentsReport, HostAnswer};
+use crate::view::cluster::ClusterView;
+
+/// An agent answers from memory; more than this is the network.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// Asks every agent of the configuration, all at once.
+pub async fn ask_all(region: &Region) -> Vec<HostAnswer> {
+    let mut asking = JoinSet::new();
+    for (place, address) in region.config.agents.iter().enumerate() {
+        let client = AgentClient::new(region.identity.clone(), address, None, DEADLINE);
+        let (address, wanted) = (address.clone(), region.config.name.clone());
+        asking.spawn(async move {
+            let (status, problem) = match client.status().await {
+                Ok(status) if status.region == wanted => (Some(status), None),
+                Ok(status) => (None, Some(format!("is an agent of region {}", status.region))),
+                Err(error) => (None, Some(error.to_string())),
+            };
+            (place, HostAnswer { address, status, problem })
+        });
+    }
+    let mut answers = Vec::new();
+    while let Some(joined) = asking.join_next().await {
+        // A task that panicked is an agent without an answer.
+        answers.extend(joined.ok());
+    }
+    answers.sort_by_key(|(place, _)| *place);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// The report for a cluster that etcd says nothing of. `wanted` is `--cluster`.
+pub async fn report(region: &Region, wanted: Option<&str>, etcd_error: &str) -> AgentsReport {
+    let scope = wanted.and_then(|text| text.rsplit('/').next()).and_then(|scope| Scope::new(scope).ok());
+    let hosts = ask_all(region).await;
+    AgentsReport::new(region.config.name.clone(), scope, etcd_error, hosts, now_wall_ms())
+}
+
+/// Where the data of a member end, by its own agent; `None` if it does not know or cannot be asked.
+pub async fn position(session: &Session, view: &ClusterView, member: &MemberName) -> Option<Position> {
+    let facts = view.facts.get(member)?;
+    // Another host may have taken the address since: only the host of the record is believed.
+    let host = Peer::host(session.cluster.region.clone(), facts.host.clone()).ok()?;
+    let client = AgentClient::new(session.region.identity.clone(), &facts.grpc, Some(host), DEADLINE);
+    let status: HostStatus = client.status().await.ok()?;
+    let ours = |name: &holdfast_proto::message::InstanceName| {
+        name.namespace == session.cluster.namespace
+            && name.scope == session.cluster.scope
+            && name.member == *member
+    };
+    status.instances.into_iter().find(|instance| ours(&instance.name))?.position
+}
