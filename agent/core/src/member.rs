@@ -77,6 +77,8 @@ pub struct Local<'o> {
     pub own: Option<OwnSession>,
     /// The postmaster.
     pub postgres: Postgres,
+    /// PostgreSQL was not started as a standby: there is no `standby.signal`.
+    pub started_as_primary: bool,
     /// Patroni does not answer although PostgreSQL is healthy: stopped by a signal, or its REST API silent twice.
     pub patroni_hung: bool,
     /// Only when the postmaster of a writer is gone.
@@ -95,6 +97,18 @@ pub struct Local<'o> {
     pub timings: &'o Timings,
     /// How long a second automatic failover waits for a person.
     pub second_failover_hold_ms: u64,
+}
+
+impl Local<'_> {
+    /// PostgreSQL accepts writes, or runs without an answer and was never a standby: a writer that is shutting down can
+    /// hang there for minutes with sessions that still wait for their acknowledgement.
+    fn accepts_writes(&self) -> bool {
+        match self.postgres {
+            Postgres::Running { in_recovery: Some(recovers) } => !recovers,
+            Postgres::Running { in_recovery: None } => self.started_as_primary,
+            Postgres::Gone | Postgres::Unknown => false,
+        }
+    }
 }
 
 /// What our nftables table lets through.
@@ -440,7 +454,7 @@ fn as_standby(
 ) {
     let number = term.value.term;
     memory.attested_since_ms = None;
-    if local.postgres == (Postgres::Running { in_recovery: Some(false) }) {
+    if local.accepts_writes() {
         decision.actions.push(Action::KillDeposed);
         return;
     }
@@ -599,7 +613,7 @@ fn while_closed(
     memory: &mut Memory,
     decision: &mut Decision,
 ) {
-    if local.postgres == (Postgres::Running { in_recovery: Some(false) }) {
+    if local.accepts_writes() {
         decision.actions.push(Action::KillDeposed);
     }
     // Rule 5 (h): nobody is a source until the next OPEN.

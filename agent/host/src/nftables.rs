@@ -126,9 +126,12 @@ fn rule(chain: &mut String, text: &str) {
 }
 
 fn chains(output: &str, input: &str) -> String {
-    // Loopback first: sessions over it are the guard's business, and our own resets come back through it.
+    // Loopback first: sessions over it are the guard's business, and our own resets come back through it. A reset carries
+    // no data: one that may not leave would keep the other side's walsender waiting for minutes, and with it the
+    // shutdown of a demoted writer (seen in the lab).
     format!(
-        "  chain output {{\n    type filter hook output priority -10; policy accept;\n    oifname \"lo\" accept\n{output}  }}\n  \
+        "  chain output {{\n    type filter hook output priority -10; policy accept;\n    oifname \"lo\" accept\n    \
+         tcp flags & rst == rst accept\n{output}  }}\n  \
          chain input {{\n    type filter hook input priority -10; policy accept;\n    iifname \"lo\" accept\n{input}  }}\n"
     )
 }

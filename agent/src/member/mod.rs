@@ -200,6 +200,7 @@ impl Member {
             uptime_ms: clock::boottime_ms().saturating_sub(self.started_ms),
             own: self.own(),
             postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
+            started_as_primary: !self.instance.data_dir.join("standby.signal").exists(),
             patroni_hung: state.patroni_hung,
             after_stop: state.after_stop.clone(),
             gate_shut: state.remembered.attesting,
