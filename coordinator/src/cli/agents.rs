@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_proto::client::AgentClient;
+use holdfast_proto::client::{AgentClient, CallError};
 use holdfast_proto::message::HostStatus;
 use holdfast_proto::tls::Peer;
 use holdfast_types::{MemberName, Position, Scope};
@@ -25,7 +25,7 @@ pub async fn ask_all(region: &Region) -> Vec<HostAnswer> {
             let (status, problem) = match client.status().await {
                 Ok(status) if status.region == wanted => (Some(status), None),
                 Ok(status) => (None, Some(format!("is an agent of region {}", status.region))),
-                Err(error) => (None, Some(error.to_string())),
+                Err(error) => (None, Some(why(&address, &error))),
             };
             (place, HostAnswer { address, status, problem })
         });
@@ -37,6 +37,17 @@ pub async fn ask_all(region: &Region) -> Vec<HostAnswer> {
     }
     answers.sort_by_key(|(place, _)| *place);
     answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// The error without the address, which is shown beside it.
+fn why(address: &str, error: &CallError) -> String {
+    match error {
+        CallError::Unreachable { text, .. } => {
+            text.strip_prefix(address).map_or(text.as_str(), |rest| rest.trim_start_matches(": ")).to_owned()
+        }
+        CallError::Refused { text, .. } => format!("refuses: {text}"),
+        CallError::Answer { error, .. } => error.to_string(),
+    }
 }
 
 /// The report for a cluster that etcd says nothing of. `wanted` is `--cluster`.
