@@ -1,4 +1,4 @@
-//! The trace of an incident: one span per step, exported over OTLP.
+//! The trace of an incident: one span per step, exported over OTLP; and the host's metrics ([`metrics`], [`scrape`]).
 //!
 //! Steps are recorded after they happened, with the times at which they began and ended, so that nothing of this stands
 //! in the way of a failover: recording a span puts it into a bounded queue and returns. Without an endpoint nothing is
@@ -9,6 +9,8 @@
 //! itself with [`Telemetry::root`], once.
 
 mod export;
+pub mod metrics;
+pub mod scrape;
 #[cfg(test)]
 mod tests;
 
@@ -87,6 +89,32 @@ impl Telemetry {
         self.record(name, context, None, (start, end), attributes);
     }
 
+    /// A step as records know it: the incident's `traceparent` and wall clocks in milliseconds since 1970. A text that is
+    /// no trace context, or none, records nothing.
+    pub fn step(
+        &self,
+        name: &'static str,
+        trace: Option<&str>,
+        (start_wall_ms, end_wall_ms): (i64, i64),
+        attributes: &[(&'static str, String)],
+    ) {
+        if let Some(parent) = trace.and_then(|trace| trace.parse().ok()) {
+            self.span(name, &parent, wall(start_wall_ms), wall(end_wall_ms), attributes);
+        }
+    }
+
+    /// The whole incident as records know it; see [`Self::root`].
+    pub fn incident(
+        &self,
+        trace: Option<&str>,
+        (start_wall_ms, end_wall_ms): (i64, i64),
+        attributes: &[(&'static str, String)],
+    ) {
+        if let Some(context) = trace.and_then(|trace| trace.parse().ok()) {
+            self.root("incident", &context, wall(start_wall_ms), wall(end_wall_ms), attributes);
+        }
+    }
+
     /// Spans that were lost since the start: the queue was full, or the endpoint was away for too long.
     pub fn dropped(&self) -> u64 {
         self.exporting.as_ref().map_or(0, |exporting| exporting.dropped())
@@ -148,6 +176,10 @@ fn resource(region: &RegionName, host: &HostName) -> Resource {
             KeyValue::new("holdfast.region", region.to_string()),
         ])
         .build()
+}
+
+fn wall(ms: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or_default())
 }
 
 fn clipped(value: &str) -> String {
