@@ -1,4 +1,6 @@
 //! A region in a box: the lab, the checker of acknowledged writes, and the bench.
 
+pub mod bench;
 pub mod checker;
+pub mod lab;
 pub mod otlp;

@@ -11,7 +11,7 @@
 pub mod clients;
 pub mod connect;
 pub mod describe;
-mod gap;
+pub mod gap;
 pub mod probe;
 pub mod record;
 pub mod recorder;

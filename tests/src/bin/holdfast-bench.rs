@@ -1,0 +1,148 @@
+//! `holdfast-bench`: the program behind `tests/bench`, the clients that it starts in their network namespace, and the
+//! table of a file of records.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use holdfast_lab::bench::{self, session};
+use holdfast_lab::checker::clients::{self, Options};
+use holdfast_lab::checker::describe::Describe;
+use holdfast_lab::checker::record::Recording;
+use holdfast_lab::checker::{monotonic_us, table, verdict};
+use tokio_util::sync::CancellationToken;
+
+/// The same faults against Patroni alone and Holdfast, with clients that count every acknowledged write
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    session: session::Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write rows on every route of a lab and record every attempt (run it inside the client host's network namespace)
+    Clients(ClientsOptions),
+    /// Judge a recording without rows: gaps, errors and writers only
+    Gaps {
+        /// The recording
+        recording: PathBuf,
+    },
+    /// Print the table of a file of records
+    Table {
+        /// The file that --json appended to
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct ClientsOptions {
+    /// Output of `holdfast-lab describe`
+    #[arg(long)]
+    describe: PathBuf,
+    /// Name of the run: part of every row's key
+    #[arg(long, default_value = "by-hand")]
+    run: String,
+    /// The recording to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Attempts a second of one client
+    #[arg(long, default_value_t = Options::default().rate_per_s)]
+    rate: u32,
+    /// Clients of each TCP route
+    #[arg(long, default_value_t = Options::default().clients_per_route)]
+    clients: u32,
+    /// Milliseconds after which an attempt is unknown
+    #[arg(long, default_value_t = 10_000)]
+    deadline_ms: u64,
+    /// Stop when standard input is closed (SIGTERM and SIGINT stop it in any case)
+    #[arg(long)]
+    until_stdin_closes: bool,
+    /// Stop after so many seconds
+    #[arg(long)]
+    seconds: Option<u64>,
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ended = match arguments.command {
+        None => session::run(&arguments.session).await,
+        Some(Command::Clients(options)) => run_clients(options).await,
+        Some(Command::Gaps { recording }) => gaps(&recording),
+        Some(Command::Table { file }) => {
+            bench::record::read(&file).map(|records| print!("{}", bench::summary::render(&records)))
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("holdfast-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_clients(options: ClientsOptions) -> anyhow::Result<()> {
+    let describe = Describe::read(&options.describe)?;
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_when_told(stop.clone(), options.until_stdin_closes, options.seconds));
+    let pace = Options {
+        rate_per_s: options.rate,
+        clients_per_route: options.clients,
+        deadline: Duration::from_millis(options.deadline_ms),
+        ..Options::default()
+    };
+    let (routes, probes) = (clients::routes(&describe)?, clients::probe_targets(&describe)?);
+    clients::run(&routes, probes, &options.run, &pace, &options.out, stop).await
+}
+
+async fn stop_when_told(stop: CancellationToken, until_stdin_closes: bool, seconds: Option<u64>) {
+    let stdin = async {
+        if !until_stdin_closes {
+            return std::future::pending().await;
+        }
+        let (closed, wait) = tokio::sync::oneshot::channel();
+        // A thread of its own: one of the runtime's would keep the process from ending while nobody closes.
+        std::thread::spawn(move || {
+            let mut input = std::io::stdin().lock();
+            // An input that cannot be read is as good as closed.
+            let _ = std::io::copy(&mut input, &mut std::io::sink());
+            let _ = closed.send(());
+        });
+        let _ = wait.await;
+    };
+    let time = async {
+        match seconds {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stdin => {}
+        () = time => {}
+        () = terminated => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    stop.cancel();
+}
+
+fn gaps(path: &std::path::Path) -> anyhow::Result<()> {
+    let recording = Recording::read(path).context("the recording")?;
+    // Without the rows nothing can be said of losses: every row counts as there.
+    let rows = recording.attempts.iter().map(|attempt| (attempt.client, attempt.seq)).collect();
+    eprintln!("judged at {} us without rows: losses are not looked at", monotonic_us());
+    print!("{}", table::render(&verdict::judge(&recording, &rows, None)));
+    Ok(())
+}
