@@ -1,1 +1,192 @@
-fn main() {}
+//! `holdfast-lab`: a region in a box, for people, tests and benchmarks.
+//!
+//! JSON on standard output, prose on standard error. Exit codes of DESIGN section 7: 0 done, 1 failed, 2 usage.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use holdfast_lab::lab::control::{self, Request};
+use holdfast_lab::lab::fault::{self, Kind, Order};
+use holdfast_lab::lab::spec::Spec;
+use holdfast_lab::lab::{describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
+use serde_json::{Value, json};
+
+/// Exit codes of every Holdfast program (DESIGN section 7).
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Regions of real etcd, Patroni, PostgreSQL, PgBouncer and Holdfast in namespaces of this machine.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast-lab", version, about, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Bring a lab up; ends when it is healthy
+    Up {
+        /// A TOML file, or: holdfast, holdfast-fast, patroni-default, patroni-tuned, quick
+        spec: Option<String>,
+        /// Name of the lab: a-z, 0-9 and _
+        #[arg(long, value_parser = name)]
+        name: String,
+    },
+    /// The labs that are there
+    List,
+    /// Everything about a lab, as JSON
+    Describe {
+        #[arg(value_parser = name)]
+        lab: String,
+    },
+    /// Run a command on a host of a lab
+    Exec {
+        #[arg(value_parser = name)]
+        lab: String,
+        host: String,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Break something; prints the fault with its id
+    Fault {
+        #[arg(value_parser = name)]
+        lab: String,
+        /// host-death, power-cycle, freeze, thaw, link-cut, etcd-cut, etcd-down, kill, stop, continue
+        kind: Kind,
+        /// A host, or @leader; etcd-down without a host means all
+        host: Option<String>,
+        /// For kill, stop, continue: postmaster, postgres, patroni, agent, pgbouncer, etcd
+        target: Option<String>,
+        /// For link-cut: drop only the packets between HOST and this one
+        #[arg(long)]
+        peer: Option<String>,
+    },
+    /// End a fault by its id, all faults of a host, or all
+    Heal {
+        #[arg(value_parser = name)]
+        lab: String,
+        which: Option<String>,
+        #[arg(long, hide = true, default_value_t = 0)]
+        after_ms: u64,
+    },
+    /// Run a scenario: host-death, patroni-hung, postmaster-kill, or a TOML file
+    Run {
+        #[arg(value_parser = name)]
+        lab: String,
+        scenario: String,
+    },
+    /// Take a lab down, in whatever state it is
+    Down {
+        #[arg(value_parser = name, required_unless_present = "all")]
+        lab: Option<String>,
+        /// Every lab of this machine
+        #[arg(long, conflicts_with = "lab")]
+        all: bool,
+    },
+    /// The init of a host
+    #[command(hide = true)]
+    Supervise { lab: String, host: String },
+    /// Repoint a pooler by polling Patroni
+    #[command(hide = true)]
+    Repoint { lab: String, host: String },
+}
+
+fn name(text: &str) -> Result<String, String> {
+    plan::check_name(text).map(|()| text.to_owned())
+}
+
+fn main() -> ExitCode {
+    let verb = match Arguments::parse().verb {
+        // Namespaces belong to threads: before the runtime starts any.
+        Verb::Supervise { lab, host } => {
+            return ended(files::load(&lab).and_then(|plan| supervise::run(plan, &host)));
+        }
+        Verb::Up { spec, name } => match Spec::load(spec.as_deref()) {
+            Ok(spec) => return ended(runtime().and_then(|runtime| runtime.block_on(bring_up(&name, spec)))),
+            Err(error) => {
+                eprintln!("holdfast-lab: {error}");
+                return USAGE.into();
+            }
+        },
+        verb => verb,
+    };
+    ended(runtime().and_then(|runtime| runtime.block_on(run(verb))))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("holdfast-lab: {error:#}");
+            FAILED.into()
+        }
+    }
+}
+
+async fn bring_up(lab: &str, spec: Spec) -> Result<()> {
+    let started = std::time::Instant::now();
+    let plan = up::up(lab, spec).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    eprintln!("lab {lab} is healthy after {seconds:.1} s; holdfast-lab describe {lab} says how to reach it");
+    print(&json!({ "lab": lab, "seconds": seconds, "operator_config": plan.operator_config() }))
+}
+
+async fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::List => print(&list().await?),
+        Verb::Describe { lab } => print(&describe::describe(&files::load(&lab)?).await),
+        Verb::Exec { lab, host, command } => {
+            let plan = files::load(&lab)?;
+            let (_, host) = plan.host(&host).with_context(|| format!("lab {lab} has no host {host}"))?;
+            let supervisor = control::ask(&host.control_socket(), &Request::Status).await?;
+            exec::exec(host, &supervisor, &command)
+        }
+        Verb::Fault { lab, kind, host, target, peer } => {
+            let order = Order { kind, host, target, peer };
+            print(&fault::inject(&files::load(&lab)?, &order).await?)
+        }
+        Verb::Heal { lab, which, after_ms } => {
+            tokio::time::sleep(std::time::Duration::from_millis(after_ms)).await;
+            print(&fault::heal(&files::load(&lab)?, which.as_deref()).await?)
+        }
+        Verb::Run { lab, scenario } => print(&scenario::run(&files::load(&lab)?, &scenario).await?),
+        Verb::Down { lab: Some(lab), .. } => down::down(&lab).await,
+        Verb::Down { lab: None, .. } => {
+            for lab in files::labs()? {
+                down::down(&lab).await.with_context(|| format!("lab {lab}"))?;
+                eprintln!("lab {lab} is down");
+            }
+            Ok(())
+        }
+        Verb::Repoint { lab, host } => repoint::run(&files::load(&lab)?, &host).await,
+        Verb::Up { .. } | Verb::Supervise { .. } => unreachable!("main has done these"),
+    }
+}
+
+async fn list() -> Result<Value> {
+    let mut labs = Vec::new();
+    for lab in files::labs()? {
+        labs.push(match files::load(&lab) {
+            Ok(plan) => {
+                let faults = fault::all(&plan)?;
+                let lasting: Vec<_> = faults.into_iter().filter(fault::Fault::lasts).collect();
+                let leader = |(region, scope, leader)| json!({ "region": region, "scope": scope, "leader": leader });
+                let clusters: Vec<Value> = health::leaders(&plan).await.into_iter().map(leader).collect();
+                json!({ "lab": lab, "holdfast": plan.spec.holdfast, "clusters": clusters, "faults": lasting })
+            }
+            Err(error) => json!({ "lab": lab, "broken": format!("{error:#}") }),
+        });
+    }
+    Ok(labs.into())
+}
+
+fn print(value: &impl serde::Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Arms a cluster as an operator would: with `holdfast arm` and the operator's certificate.
+//!
+//! A lab whose cluster cannot be armed stays: it is told, and `describe` says so.
+
+use super::plan::{Instance, Plan, RegionPlan};
+use super::{files, shell};
+
+const DEADLINE_MS: u64 = 30_000;
+
+/// Tries it and notes the outcome.
+pub async fn arm(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>) {
+    let scope = &instance.cluster.scope;
+    // Any host of the region will do: the certificate counts, not the place.
+    let Some(host) = region.hosts.last() else { return };
+    let config = format!("HOLDFAST_CONFIG={}", plan.operator_config().display());
+    let program = plan.program("holdfast").display().to_string();
+    let line = [
+        "ip", "netns", "exec", &host.netns, "env", &config, &program, "arm", "--region", &region.name,
+        "--cluster", scope, "--reason", "lab", "--yes",
+    ];
+    let note = match shell::run(DEADLINE_MS, &line).await {
+        Ok(_) => "armed".to_owned(),
+        Err(error) => {
+            eprintln!("holdfast-lab: warning: cluster {scope} of {} is not armed: {error:#}", region.name);
+            format!("not armed: {error:#}")
+        }
+    };
+    if let Err(error) = files::write(&file(plan, region, scope), &note) {
+        eprintln!("holdfast-lab: warning: {error:#}");
+    }
+}
+
+/// What became of it: `armed`, or why not.
+pub fn outcome(plan: &Plan, region: &RegionPlan, scope: &str) -> Option<String> {
+    std::fs::read_to_string(file(plan, region, scope)).ok()
+}
+
+fn file(plan: &Plan, region: &RegionPlan, scope: &str) -> std::path::PathBuf {
+    plan.dir().join(format!("armed-{}-{scope}", region.name))
+}

@@ -1,0 +1,51 @@
+//! `down`: takes a lab away, in whatever state it is, and nothing that is not its own.
+//!
+//! Everything of a lab hangs on its record, its cgroup, its namespaces (whose names stand in the record) and two
+//! directories. Shared memory of its PostgreSQL lies in the hosts' own namespaces and goes with their last process.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result};
+
+use super::plan::{DATA_ROOT, Plan, dir};
+use super::{cgroup, files, network};
+
+/// Enters the lab's cgroup for what is no part of a host, and leaves the caller's session.
+const ENTER: &str = r#"echo $$ > "$0/cgroup.procs" && exec setsid "$@""#;
+
+/// Takes the lab down.
+pub async fn down(lab: &str) -> Result<()> {
+    match files::load(lab) {
+        Ok(plan) => {
+            cgroup::kill(&plan.cgroup)?;
+            cgroup::wait_empty(&plan.cgroup).await?;
+            cgroup::remove(&plan.cgroup).await?;
+            network::remove(&plan).await?;
+        }
+        // `up` was killed before it had written what it was going to make: it had made nothing else.
+        Err(_) if dir(lab).is_dir() && !dir(lab).join("pki").exists() => {}
+        Err(error) => return Err(error),
+    }
+    files::remove(&Path::new(DATA_ROOT).join(lab))?;
+    files::remove(&dir(lab))
+}
+
+/// Starts one of our own verbs so that it outlives this process, and dies with the lab.
+pub fn detached(plan: &Plan, arguments: &[&str], log: File) -> Result<()> {
+    // Not through the runner of holdfast_host: that one is for children that end within a deadline.
+    #[allow(clippy::disallowed_methods)]
+    std::process::Command::new("/bin/sh")
+        .args(["-c", ENTER])
+        .arg(plan.control_cgroup())
+        .arg(plan.program("holdfast-lab"))
+        .args(arguments)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("the log")?)
+        .stderr(log)
+        .spawn()
+        .map(drop)
+        .with_context(|| arguments.join(" "))
+}

@@ -1,0 +1,53 @@
+//! Which process a fault means: by the supervisor's knowledge and by `postmaster.pid`, never by a name alone.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::lab::cgroup;
+use crate::lab::control::{self, Request};
+use crate::lab::plan::{HostPlan, Instance, Plan};
+
+/// The processes behind `target`, for example `postmaster`, `patroni`, `agent`, `postmaster:second`.
+pub async fn find(plan: &Plan, host: &HostPlan, target: &str) -> Result<Vec<i32>> {
+    let (what, scope) = target.split_once(':').map_or((target, None), |(what, scope)| (what, Some(scope)));
+    let instance = plan
+        .instances()
+        .find(|one| scope.is_none_or(|scope| one.cluster.scope == scope))
+        .with_context(|| format!("lab {} has no cluster {}", plan.lab, scope.unwrap_or_default()))?;
+    match what {
+        "postmaster" => Ok(vec![postmaster(host, &instance)?]),
+        "postgres" => postgres(host, &instance),
+        "patroni" => unit(host, &instance.unit()).await,
+        "pgbouncer" => unit(host, &instance.pooler_unit()).await,
+        other => unit(host, other).await,
+    }
+}
+
+async fn unit(host: &HostPlan, unit: &str) -> Result<Vec<i32>> {
+    let response = control::ask(&host.control_socket(), &Request::Status).await?;
+    let pid = response.pid_of(unit);
+    pid.map(|pid| vec![pid]).with_context(|| format!("{unit} does not run on {}", host.name()))
+}
+
+/// The first line of `postmaster.pid`, if that process belongs to the instance.
+fn postmaster(host: &HostPlan, instance: &Instance<'_>) -> Result<i32> {
+    let file = host.data_dir(&instance.cluster.scope).join("postmaster.pid");
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("PostgreSQL does not run on {}: {}", host.name(), file.display()))?;
+    let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+    match pid.filter(|pid| cgroup::pids(&host.cgroup.join(instance.unit())).contains(pid)) {
+        Some(pid) => Ok(pid),
+        None => bail!("PostgreSQL does not run on {}: {} names no living process", host.name(), file.display()),
+    }
+}
+
+/// The postmaster and all of its children.
+fn postgres(host: &HostPlan, instance: &Instance<'_>) -> Result<Vec<i32>> {
+    let postmaster = postmaster(host, instance)?;
+    let mut pids = vec![postmaster];
+    pids.extend(cgroup::pids(&host.cgroup.join(instance.unit())).into_iter().filter(|pid| {
+        holdfast_host::process::stat(*pid).is_ok_and(|stat| stat.ppid == postmaster)
+    }));
+    Ok(pids)
+}

@@ -1,0 +1,125 @@
+//! The lab's files: its record, and the configuration of every host.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::plan::{HostPlan, Plan, RUN_ROOT, RegionPlan, dir};
+use super::render;
+use super::spec::Role;
+
+/// The plan, below the lab's run directory.
+const RECORD: &str = "lab.json";
+
+/// Takes the name: makes the lab's run directory and writes its plan there, before anything else of it exists.
+pub fn claim(plan: &Plan) -> Result<()> {
+    fs::create_dir_all(RUN_ROOT).context(RUN_ROOT)?;
+    let dir = plan.dir();
+    match fs::create_dir(&dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            bail!("lab {0} is there already; take it down first: holdfast-lab down {0}", plan.lab)
+        }
+        Err(error) => return Err(error).with_context(|| dir.display().to_string()),
+    }
+    write(&dir.join(RECORD), &serde_json::to_string_pretty(plan)?)
+}
+
+/// The plan of a lab that is there.
+pub fn load(lab: &str) -> Result<Plan> {
+    let file = dir(lab).join(RECORD);
+    let text = match fs::read_to_string(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("there is no lab {lab}; see: holdfast-lab list")
+        }
+        other => other.with_context(|| file.display().to_string())?,
+    };
+    serde_json::from_str(&text).with_context(|| format!("{} is not understood", file.display()))
+}
+
+/// Names of the labs that are there, also of those whose `up` was killed.
+pub fn labs() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    match fs::read_dir(RUN_ROOT) {
+        Ok(entries) => {
+            names.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context(RUN_ROOT),
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Writes the configuration of every host, and the operator's.
+pub fn write_all(plan: &Plan) -> Result<()> {
+    for (region, host) in plan.hosts() {
+        for dir in [&host.etc(), &host.run(), &host.logs(), &host.data] {
+            fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        }
+        write_host(plan, region, host).with_context(|| format!("configuration of {}", host.name()))?;
+    }
+    write(&plan.operator_config(), &render::agent::operator(plan)?)
+}
+
+fn write_host(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
+    if plan.spec.holdfast && render::agent::has_agent(host.host.role) {
+        write(&host.agent_config(), &render::agent::config(plan, region, host)?)?;
+    }
+    match host.host.role {
+        Role::Database => write_database(plan, region, host),
+        Role::Pooler => write_pooler(plan, region, host),
+        Role::Etcd | Role::Backup | Role::Client => Ok(()),
+    }
+}
+
+fn write_database(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
+    for instance in plan.instances() {
+        let file = host.etc().join(format!("{}.yml", instance.unit()));
+        write(&file, &render::patroni::config(plan, region, host, &instance))?;
+    }
+    if plan.spec.holdfast {
+        let bin = host.dir.join("bin");
+        fs::create_dir_all(&bin)?;
+        std::os::unix::fs::symlink(plan.program("holdfast-agent"), bin.join("postgres"))?;
+    }
+    Ok(())
+}
+
+fn write_pooler(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
+    let etc = host.etc();
+    write(&etc.join("pgbouncer-hba.conf"), render::pgbouncer::HBA)?;
+    write(&etc.join("userlist.txt"), render::pgbouncer::USERLIST)?;
+    let first = region.of(Role::Database).next().context("a region has a database host")?;
+    for instance in plan.instances() {
+        let unit = instance.pooler_unit();
+        write(&etc.join(format!("{unit}.ini")), &render::pgbouncer::config(plan, host, &instance))?;
+        let target = host.target_file(&unit);
+        fs::create_dir_all(target.parent().context("the target file has a directory")?)?;
+        write(&target, &render::pgbouncer::target(first.address, instance.port))?;
+    }
+    Ok(())
+}
+
+/// Writes a file whole.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+/// User and group of PostgreSQL, Patroni and PgBouncer.
+pub fn postgres_user() -> Result<(u32, u32)> {
+    let user = nix::unistd::User::from_name("postgres")
+        .context("the user database")?
+        .context("there is no user postgres; tests/setup installs PostgreSQL, which makes it")?;
+    Ok((user.uid.as_raw(), user.gid.as_raw()))
+}
+
+/// Removes a directory and everything below it; absent is removed.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| path.display().to_string()),
+    }
+}

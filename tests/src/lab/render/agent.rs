@@ -1,0 +1,121 @@
+//! The agent's configuration and the operator's.
+
+use serde_json::{Value, json};
+
+use crate::lab::plan::{HostPlan, PG_BIN, Plan, RegionPlan};
+use crate::lab::spec::Role;
+
+/// Where agents serve gRPC.
+pub const GRPC_PORT: u16 = 7460;
+/// Where they serve Prometheus, on loopback.
+const METRICS_PORT: u16 = 7461;
+
+/// `agent.toml` of a host.
+pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<String, toml::ser::Error> {
+    let certs = host.certs();
+    let mut config = json!({
+        "region": region.name,
+        "host": host.name(),
+        "run_dir": host.run().join("holdfast"),
+        "state_dir": host.data.join("holdfast"),
+        "log": "info",
+        "tls": {
+            "ca": certs.join("ca.crt"), "cert": certs.join("host.crt"), "key": certs.join("host.key"),
+        },
+        "etcd": { "endpoints": region.etcd_endpoints() },
+        "grpc": { "listen": format!("{}:{GRPC_PORT}", host.address) },
+        "metrics": { "listen": format!("127.0.0.1:{METRICS_PORT}") },
+        "timings": {
+            "profile": plan.spec.profile,
+            "second_failover_hold_ms": plan.spec.second_failover_hold_ms,
+        },
+    });
+    let tables = config.as_object_mut().expect("it was written as an object");
+    if let Some(endpoint) = &plan.spec.otlp_endpoint {
+        tables.insert("telemetry".into(), json!({ "otlp_endpoint": endpoint }));
+    }
+    match host.host.role {
+        Role::Database => tables.insert("instance".into(), instances(plan, host)),
+        Role::Pooler => tables.insert("pooler".into(), poolers(plan, host)),
+        Role::Etcd | Role::Backup | Role::Client => None,
+    };
+    toml::to_string(&config)
+}
+
+fn instances(plan: &Plan, host: &HostPlan) -> Value {
+    let one = |instance: crate::lab::plan::Instance<'_>| {
+        let cluster = instance.cluster;
+        json!({
+            "namespace": cluster.namespace,
+            "scope": cluster.scope,
+            "member": host.name(),
+            "class": cluster.class,
+            "data_dir": host.data_dir(&cluster.scope),
+            "bin_dir": PG_BIN,
+            "socket_dir": host.socket_dir(),
+            "port": instance.port,
+            "address": host.address,
+            "patroni_url": format!("https://{}:{}", host.address, instance.rest_port),
+            "cgroup": host.cgroup.join(instance.unit()),
+        })
+    };
+    plan.instances().map(one).collect()
+}
+
+fn poolers(plan: &Plan, host: &HostPlan) -> Value {
+    let one = |instance: crate::lab::plan::Instance<'_>| {
+        json!({
+            "name": instance.pooler_unit(),
+            "namespace": instance.cluster.namespace,
+            "scope": instance.cluster.scope,
+            "admin_socket_dir": host.pooler_socket_dir(),
+            "port": instance.pooler_port,
+            "target_file": host.target_file(&instance.pooler_unit()),
+        })
+    };
+    plan.instances().map(one).collect()
+}
+
+/// `operator.toml` of the lab.
+pub fn operator(plan: &Plan) -> Result<String, toml::ser::Error> {
+    let dir = plan.operator();
+    let region = |region: &RegionPlan| {
+        let agents: Vec<String> = region
+            .hosts
+            .iter()
+            .filter(|host| has_agent(host.host.role))
+            .map(|host| format!("{}:{GRPC_PORT}", host.address))
+            .collect();
+        json!({ "name": region.name, "etcd": region.etcd_endpoints(), "agents": agents })
+    };
+    toml::to_string(&json!({
+        "cert": dir.join("operator.crt"),
+        "key": dir.join("operator.key"),
+        "ca": dir.join("ca.crt"),
+        "region": plan.regions.iter().map(region).collect::<Vec<_>>(),
+    }))
+}
+
+/// Whether a host of that role has an agent.
+pub fn has_agent(role: Role) -> bool {
+    matches!(role, Role::Database | Role::Pooler | Role::Backup)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::spec::Spec;
+
+    #[test]
+    fn a_database_host_names_its_instance_and_its_cgroup() {
+        let plan = Plan::new("a", Spec::default(), std::path::Path::new("/cg"), "/bin".into());
+        let (region, db1) = plan.host("db1").unwrap();
+        let text = config(&plan, region, db1).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        let instance = &table["instance"].as_array().unwrap()[0];
+        assert_eq!(instance["cgroup"].as_str().unwrap(), "/cg/holdfast-lab/a/db1/patroni-main");
+        assert_eq!(instance["patroni_url"].as_str().unwrap(), "https://10.77.0.21:8008");
+        assert_eq!(table["timings"]["profile"].as_str().unwrap(), "normal");
+        assert!(!table.contains_key("pooler"));
+    }
+}

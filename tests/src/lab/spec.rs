@@ -1,0 +1,216 @@
+//! The specification of a lab: a TOML file that says which regions and hosts there are and how Patroni and we are timed.
+//!
+//! Decides what a specification means and which are refused; touches nothing. Called by `up`, which turns it into a
+//! [`super::plan::Plan`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_types::{Class, Profile};
+use serde::{Deserialize, Serialize};
+
+/// The specifications that are known by name, as `up` takes them.
+pub const NAMED: [(&str, &str); 5] = [
+    ("holdfast", include_str!("../../specs/holdfast.toml")),
+    ("holdfast-fast", include_str!("../../specs/holdfast-fast.toml")),
+    ("patroni-default", include_str!("../../specs/patroni-default.toml")),
+    ("patroni-tuned", include_str!("../../specs/patroni-tuned.toml")),
+    ("quick", include_str!("../../specs/quick.toml")),
+];
+
+mod check;
+
+/// A whole lab.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spec {
+    /// Whether our agents run. Without them the poolers follow Patroni's `GET /primary`, which is the best routing that
+    /// users have without us.
+    pub holdfast: bool,
+    /// The agents' timings.
+    pub profile: Profile,
+    /// How long a second automatic failover waits for a person. A lab breaks things on purpose: it does not wait.
+    pub second_failover_hold_ms: u64,
+    /// Where the agents send their traces, for example `http://10.77.0.61:4317`.
+    pub otlp_endpoint: Option<String>,
+    /// Patroni's timings.
+    pub patroni: Patroni,
+    /// PgBouncer's settings that decide how long a failover lasts for its clients.
+    pub pgbouncer: Pgbouncer,
+    /// Patroni clusters; each has a member on every database host of every region.
+    pub cluster: Vec<Cluster>,
+    /// Regions, each with its own etcd.
+    pub region: Vec<Region>,
+    /// What connects the regions.
+    pub link: Link,
+}
+
+/// Patroni's dynamic configuration, as far as it decides when something happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Patroni {
+    /// Seconds that the leader lock lives without renewal.
+    pub ttl: u32,
+    /// Seconds between two looks.
+    pub loop_wait: u32,
+    /// Seconds that etcd and PostgreSQL may take to answer.
+    pub retry_timeout: u32,
+    /// Whether the primary goes on without etcd while all members answer it.
+    pub failsafe_mode: bool,
+}
+
+/// PgBouncer's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pgbouncer {
+    /// Seconds between two logins to a server that refused one.
+    pub server_login_retry: f64,
+    /// Milliseconds that sent data may stay unacknowledged; 0 leaves it to the kernel.
+    pub tcp_user_timeout_ms: u32,
+}
+
+/// One Patroni cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Patroni's scope.
+    pub scope: String,
+    /// Patroni's namespace without outer slashes.
+    #[serde(default = "Cluster::default_namespace")]
+    pub namespace: String,
+    /// `quorum`: synchronous by quorum, ANY 1. `off`: asynchronous.
+    #[serde(default = "Cluster::default_class")]
+    pub class: Class,
+}
+
+impl Cluster {
+    fn default_namespace() -> String {
+        "service".into()
+    }
+
+    fn default_class() -> Class {
+        Class::Quorum
+    }
+}
+
+/// One region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// Its name.
+    pub name: String,
+    /// Its hosts.
+    pub host: Vec<Host>,
+}
+
+/// What a host is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A member of the region's etcd.
+    Etcd,
+    /// Patroni and PostgreSQL.
+    Database,
+    /// PgBouncer.
+    Pooler,
+    /// Backups and the WAL archive; empty so far.
+    Backup,
+    /// Nothing of ours: where clients are started.
+    Client,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Its name, unique in the lab; Patroni's member name too.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Patroni's tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, serde_json::Value>,
+    /// Directories, each a mount of its own, that stand ready for tablespaces.
+    #[serde(default)]
+    pub tablespaces: Vec<String>,
+}
+
+/// The links between regions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Link {
+    /// Rate towards each region from the others, in Mbit/s; absent is unlimited.
+    pub rate_mbit: Option<u32>,
+}
+
+/// Why a specification is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Neither a known name nor a readable file.
+    #[error("{given} is neither a named specification ({}) nor a readable file: {error}", known())]
+    NoFile {
+        /// What was given.
+        given: String,
+        /// Why it cannot be read.
+        error: std::io::Error,
+    },
+    /// TOML or a field that is wrong.
+    #[error("specification {given}: {text}")]
+    NotUnderstood {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        text: String,
+    },
+}
+
+fn known() -> String {
+    NAMED.map(|(name, _)| name).join(", ")
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            holdfast: true,
+            profile: Profile::default(),
+            second_failover_hold_ms: 0,
+            otlp_endpoint: None,
+            patroni: Patroni::default(),
+            pgbouncer: Pgbouncer::default(),
+            cluster: vec![Cluster {
+                scope: "main".into(),
+                namespace: Cluster::default_namespace(),
+                class: Cluster::default_class(),
+            }],
+            region: vec![default_region()],
+            link: Link::default(),
+        }
+    }
+}
+
+impl Default for Patroni {
+    fn default() -> Self {
+        Self { ttl: 30, loop_wait: 10, retry_timeout: 10, failsafe_mode: true }
+    }
+}
+
+impl Default for Pgbouncer {
+    fn default() -> Self {
+        Self { server_login_retry: 0.1, tcp_user_timeout_ms: 0 }
+    }
+}
+
+/// Three etcd hosts, three database hosts, one asynchronous replica, one pooler, one backup host, one for clients.
+fn default_region() -> Region {
+    let host = |name: &str, role| Host {
+        name: name.into(),
+        role,
+        tags: BTreeMap::new(),
+        tablespaces: Vec::new(),
+    };
+    let mut hosts: Vec<Host> = ["e1", "e2", "e3"].map(|name| host(name, Role::Etcd)).into();
+    hosts.extend(["db1", "db2", "db3", "db4"].map(|name| host(name, Role::Database)));
+    hosts.extend([host("pool1", Role::Pooler), host("backup1", Role::Backup), host("client", Role::Client)]);
+    let replica = hosts.iter_mut().find(|host| host.name == "db4").expect("db4 is in the list above");
+    replica.tags.insert("nosync".into(), true.into());
+    Region { name: "r1".into(), host: hosts }
+}

@@ -1,0 +1,118 @@
+//! The start of a host: what a power failure leaves is forgotten, then everything is started in the order of its units.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use holdfast_host::run::{self, Command};
+
+use super::Supervisor;
+use super::namespaces::new_boot_id;
+use crate::lab::files::postgres_user;
+use crate::lab::spec::Role;
+use crate::lab::{cgroup, network, shell, units};
+
+/// How long others wait for a unit that says when it is ready. They start anyway: that is what systemd's units will do.
+const READY_DEADLINE: Duration = Duration::from_secs(5);
+const READY_POLL: Duration = Duration::from_millis(20);
+const ONESHOT_DEADLINE_MS: u64 = 10_000;
+const SYSTEM_DEADLINE_MS: u64 = 10_000;
+
+impl Supervisor {
+    /// Boots the host. An order to keep everything down, given meanwhile, wins.
+    pub async fn boot(&self) -> Result<()> {
+        let _alone = self.booting.lock().await;
+        self.units.iter().for_each(|unit| unit.hold());
+        let generation = self.generation.load(Ordering::SeqCst);
+        self.forget().await?;
+        for line in units::oneshots(&self.plan, &self.host) {
+            if self.generation.load(Ordering::SeqCst) == generation {
+                oneshot(&line).await;
+            }
+        }
+        for unit in &self.units {
+            cgroup::create(&unit.unit().cgroup)?;
+            if self.generation.load(Ordering::SeqCst) != generation {
+                return Ok(());
+            }
+            unit.start();
+            if let Some(file) = &unit.unit().ready {
+                wait_for(file, unit.name()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory, sockets, packet filters and processes are gone after a power failure; disks are not.
+    async fn forget(&self) -> Result<()> {
+        cgroup::kill(&self.host.cgroup)?;
+        cgroup::freeze(&self.host.cgroup, false)?;
+        cgroup::wait_empty(&self.host.cgroup).await?;
+        empty(&self.host.run())?;
+        empty(Path::new("/dev/shm"))?;
+        shell::run(SYSTEM_DEADLINE_MS, &["ipcrm", "--all=shm", "--all=sem", "--all=msg"]).await?;
+        network::forget_tables().await?;
+        new_boot_id(&self.host)?;
+        self.directories()
+    }
+
+    fn directories(&self) -> Result<()> {
+        let (user, group) = postgres_user()?;
+        let make = |path: &Path, owner: (u32, u32), mode: u32| {
+            let at = || path.display().to_string();
+            fs::create_dir_all(path).with_context(at)?;
+            chown(path, Some(owner.0), Some(owner.1)).with_context(at)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(at)
+        };
+        match self.host.host.role {
+            Role::Database => {
+                make(&self.host.socket_dir(), (user, group), 0o755)?;
+                make(&self.host.data.join("data"), (user, group), 0o755)?;
+                for name in &self.host.host.tablespaces {
+                    make(&self.host.data.join("tablespaces").join(name), (user, group), 0o700)?;
+                }
+                Ok(())
+            }
+            Role::Pooler => make(&self.host.pooler_socket_dir(), (user, group), 0o755),
+            Role::Etcd | Role::Backup | Role::Client => Ok(()),
+        }
+    }
+}
+
+async fn oneshot(line: &[String]) {
+    let Some((program, arguments)) = line.split_first() else { return };
+    match run::run(Command::new(program).args(arguments).deadline_ms(ONESHOT_DEADLINE_MS)).await {
+        Ok(output) if output.success() => {}
+        Ok(output) => eprintln!("{}: exit {:?}: {}", line.join(" "), output.code, output.stderr.trim()),
+        Err(error) => eprintln!("{}: {error}", line.join(" ")),
+    }
+}
+
+async fn wait_for(file: &Path, unit: &str) {
+    let started = Instant::now();
+    while !file.exists() {
+        if started.elapsed() >= READY_DEADLINE {
+            eprintln!("{unit} is not ready after {} s; the others start anyway", READY_DEADLINE.as_secs());
+            return;
+        }
+        tokio::time::sleep(READY_POLL).await;
+    }
+}
+
+fn empty(dir: &Path) -> Result<()> {
+    let at = || dir.display().to_string();
+    fs::create_dir_all(dir).with_context(at)?;
+    for entry in fs::read_dir(dir).with_context(at)?.flatten() {
+        let path = entry.path();
+        let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! `up`: from a specification to a healthy lab, or to nothing.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_types::Class;
+
+use super::plan::{HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
+use super::spec::{Role, Spec};
+use super::sql::At;
+use super::{certificates, cgroup, control, down, files, health, network, shell};
+
+/// A region comes up in 9 s when nothing waits; two labs and a compiler beside it on two cores take their time.
+const DEADLINE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+const COMMAND_MS: u64 = 15_000;
+
+/// What `up` needs to find installed.
+const PROGRAMS: [&str; 9] = [
+    "/usr/bin/etcd",
+    "/usr/bin/etcdctl",
+    "/usr/sbin/pgbouncer",
+    "/usr/sbin/nft",
+    "/usr/bin/setpriv",
+    "/usr/bin/nsenter",
+    "/usr/lib/postgresql/15/bin/postgres",
+    PATRONI,
+    PATRONICTL,
+];
+
+/// Brings the lab up. When that fails, what was made is taken down again and the error names the logs' last words.
+pub async fn up(lab: &str, spec: Spec) -> Result<Plan> {
+    let programs = std::env::current_exe().context("our own executable")?;
+    let programs = programs.parent().context("our own executable has a folder")?.to_owned();
+    let plan = Plan::new(lab, spec, &cgroup::root()?, programs);
+    check(&plan).await?;
+    files::claim(&plan)?;
+    let until = Instant::now() + DEADLINE;
+    if let Err(error) = bring_up(&plan, until).await {
+        eprintln!("holdfast-lab: {error:#}");
+        last_words(&plan);
+        down::down(lab).await.context("taking down what was made")?;
+        return Err(error.context(format!("lab {lab} did not come up and was taken down")));
+    }
+    Ok(plan)
+}
+
+async fn check(plan: &Plan) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a lab needs root: namespaces, cgroups, mounts");
+    }
+    for program in PROGRAMS.iter().filter(|program| !Path::new(program).exists()) {
+        bail!("{program} is missing; tests/setup installs it");
+    }
+    let ours = if plan.spec.holdfast { ["holdfast", "holdfast-agent"].as_slice() } else { &["holdfast"] };
+    for name in ours {
+        let program = plan.program(name).display().to_string();
+        let version = if *name == "holdfast" { "--version" } else { "version" };
+        shell::run(COMMAND_MS, &[program.as_str(), version])
+            .await
+            .with_context(|| format!("{name} does not run; build it with: cargo build -p {name}"))?;
+    }
+    let taken = network::existing()?;
+    if let Some((_, host)) = plan.hosts().find(|(_, host)| taken.contains(&host.netns)) {
+        bail!("the network namespace {} is there already and not ours", host.netns);
+    }
+    Ok(())
+}
+
+async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {
+    let (_, group) = files::postgres_user()?;
+    cgroup::create(&plan.control_cgroup())?;
+    certificates::create(plan, group).await?;
+    files::write_all(plan)?;
+    network::create(plan).await?;
+    for (_, host) in plan.hosts() {
+        cgroup::create(&host.cgroup)?;
+    }
+    start(plan, |role| role == Role::Etcd, until).await?;
+    for region in &plan.regions {
+        wait_etcd(region, until).await?;
+    }
+    start(plan, |role| role != Role::Etcd, until).await?;
+    for region in &plan.regions {
+        for instance in plan.instances() {
+            settle(plan, region, &instance, until).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts the supervisors of the hosts of some roles, and waits until they answer.
+async fn start(plan: &Plan, roles: impl Fn(Role) -> bool, until: Instant) -> Result<()> {
+    let hosts: Vec<&HostPlan> =
+        plan.hosts().map(|(_, host)| host).filter(|host| roles(host.host.role)).collect();
+    for host in &hosts {
+        spawn_supervisor(plan, host)?;
+    }
+    for host in hosts {
+        loop {
+            match control::ask(&host.control_socket(), &control::Request::Status).await {
+                Ok(_) => break,
+                Err(error) if Instant::now() >= until => return Err(error).context("waited for a supervisor"),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn spawn_supervisor(plan: &Plan, host: &HostPlan) -> Result<()> {
+    let log = host.logs().join("supervise.log");
+    let log = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
+    down::detached(plan, &["supervise", &plan.lab, host.name()], log)
+        .with_context(|| format!("the supervisor of {}", host.name()))
+}
+
+async fn wait_etcd(region: &RegionPlan, until: Instant) -> Result<()> {
+    let member = region.of(Role::Etcd).next().context("a region has an etcd host")?;
+    let (certs, endpoints) = (member.certs(), region.etcd_endpoints().join(","));
+    let file = |name: &str| certs.join(name).display().to_string();
+    let (ca, cert, key) = (file("ca.crt"), file("host.crt"), file("host.key"));
+    let line = [
+        "ip", "netns", "exec", &member.netns, "etcdctl", "--endpoints", &endpoints, "--cacert", &ca, "--cert",
+        &cert, "--key", &key, "--dial-timeout=1s", "--command-timeout=2s", "endpoint", "health",
+    ];
+    loop {
+        match shell::run(COMMAND_MS, &line).await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= until => return Err(error).context("waited for etcd"),
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// A cluster whose members are there gets its roles, its routes and the timings of the specification.
+async fn settle(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>, until: Instant) -> Result<()> {
+    let leader = health::wait_whole(region, instance, until).await?;
+    let socket_dir = leader.socket_dir();
+    let at = At { socket_dir: &socket_dir, port: instance.port, user: "postgres", dbname: "postgres" };
+    at.ask("CREATE ROLE app LOGIN").await?;
+    at.ask("CREATE DATABASE app OWNER app").await?;
+    final_timings(plan, region, instance).await?;
+    health::wait_whole(region, instance, until).await?;
+    for pooler in region.of(Role::Pooler) {
+        if plan.spec.holdfast {
+            // Until the cluster is armed nobody else does it: in observe mode agents act on nothing.
+            health::point(pooler, instance, leader).await?;
+        }
+        health::wait_write(pooler, instance, until).await?;
+    }
+    if plan.spec.holdfast && instance.cluster.class == Class::Quorum {
+        super::arm::arm(plan, region, instance).await;
+        for pooler in region.of(Role::Pooler) {
+            health::wait_write(pooler, instance, until).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The lab came up with short timings; from now on those of the specification hold.
+async fn final_timings(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>) -> Result<()> {
+    let host = region.of(Role::Database).next().context("a region has a database host")?;
+    let file = host.etc().join(format!("{}.yml", instance.unit())).display().to_string();
+    let patroni = &plan.spec.patroni;
+    let (ttl, loop_wait) = (format!("ttl={}", patroni.ttl), format!("loop_wait={}", patroni.loop_wait));
+    let retry_timeout = format!("retry_timeout={}", patroni.retry_timeout);
+    let line = [
+        "ip", "netns", "exec", &host.netns, PATRONICTL, "-c", &file, "edit-config", &instance.cluster.scope,
+        "--force", "--quiet", "-s", &ttl, "-s", &loop_wait, "-s", &retry_timeout,
+    ];
+    shell::run(COMMAND_MS, &line).await.map(drop)
+}
+
+/// Where the logs are, and the end of each: they are gone after the tear-down.
+fn last_words(plan: &Plan) {
+    const LINES: usize = 8;
+    for (_, host) in plan.hosts() {
+        let Ok(entries) = std::fs::read_dir(host.logs()) else { continue };
+        for file in entries.flatten() {
+            let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {}", file.path().display());
+            lines[lines.len().saturating_sub(LINES)..].iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+    eprintln!("--- the programs that were used: {}, {PG_BIN}", plan.programs.display());
+}
