@@ -77,11 +77,19 @@ async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {
     for (_, host) in plan.hosts() {
         cgroup::create(&host.cgroup)?;
     }
-    start(plan, |role| role == Role::Etcd, until).await?;
+    start(plan, hosts(plan, |host| host.host.role == Role::Etcd), until).await?;
     for region in &plan.regions {
         wait_etcd(region, until).await?;
     }
-    start(plan, |role| role != Role::Etcd, until).await?;
+    let first: Vec<&HostPlan> = plan.regions.iter().filter_map(|region| region.of(Role::Database).next()).collect();
+    let others = hosts(plan, |host| {
+        host.host.role != Role::Etcd && !first.iter().any(|first| first.name() == host.name())
+    });
+    start(plan, first.clone(), until).await?;
+    for host in first {
+        wait_initializing(plan, host, until).await?;
+    }
+    start(plan, others, until).await?;
     for region in &plan.regions {
         for instance in plan.instances() {
             settle(plan, region, &instance, until).await?;
@@ -90,10 +98,24 @@ async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Starts the supervisors of the hosts of some roles, and waits until they answer.
-async fn start(plan: &Plan, roles: impl Fn(Role) -> bool, until: Instant) -> Result<()> {
-    let hosts: Vec<&HostPlan> =
-        plan.hosts().map(|(_, host)| host).filter(|host| roles(host.host.role)).collect();
+fn hosts(plan: &Plan, meant: impl Fn(&HostPlan) -> bool) -> Vec<&HostPlan> {
+    plan.hosts().map(|(_, host)| host).filter(|host| meant(host)).collect()
+}
+
+/// Waits until the first member of a region has won the race to initialize: the asynchronous replica must not, for
+/// then there would be no quorum of the others.
+async fn wait_initializing(plan: &Plan, host: &HostPlan, until: Instant) -> Result<()> {
+    while !plan.instances().all(|instance| host.data_dir(&instance.cluster.scope).is_dir()) {
+        if Instant::now() >= until {
+            bail!("waited for {} to initialize its database", host.name());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Starts the supervisors of hosts, and waits until they answer.
+async fn start(plan: &Plan, hosts: Vec<&HostPlan>, until: Instant) -> Result<()> {
     for host in &hosts {
         spawn_supervisor(plan, host)?;
     }
