@@ -1,14 +1,234 @@
 //! What it costs to be armed: pgbench in pairs, armed and disarmed, in random order.
+//!
+//! Pairs, because the machine's own pace drifts by more than the effect; the ratio within a pair does not. pgbench runs
+//! its `simple-update` script over the libpq route, with TLS, in the clients' network namespace: its transactions wait
+//! for their commit and for little else.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use comfy_table::{Table, presets};
+use serde::{Deserialize, Serialize};
 
-use super::case::System;
+use super::case::{Case, Mode, System};
+use super::command::{output, sibling};
 use super::lab::Lab;
+use super::record::{FORMAT, append};
 use super::session::Options;
+use super::statistics::{median, median_interval, percentile, sorted};
+use super::{health, lab};
+use crate::checker::describe::Describe;
 
-/// Runs all pairs against the first lab that has agents.
-pub async fn run(_options: &Options, _labs: &BTreeMap<System, Lab>, _seed: u64) -> anyhow::Result<()> {
-    bail!("not yet")
+const PGBENCH: &str = "/usr/lib/postgresql/15/bin/pgbench";
+/// 1,000,000 accounts: larger than anything that two clients would collide on.
+const SCALE: &str = "10";
+const CLIENTS: &str = "8";
+const ORDER_DEADLINE: Duration = Duration::from_secs(60);
+const INITIALISE_DEADLINE: Duration = Duration::from_secs(180);
+/// After a change of mode, before pgbench starts: the agents have acted on it by then.
+const SETTLE: Duration = Duration::from_secs(2);
+const RESAMPLES: u32 = 10_000;
+
+/// One run of pgbench.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Throughput {
+    /// Transactions a second.
+    pub tps: f64,
+    /// 99 % of the transactions took at most so long.
+    pub p99_ms: f64,
+}
+
+/// One pair, as it is appended to the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Always `armed-cost`.
+    pub case: Case,
+    /// The system.
+    pub system: System,
+    /// Seed of the call.
+    pub seed: u64,
+    /// Whether the armed run came first.
+    pub armed_first: bool,
+    /// The cluster armed.
+    pub armed: Throughput,
+    /// The cluster disarmed.
+    pub disarmed: Throughput,
+}
+
+/// Runs all pairs against every lab that has agents.
+pub async fn run(options: &Options, labs: &BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<()> {
+    if !labs.keys().any(|system| system.has_agents()) {
+        bail!("armed-cost needs holdfast-fast or holdfast-normal among --systems");
+    }
+    for (system, lab) in labs.iter().filter(|(system, _)| system.has_agents()) {
+        initialise(lab, options.mode).await.context("pgbench's tables")?;
+        let pairs = measure(options, lab, *system, seed).await;
+        // The lab is left as it was found, whatever happened.
+        let armed = order(lab, "arm").await;
+        let pairs = pairs?;
+        armed?;
+        println!("{}", render(*system, &pairs, seed));
+    }
+    Ok(())
+}
+
+async fn measure(options: &Options, lab: &Lab, system: System, seed: u64) -> anyhow::Result<Vec<Pair>> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut pairs = Vec::new();
+    for number in 1..=options.pairs {
+        let armed_first = random.bool();
+        let first = one(options, lab, armed_first).await?;
+        let second = one(options, lab, !armed_first).await?;
+        let (armed, disarmed) = if armed_first { (first, second) } else { (second, first) };
+        let pair = Pair { format: FORMAT, case: Case::ArmedCost, system, seed, armed_first, armed, disarmed };
+        eprintln!(
+            "bench: pair {number} of {}: armed {:.0} tps, p99 {:.2} ms; disarmed {:.0} tps, p99 {:.2} ms",
+            options.pairs, armed.tps, armed.p99_ms, disarmed.tps, disarmed.p99_ms
+        );
+        if let Some(file) = &options.json {
+            append(file, &pair)?;
+        }
+        pairs.push(pair);
+    }
+    Ok(pairs)
+}
+
+async fn one(options: &Options, lab: &Lab, armed: bool) -> anyhow::Result<Throughput> {
+    order(lab, if armed { "arm" } else { "disarm" }).await?;
+    tokio::time::sleep(SETTLE).await;
+    let describe = lab.describe().await?;
+    pgbench(&describe, options.pgbench_seconds).await
+}
+
+/// `holdfast arm` or `holdfast disarm`, as an operator gives it.
+async fn order(lab: &Lab, verb: &str) -> anyhow::Result<()> {
+    let describe = lab.describe().await?;
+    let operator = describe.operator.as_ref().context("the lab has no operator")?;
+    let (region, cluster) = describe.cluster()?;
+    let config = format!("HOLDFAST_CONFIG={}", operator.config.display());
+    let program = sibling("holdfast")?.display().to_string();
+    let netns = describe.client_host()?.netns.as_str();
+    let place = ["netns", "exec", netns, "env", &config, &program, verb];
+    let target = ["--region", &region.name, "--cluster", &cluster.scope];
+    let manner = ["--reason", "bench", "--yes", "--wait"];
+    let arguments: Vec<&str> = place.iter().chain(&target).chain(&manner).copied().collect();
+    output("ip", &arguments, ORDER_DEADLINE).await.map(drop)
+}
+
+async fn initialise(lab: &Lab, mode: Mode) -> anyhow::Result<()> {
+    let (writer, session) = health::wait_whole(lab, mode).await?;
+    let describe = lab.describe().await?;
+    let (region, cluster) = describe.cluster()?;
+    let instances = region.instances(&cluster.scope);
+    let instance = instances.get(writer.as_str()).context("the writer's instance")?;
+    let (socket, port) = (instance.socket_dir.display().to_string(), instance.port().to_string());
+    let dbname = lab::client_route(&describe)?.target.dbname().to_owned();
+    let arguments = ["-i", "-q", "-s", SCALE, "-h", &socket, "-p", &port, "-U", "postgres", &dbname];
+    output(PGBENCH, &arguments, INITIALISE_DEADLINE).await?;
+    let grant = "grant select, insert, update, delete on pgbench_accounts, pgbench_branches, pgbench_history, \
+         pgbench_tellers to public";
+    session.client.batch_execute(grant).await.context("grants on pgbench's tables")
+}
+
+async fn pgbench(describe: &Describe, seconds: u32) -> anyhow::Result<Throughput> {
+    let (_, cluster) = describe.cluster()?;
+    let route =
+        cluster.routes.iter().find(|route| route.kind == "libpq").context("the lab has no libpq route")?;
+    let netns = describe.client_host()?.netns.as_str();
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let (prefix, time) = (folder.path().join("log").display().to_string(), seconds.to_string());
+    let place = ["netns", "exec", netns, PGBENCH, "-n", "-b", "simple-update", "-c", CLIENTS, "-j", "2"];
+    let what = ["-T", &time, "-l", "--log-prefix", &prefix, &route.dsn];
+    let arguments: Vec<&str> = place.iter().chain(&what).copied().collect();
+    let deadline = Duration::from_secs(u64::from(seconds) + 60);
+    let said = output("ip", &arguments, deadline).await?;
+    let tps = tps(&said).with_context(|| format!("pgbench said no tps: {said}"))?;
+    Ok(Throughput { tps, p99_ms: p99_ms(folder.path())? })
+}
+
+/// `tps = 123.4 (without initial connection time)`.
+fn tps(said: &str) -> Option<f64> {
+    let line = said.lines().find_map(|line| line.strip_prefix("tps = "))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// From pgbench's logs, one a thread: the third field of each line is the latency in microseconds.
+fn p99_ms(folder: &Path) -> anyhow::Result<f64> {
+    let mut latencies = Vec::new();
+    for file in std::fs::read_dir(folder)? {
+        let text = std::fs::read_to_string(file?.path())?;
+        let fields = text.lines().filter_map(|line| line.split_whitespace().nth(2));
+        latencies.extend(fields.filter_map(|field| field.parse::<f64>().ok()));
+    }
+    let p99 = percentile(&sorted(latencies), 99.0).context("pgbench logged no transaction")?;
+    Ok(p99 / 1000.0)
+}
+
+type Measure = fn(&Throughput) -> f64;
+
+fn render(system: System, pairs: &[Pair], seed: u64) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+        "armed-cost",
+        "pairs",
+        "armed, median",
+        "disarmed, median",
+        "median ratio armed / disarmed",
+        "95 % interval",
+    ]);
+    let measures: [(&str, Measure); 2] = [("tps", |t| t.tps), ("p99 ms", |t| t.p99_ms)];
+    for (what, of) in measures {
+        let ratios: Vec<f64> = pairs.iter().map(|pair| of(&pair.armed) / of(&pair.disarmed)).collect();
+        let middle = |side: fn(&Pair) -> &Throughput| {
+            let values = sorted(pairs.iter().map(|pair| of(side(pair))).collect());
+            median(&values).map_or_else(String::new, |value| format!("{value:.2}"))
+        };
+        let interval = median_interval(&ratios, RESAMPLES, seed);
+        table.add_row([
+            format!("{} {what}", system.name()),
+            pairs.len().to_string(),
+            middle(|pair| &pair.armed),
+            middle(|pair| &pair.disarmed),
+            median(&sorted(ratios)).map_or_else(String::new, |ratio| format!("{ratio:.4}")),
+            interval.map_or_else(String::new, |(low, high)| format!("{low:.4} - {high:.4}")),
+        ]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pgbench_is_read() {
+        let said = "latency average = 1.9 ms\ntps = 2051.335812 (without initial connection time)\n";
+        assert_eq!(tps(said), Some(2_051.335_812));
+        assert_eq!(tps("pgbench: error"), None);
+        let folder = tempfile::tempdir().unwrap();
+        let lines: String = (1..=100).map(|at| format!("0 {at} {} 0 1700000000 5\n", at * 1000)).collect();
+        std::fs::write(folder.path().join("log.1"), lines).unwrap();
+        assert!((p99_ms(folder.path()).unwrap() - 99.0).abs() < 1e-9);
+        assert!(p99_ms(tempfile::tempdir().unwrap().path()).is_err());
+    }
+
+    #[test]
+    fn the_ratio_is_of_pairs() {
+        let pair = |armed, disarmed| Pair {
+            format: FORMAT,
+            case: Case::ArmedCost,
+            system: System::HoldfastFast,
+            seed: 1,
+            armed_first: true,
+            armed: Throughput { tps: armed, p99_ms: 1.0 },
+            disarmed: Throughput { tps: disarmed, p99_ms: 2.0 },
+        };
+        let text =
+            render(System::HoldfastFast, &[pair(99.0, 100.0), pair(49.5, 50.0), pair(198.0, 200.0)], 1);
+        assert!(text.contains("0.9900 - 0.9900") && text.contains("0.5000 - 0.5000"), "{text}");
+    }
 }

@@ -10,6 +10,7 @@ use super::command::{output, sibling};
 use crate::checker::clients::{Route, routes};
 use crate::checker::connect::Target;
 use crate::checker::describe::Describe;
+use crate::checker::monotonic_us;
 use crate::checker::record::RouteKind;
 
 /// Four labs at once on two cores took 40 s each to come up.
@@ -55,11 +56,15 @@ impl Lab {
         output(&self.program, &["describe", &self.name], VERB).await
     }
 
-    /// Injects a fault and returns its id.
-    pub async fn fault(&self, fault: Fault, host: &str) -> anyhow::Result<String> {
+    /// Injects a fault and returns the moment just before its first step, [`monotonic_us`].
+    pub async fn fault(&self, fault: Fault, host: &str) -> anyhow::Result<u64> {
         let mut arguments = vec!["fault", &self.name, fault.kind, host];
         arguments.extend(fault.target);
-        Ok(output(&self.program, &arguments, VERB).await?.trim().to_owned())
+        let before_us = monotonic_us();
+        let said = output(&self.program, &arguments, VERB).await?;
+        let record: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
+        let at_ns = record.get("at_monotonic_ns").and_then(serde_json::Value::as_u64);
+        Ok(at_ns.map_or(before_us, |ns| ns / 1000))
     }
 
     /// Heals what is wrong with a host.

@@ -59,8 +59,7 @@ pub async fn run(lab: &Lab, plan: &Plan, folder: &Path) -> anyhow::Result<RunRec
     let mut watch = Watch { clients, tail: &mut tail };
     let wanted = watch.until_steady(plan.mode).await?;
     tokio::time::sleep(plan.phase).await;
-    let fault_us = monotonic_us();
-    lab.fault(plan.fault, &primary).await.context("the fault")?;
+    let fault_us = lab.fault(plan.fault, &primary).await.context("the fault")?;
     let injected = Instant::now();
     let injection_ms = (monotonic_us() - fault_us) / 1000;
     let outcome = watch.fault_and_heal(lab, plan.fault, &primary, injected, fault_us, wanted).await;

@@ -95,8 +95,10 @@ async fn lab_of(options: &Options, system: System) -> anyhow::Result<Lab> {
         (Some(name), [_]) => Lab::existing(name).await,
         (Some(_), _) => bail!("--lab is the lab of one system: name that one with --systems"),
         (None, _) => {
-            let suffix = if options.mode == Mode::Off { "-off" } else { "" };
-            Lab::up(&format!("bench-{}{suffix}", system.name()), system, options.mode).await
+            let suffix = if options.mode == Mode::Off { "_off" } else { "" };
+            // Names of labs know no hyphen.
+            let name = format!("bench_{}{suffix}", system.name().replace('-', "_"));
+            Lab::up(&name, system, options.mode).await
         }
     }
 }
