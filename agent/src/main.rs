@@ -5,6 +5,7 @@
 
 mod act;
 mod config;
+mod daemon;
 mod gate;
 mod member;
 mod observe;
@@ -12,21 +13,17 @@ mod pooler;
 mod serve;
 mod session;
 mod telemetry;
-mod tls;
 mod world;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use holdfast_store::{EtcdOptions, EtcdStore, Store};
-use holdfast_types::{Class, Mode, Namespace, Scope};
-use tokio::signal::unix::{SignalKind, signal};
+use holdfast_types::{Namespace, Scope};
 
-use config::Config;
+use config::Problem;
 
 /// Exit codes of every Holdfast program (DESIGN section 7).
 const FAILED: u8 = 1;
@@ -83,30 +80,36 @@ fn main() -> ExitCode {
         Verb::StartGate { arguments } => return gate::start::run(&arguments).into(),
         _ => {}
     }
-    let config = match config::load(&arguments.config) {
-        Ok(config) => config,
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("{problem}");
-            }
-            return USAGE.into();
-        }
-    };
-    let result = match arguments.verb {
-        Verb::PromoteGate { namespace, scope } => {
-            return gate::promote::run(&config, namespace, scope).into();
-        }
-        Verb::CheckConfig => tls::source(&config.tls, None).map(|_| ()),
-        Verb::BootDeny => runtime().and_then(|runtime| runtime.block_on(boot_deny(&config))),
-        Verb::Run => runtime().and_then(|runtime| runtime.block_on(run(config))),
-        Verb::Version | Verb::StartGate { .. } => unreachable!("answered above"),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match with_configuration(arguments) {
+        Ok(code) => code.into(),
         Err(error) => {
             eprintln!("holdfast-agent: {error:#}");
             FAILED.into()
         }
+    }
+}
+
+fn with_configuration(arguments: Arguments) -> Result<u8> {
+    let usage = |problems: Vec<Problem>| {
+        for problem in problems {
+            eprintln!("{problem}");
+        }
+        Ok(USAGE)
+    };
+    if matches!(arguments.verb, Verb::Run | Verb::CheckConfig) {
+        return match config::load_with_identity(&arguments.config) {
+            Ok(_) if matches!(arguments.verb, Verb::CheckConfig) => Ok(0),
+            Ok((config, identity)) => runtime()?.block_on(daemon::run(config, identity)).map(|()| 0),
+            Err(problems) => usage(problems),
+        };
+    }
+    let config = match config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(problems) => return usage(problems),
+    };
+    match arguments.verb {
+        Verb::PromoteGate { namespace, scope } => Ok(gate::promote::run(&config, namespace, scope)),
+        _ => runtime()?.block_on(daemon::boot_deny(&config)).map(|()| 0),
     }
 }
 
@@ -116,68 +119,4 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")
-}
-
-/// Rule 6: replication is denied from the boot on, where the cluster was armed when this host was last up.
-async fn boot_deny(config: &Config) -> Result<()> {
-    for instance in config.instances.iter().filter(|instance| instance.class == Class::Quorum) {
-        let remembered = gate::remembered::Remembered::load(&config.state_dir, &instance.cluster);
-        // What cannot be read may have been armed: denying costs a wait for the agent, allowing may cost a write.
-        if !matches!(
-            remembered,
-            Ok(gate::remembered::Remembered { mode: Mode::Observe | Mode::Disarmed, .. })
-        ) {
-            act::network::firewall(instance).follow(None).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn run(config: Config) -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(&config.log))
-        .with_writer(std::io::stderr)
-        .init();
-    for folder in [&config.run_dir, &config.state_dir] {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    let config = Arc::new(config);
-    let tls = tls::source(&config.tls, None)?;
-    let for_etcd = tls::source(&config.tls, Some("h2"))?;
-    let store: Arc<dyn Store> =
-        Arc::new(EtcdStore::new(EtcdOptions::new(config.etcd.clone(), Some(for_etcd))));
-    let of_instances = config.instances.iter().map(|instance| instance.cluster.clone());
-    let of_poolers = config.poolers.iter().map(|pooler| pooler.cluster.clone());
-    let clusters: Vec<_> = of_instances.chain(of_poolers).collect();
-    let world = Arc::new(world::World::start(Arc::clone(&store), &config.region, &clusters));
-    let (keeper, session) = session::Keeper::new(&config, store)?;
-    tokio::spawn(keeper.run());
-    let members: Vec<Arc<member::Member>> = config
-        .instances
-        .iter()
-        .map(|instance| {
-            let (config, world) = (Arc::clone(&config), Arc::clone(&world));
-            member::Member::new(instance.clone(), config, world, session.clone(), Arc::clone(&tls))
-        })
-        .collect::<Result<_>>()?;
-    let members: Arc<[Arc<member::Member>]> = members.into();
-    let listener = serve::socket::listen(&config.run_dir)?;
-    tokio::spawn(serve::socket::serve(listener, Arc::clone(&members)));
-    for member in members.iter() {
-        tokio::spawn(Arc::clone(member).run());
-    }
-    for pooler in &config.poolers {
-        tokio::spawn(pooler::Router::new(pooler.clone(), Arc::clone(&config), Arc::clone(&world)).run());
-    }
-    let (traces, metrics) = (config.otlp_endpoint.as_deref().unwrap_or("nowhere"), config.metrics_listen);
-    tracing::info!(host = %config.host, version = env!("CARGO_PKG_VERSION"), traces, ?metrics, "agent started");
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    // The session is left to run out: an agent that comes back within its time goes on with it.
-    tracing::info!("agent ends");
-    Ok(())
 }

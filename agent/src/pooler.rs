@@ -4,20 +4,23 @@
 //! PAUSE has nothing to wait for; on the new term the target, RELOAD, RESUME.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use holdfast_agent_core::route::{self, Route};
 use holdfast_host::{durable, nftables, sockets};
+use holdfast_proto::message::PoolerStatus;
+use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Txn, Write};
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{RouteRecord, Step, Stored};
 use holdfast_types::{MemberName, Term};
 use tokio_postgres::NoTls;
 
-use crate::act::incident;
+use crate::act::{incident, trace};
 use crate::config::{Config, Pooler};
+use crate::telemetry::Telemetry;
 use crate::world::World;
 
 /// A command on the admin console takes milliseconds; PAUSE waits for server connections that are in use.
@@ -36,14 +39,40 @@ pub struct Router {
     refuse: nftables::Refuse,
     applied: Option<Route>,
     term: Option<Term>,
+    held_at: Option<SystemTime>,
+    telemetry: Telemetry,
+    seen: Arc<Mutex<PoolerStatus>>,
 }
 
 impl Router {
     /// Prepares the task.
-    pub fn new(pooler: Pooler, config: Arc<Config>, world: Arc<World>) -> Self {
+    pub fn new(pooler: Pooler, config: Arc<Config>, world: Arc<World>, telemetry: Telemetry) -> Self {
+        let seen = PoolerStatus {
+            name: pooler.name.clone(),
+            namespace: pooler.cluster.namespace.clone(),
+            scope: pooler.cluster.scope.clone(),
+            target: None,
+            paused: false,
+        };
         let keys = ClusterKeys::new(&pooler.cluster);
         let refuse = nftables::Refuse::new(&pooler.name);
-        Self { pooler, config, keys, world, refuse, applied: None, term: None }
+        Self {
+            pooler,
+            config,
+            keys,
+            world,
+            refuse,
+            applied: None,
+            term: None,
+            held_at: None,
+            telemetry,
+            seen: Arc::new(Mutex::new(seen)),
+        }
+    }
+
+    /// Where clients are, for `status`.
+    pub fn seen(&self) -> Arc<Mutex<PoolerStatus>> {
+        Arc::clone(&self.seen)
     }
 
     /// Runs until the runtime ends.
@@ -56,7 +85,10 @@ impl Router {
             let mut wait = TICK;
             if wanted != Route::Leave && self.applied.as_ref() != Some(&wanted) {
                 match self.apply(&wanted).await {
-                    Ok(()) => self.applied = Some(wanted),
+                    Ok(()) => {
+                        self.note(&wanted, trace::of_record(&cluster));
+                        self.applied = Some(wanted);
+                    }
                     Err(error) => {
                         tracing::warn!(pooler = self.pooler.name, "{error:#}; tried again");
                         wait = RETRY;
@@ -68,6 +100,27 @@ impl Router {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// Keeps what was put in place, and records how long clients waited.
+    fn note(&mut self, route: &Route, context: Option<TraceContext>) {
+        let target = match route {
+            Route::To { writer, .. } => Some(writer.clone()),
+            Route::Hold { .. } | Route::Leave => None,
+        };
+        match (&target, self.held_at) {
+            (Some(writer), Some(since)) => {
+                let attributes =
+                    [("holdfast.pooler", self.pooler.name.clone()), ("holdfast.to", writer.to_string())];
+                trace::step(&self.telemetry, context, "route", since, &attributes);
+                self.held_at = None;
+            }
+            (None, None) => self.held_at = Some(SystemTime::now()),
+            _ => {}
+        }
+        let mut seen = self.seen.lock().expect("nobody panics while holding a route");
+        seen.paused = target.is_none();
+        seen.target = target;
     }
 
     async fn apply(&mut self, route: &Route) -> Result<()> {

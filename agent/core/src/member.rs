@@ -178,6 +178,8 @@ pub enum Action {
     RestartPatroni,
     /// A term that is not ours is in force and our PostgreSQL still accepts writes: kill it with its Patroni.
     KillDeposed,
+    /// A person has fenced this node, and its PostgreSQL runs: end it; the start gate keeps it out.
+    KillFenced,
     /// Rule 6: replication is open towards this member's address and no other.
     Follow {
         /// The writer, or nobody.
@@ -266,6 +268,9 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
     }
     if local.class != Class::Quorum {
         return decision;
+    }
+    if cluster.fences.contains_key(local.me) && matches!(local.postgres, Postgres::Running { .. }) {
+        decision.actions.push(Action::KillFenced);
     }
     let Some(term) = term_in_force(cluster) else {
         *memory = Memory::default();

@@ -1,5 +1,7 @@
 //! Rule 9: our own word that our PostgreSQL has stopped, and how it is taken back (rule 9a).
 
+use std::time::SystemTime;
+
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_host::clock;
@@ -7,11 +9,12 @@ use holdfast_store::{Compare, Write};
 use holdfast_types::Term;
 use holdfast_types::record::{Attestation, StopKind, Stored};
 
-use super::{armed_txn, term_is, txn};
+use super::{armed_txn, term_is, trace, txn};
 use crate::member::Member;
 
 /// Puts the attestation. The gate was shut and the processes were seen gone before this was decided.
 pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> Result<()> {
+    let start = SystemTime::now();
     let own = member.own().context("our own session is not known to be alive")?;
     if !member.remember(|remembered| remembered.attesting = true) {
         bail!("the shut gate cannot be kept on disk");
@@ -32,6 +35,8 @@ pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKi
     if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
         bail!("the term record has changed since it was read");
     }
+    let attributes = [("holdfast.term", term.to_string())];
+    trace::step(&member.telemetry, trace::of_incident(cluster), "attestation", start, &attributes);
     tracing::warn!(cluster = %member.instance.cluster, term = term.0, "attested: our PostgreSQL has stopped");
     Ok(())
 }

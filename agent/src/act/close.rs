@@ -1,5 +1,7 @@
 //! CLOSE (rule 8) and its repair (rule 13): the only places that write Patroni's keys.
 
+use std::time::SystemTime;
+
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::close::{ClosePlan, LeaderKey, OutOfOffice};
 use holdfast_agent_core::cluster::Cluster;
@@ -8,14 +10,16 @@ use holdfast_types::MemberName;
 use holdfast_types::keys;
 use holdfast_types::record::{Reign, Stored};
 
-use super::{armed_txn, incident, term_is, txn};
+use super::{armed_txn, incident, term_is, trace, txn};
 use crate::member::Member;
 
 /// Runs the transaction of the plan. The order of its writes matters: Patroni's cache applies events one by one, and the
 /// leader key's wakes its loop.
 pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<()> {
+    let start = SystemTime::now();
+    let context = trace::of_incident(cluster);
     let mut closed = plan.closed.clone();
-    closed.trace = incident::context(cluster).or(closed.trace);
+    closed.trace = context.as_ref().map(ToString::to_string).or(closed.trace);
     let event = incident::at_close(member, cluster, plan, closed.trace.as_deref());
     let mut writes = vec![
         Write::PutSameValue { key: member.keys.patroni_sync() },
@@ -38,6 +42,11 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
         bail!("etcd has changed since it was read");
     }
     tracing::warn!(cluster = %member.instance.cluster, term = plan.closed.term.0, leader_key = ?plan.leader_key, "term closed");
+    let attributes = [
+        ("holdfast.term", plan.closed.term.to_string()),
+        ("holdfast.leader_key", format!("{:?}", plan.leader_key)),
+    ];
+    trace::step(&member.telemetry, context, "close", start, &attributes);
     revoke_the_old_patroni(member, cluster, plan).await;
     Ok(())
 }

@@ -35,11 +35,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
     let paused = cluster.config.is_some_and(|config| config.paused);
     let eligible = patroni.map(|patroni| {
         let allowed = !patroni.nofailover && patroni.failover_priority > 0;
-        runs && allowed
-            && !paused
-            && state.patroni_alive
-            && !state.patroni_hung
-            && state.streaming == Some(true)
+        runs && allowed && !paused && up && state.patroni_alive && !state.patroni_hung
     });
     Some(MemberFacts {
         host: member.config.host.clone(),

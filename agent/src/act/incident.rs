@@ -5,47 +5,28 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use holdfast_agent_core::close::{ClosePlan, LeaderKey};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::term_in_force;
 use holdfast_host::clock;
+use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Compare, Read, Store, Txn, TxnOutcome, Write};
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{EventRecord, HoldRecord, Reign, Step, Stored};
 use holdfast_types::{MemberName, Term};
 
-use super::{armed_txn, txn};
+use super::{armed_txn, trace, txn};
 use crate::member::Member;
+use crate::telemetry::Telemetry;
 
 /// How often a step is tried again when others write the same event at the same moment.
 const ATTEMPTS: u32 = 8;
 /// The proving write waits for a synchronous standby that may still be on its way to the new writer.
 const PROOF_DEADLINE: Duration = Duration::from_secs(10);
 const PROOF_ATTEMPTS: u32 = 6;
-
-/// The trace context of the incident that ends the open term: the same on every host that derives it, so that the
-/// first span does not have to wait for anybody's message. A `traceparent` of W3C.
-pub fn context(cluster: &Cluster) -> Option<String> {
-    let term = term_in_force(cluster)?;
-    match &term.value.reign {
-        Reign::Open { holder, session, incarnation, .. } => {
-            let seed = format!("{}/{holder}/{}/{}", term.value.term, session.0, incarnation.0);
-            let trace = fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, seed.as_bytes());
-            let span = fnv(trace, b"incident") as u64;
-            Some(format!("00-{trace:032x}-{span:016x}-01"))
-        }
-        Reign::Closed { .. } => term.value.trace.clone(),
-    }
-}
-
-/// FNV-1a of 128 bits: the same in every build, which the standard library's hashers do not promise.
-fn fnv(start: u128, bytes: &[u8]) -> u128 {
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    bytes.iter().fold(start, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
-}
 
 /// The event as CLOSE knows it.
 pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Option<&str>) -> EventRecord {
@@ -119,16 +100,20 @@ struct Follower {
     sql: Arc<crate::member::sql::Sql>,
     me: MemberName,
     cluster: String,
+    telemetry: Telemetry,
+    trace: Option<TraceContext>,
 }
 
 impl Follower {
-    fn of(member: &Member) -> Self {
+    fn of(member: &Member, cluster: &Cluster) -> Self {
         Self {
             store: Arc::clone(&member.world.store),
             keys: member.keys.clone(),
             sql: Arc::clone(&member.sql),
             me: member.instance.member.clone(),
             cluster: member.instance.cluster.to_string(),
+            telemetry: member.telemetry.clone(),
+            trace: trace::of_record(cluster),
         }
     }
 
@@ -144,11 +129,15 @@ impl Follower {
     }
 
     async fn prove(&self, closed: Term) {
+        let start = SystemTime::now();
         let text = format!("{} {} writes in term {}", self.cluster, self.me, closed.next());
         for attempt in 1..=PROOF_ATTEMPTS {
             match self.sql.prove(&text, PROOF_DEADLINE).await {
                 Ok(()) => {
                     let Some(event) = self.step(closed, Step::Proved).await else { return };
+                    let attempts = [("holdfast.attempts", attempt.to_string())];
+                    trace::step(&self.telemetry, self.trace, "verification", start, &attempts);
+                    trace::incident(&self.telemetry, self.trace, &event);
                     let gap_ms = gap_ms(&event).unwrap_or_default();
                     tracing::error!(
                         cluster = self.cluster, term = closed.0, from = %event.from, to = %self.me, gap_ms,
@@ -179,7 +168,7 @@ fn gap_ms(event: &EventRecord) -> Option<i64> {
 /// Our hook has opened the term after the closed one.
 pub fn opened(member: &Member, cluster: &Cluster) {
     let Some(closed) = term_in_force(cluster).map(|term| term.value.term) else { return };
-    let follower = Follower::of(member);
+    let follower = Follower::of(member, cluster);
     tokio::spawn(async move { follower.step(closed, Step::Opened).await });
 }
 
@@ -187,7 +176,10 @@ pub fn opened(member: &Member, cluster: &Cluster) {
 pub fn promoted(member: &Member, cluster: &Cluster) {
     let Some(term) = term_in_force(cluster).map(|term| term.value.term) else { return };
     let closed = Term(term.0.saturating_sub(1));
-    let follower = Follower::of(member);
+    if let Some(start) = member.state().opened_at.take() {
+        trace::step(&member.telemetry, trace::of_record(cluster), "promotion", start, &[]);
+    }
+    let follower = Follower::of(member, cluster);
     tokio::spawn(async move {
         if follower.step(closed, Step::Promoted).await.is_some() {
             follower.prove(closed).await;
@@ -216,21 +208,4 @@ pub async fn hold(member: &Member, cluster: &Cluster, term: Term, last_failover_
     tracing::error!(cluster = %member.instance.cluster, "{}", record.text);
     super::page::page(member, &record);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_is_the_published_fnv_1a() {
-        assert_eq!(
-            fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, b""),
-            0x6c62_272e_07bb_0142_62b8_2175_6295_c58d
-        );
-        assert_eq!(
-            fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, b"a"),
-            0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964
-        );
-    }
 }

@@ -36,10 +36,16 @@ pub async fn shut_gate_and_kill(member: &Member) -> Result<()> {
 
 /// Kills a PostgreSQL that accepts writes although the term is another's. Patroni comes back and rejoins it.
 pub async fn deposed(member: &Member) -> Result<()> {
-    tracing::error!(
+    tracing::warn!(
         cluster = %member.instance.cluster,
         "this node's PostgreSQL accepted writes in a term that is not its own; killed. Patroni rejoins it as a standby"
     );
+    all(member).await
+}
+
+/// Ends the PostgreSQL of a node that a person has fenced. Its Patroni comes back and finds the start gate shut.
+pub async fn fenced(member: &Member) -> Result<()> {
+    tracing::warn!(cluster = %member.instance.cluster, "this node is fenced; its PostgreSQL is ended");
     all(member).await
 }
 

@@ -14,6 +14,7 @@ pub mod page;
 pub mod position;
 pub mod promise;
 pub mod term;
+pub mod trace;
 
 use anyhow::Result;
 use holdfast_agent_core::cluster::Cluster;
@@ -46,6 +47,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         Action::OpenGate => attest::open_gate(member),
         Action::RestartPatroni => kill::restart_patroni(member),
         Action::KillDeposed => kill::deposed(member).await,
+        Action::KillFenced => kill::fenced(member).await,
         Action::Follow { address } => network::follow(member, cluster, address.as_deref()).await,
         Action::Promise { term, writer } => promise::promise(member, cluster, *term, writer).await,
         Action::WithdrawPromise { promise_mod_revision, term_mod_revision, writers_session } => {
@@ -84,6 +86,7 @@ pub fn describe(action: &Action) -> String {
         Action::OpenGate => "opened the start gate".into(),
         Action::RestartPatroni => "killed a hung Patroni; its supervisor starts it again".into(),
         Action::KillDeposed => "killed a PostgreSQL that accepts writes in a term that is not its own".into(),
+        Action::KillFenced => "killed the PostgreSQL of a fenced node".into(),
         Action::Follow { address: Some(address) } => format!("opened replication towards {address}"),
         Action::Follow { address: None } => "closed replication towards everybody".into(),
         Action::Promise { term, writer } => {

@@ -1,5 +1,7 @@
 //! OPEN (rule 14), inside the hook, and the first OPEN after arming (rule 1).
 
+use std::time::SystemTime;
+
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::floor::Begun;
@@ -23,6 +25,7 @@ pub async fn open(member: &Member, cluster: &Cluster, plan: &OpenPlan) -> Result
     if opened {
         // What bound us to the last term is over; the disk must not say otherwise after a crash of the agent.
         member.set_phase(None)?;
+        member.state().opened_at = Some(SystemTime::now());
         incident::opened(member, cluster);
         tracing::warn!(cluster = %member.instance.cluster, term = plan.opened.term.0, "term opened: this node is promoted");
         member.wake.notify_one();

@@ -1,6 +1,6 @@
 //! Rule 5: leaves the writer of a term, step by step, each phase on disk before its action. Rule 7: comes back.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
@@ -11,7 +11,7 @@ use holdfast_types::keys;
 use holdfast_types::record::{Promise, Stored};
 use holdfast_types::{MemberName, SessionId, Term};
 
-use super::{armed_txn, network, position, term_is, txn};
+use super::{armed_txn, network, position, term_is, trace, txn};
 use crate::member::Member;
 use crate::observe::walreceiver;
 
@@ -20,6 +20,7 @@ const WALRECEIVER_DEADLINE: Duration = Duration::from_millis(1_000);
 
 /// Goes on from wherever the phase stands until the promise is in etcd.
 pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &MemberName) -> Result<()> {
+    let start = SystemTime::now();
     let standing = member.state().phase.clone().filter(|phase| phase.term() == term);
     let positioned = match standing {
         Some(Phase::Positioned { promise } | Phase::Promised { promise }) => promise,
@@ -30,7 +31,22 @@ pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &Me
             leave(member, cluster, term, writer).await?
         }
     };
-    put(member, cluster, positioned).await
+    let attributes = [
+        ("holdfast.term", term.to_string()),
+        ("holdfast.writer", writer.to_string()),
+        ("holdfast.position", positioned.position.to_string()),
+    ];
+    put(member, cluster, positioned).await?;
+    let context = trace::of_incident(cluster);
+    let since = member.state().suspected_at;
+    if let Some(since) = since {
+        let detection = [("holdfast.writer", writer.to_string())];
+        if let Some(context) = &context {
+            member.telemetry.span("detection", context, since, start, &detection);
+        }
+    }
+    trace::step(&member.telemetry, context, "promise", start, &attributes);
+    Ok(())
 }
 
 /// Steps (b) to (f). The order is the core's; what is seen here is passed to it after each step.

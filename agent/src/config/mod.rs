@@ -7,6 +7,7 @@ mod reader;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_types::{
     Class, ClusterId, HostName, MemberName, Namespace, Profile, RegionName, Scope, Timings,
 };
@@ -31,7 +32,7 @@ pub struct Config {
     /// Filter of the log, in the form of `tracing` directives.
     pub log: String,
     /// One identity for etcd, gRPC and Patroni's REST API.
-    pub tls: Tls,
+    pub tls: TlsPaths,
     /// `host:port` of each etcd member.
     pub etcd: Vec<String>,
     /// Where other agents and operators reach us.
@@ -50,17 +51,6 @@ pub struct Config {
     pub instances: Vec<Instance>,
     /// The PgBouncer processes of this host.
     pub poolers: Vec<Pooler>,
-}
-
-/// Paths of our certificate, its key, and the authority.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    /// Authority that signs every host and person.
-    pub ca: PathBuf,
-    /// Our certificate.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
 }
 
 /// One PostgreSQL under one Patroni.
@@ -103,20 +93,28 @@ pub struct Pooler {
     pub target_file: PathBuf,
 }
 
-/// Reads and checks the file. All problems come back together.
+/// Reads and checks the file and the identity that it names. All problems come back together.
+pub fn load_with_identity(file: &Path) -> Result<(Config, Identity), Vec<Problem>> {
+    let config = load(file)?;
+    let identity = Identity::load(config.tls.clone()).map_err(|problems| {
+        problems
+            .iter()
+            .map(|problem| Problem { path: "tls".into(), text: problem.to_string() })
+            .collect::<Vec<_>>()
+    })?;
+    Ok((config, identity))
+}
+
+/// Reads and checks the file alone: the gates run as Patroni's user, who need not be able to read our key.
 pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     let at = file.display().to_string();
     let one = |text: String| vec![Problem { path: at.clone(), text }];
     let content = std::fs::read_to_string(file).map_err(|error| {
         one(format!("cannot be read: {error}; name the file with --config or HOLDFAST_CONFIG"))
     })?;
-    let (config, mut problems) = parse(&content).map_err(one)?;
-    match config {
-        Some(config) => {
-            problems.extend(unreadable(&config));
-            if problems.is_empty() { Ok(config) } else { Err(problems) }
-        }
-        None => Err(problems),
+    match parse(&content).map_err(one)? {
+        (Some(config), problems) if problems.is_empty() => Ok(config),
+        (_, problems) => Err(problems),
     }
 }
 
@@ -140,7 +138,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     let tls = top.table("tls", |tls| {
         let (ca, cert, key) =
             (tls.required("ca", path), tls.required("cert", path), tls.required("key", path));
-        Some(Tls { ca: ca?, cert: cert?, key: key? })
+        Some(TlsPaths { ca: ca?, cert: cert?, key: key? })
     });
     let etcd = top.table("etcd", |etcd| etcd.required("endpoints", texts));
     let grpc_listen = top.table("grpc", |grpc| grpc.required("listen", parsed(socket)));
@@ -236,18 +234,6 @@ fn pooler(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Pooler> {
     })
 }
 
-/// Files that must be readable for the agent to work at all.
-fn unreadable(config: &Config) -> Vec<Problem> {
-    let Tls { ca, cert, key } = &config.tls;
-    [("tls.ca", ca), ("tls.cert", cert), ("tls.key", key)]
-        .into_iter()
-        .filter_map(|(path, file)| {
-            let error = std::fs::read(file).err()?;
-            Some(Problem { path: path.into(), text: format!("{} cannot be read: {error}", file.display()) })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,9 +308,13 @@ cgroup = "/sys/fs/cgroup/patroni-main"
 
     #[test]
     fn a_missing_certificate_is_named() {
-        let config = parse(GOOD).unwrap().0.unwrap();
-        let found = unreadable(&config);
-        assert_eq!(found.len(), 3);
-        assert!(found[0].to_string().starts_with("tls.ca: /x/ca.crt cannot be read"), "{}", found[0]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(&file, GOOD).unwrap();
+        assert!(load(&file).is_ok(), "the gates need no certificate");
+        let problems = load_with_identity(&file).unwrap_err();
+        assert!(
+            problems.iter().any(|problem| problem.to_string().starts_with("tls: /x/ca.crt cannot be read"))
+        );
     }
 }

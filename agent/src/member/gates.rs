@@ -1,11 +1,12 @@
 //! The answers to the two gates: may PostgreSQL start, may it be promoted.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::member::term_in_force;
 use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_host::clock;
+use holdfast_proto::trace::TraceContext;
 use holdfast_types::{Class, Mode};
 
 use super::Member;
@@ -58,13 +59,16 @@ impl Member {
         if self.instance.class != Class::Quorum {
             return Answer::Pass;
         }
-        let begun_ms = clock::boottime_ms();
+        let (begun_ms, start) = (clock::boottime_ms(), SystemTime::now());
         let mut changes = self.world.changes();
         let mut said = String::new();
         loop {
             changes.mark_unchanged();
             match self.try_to_open(clock::boottime_ms() - begun_ms).await {
-                Ok(Attempt::Pass) => return Answer::Pass,
+                Ok(Attempt::Pass(trace)) => {
+                    act::trace::step(&self.telemetry, trace, "gate", start, &[]);
+                    return Answer::Pass;
+                }
                 Ok(Attempt::Refuse(why)) => {
                     tracing::warn!(cluster = %self.instance.cluster, "not promoted: {why}");
                     return Answer::Refuse { why };
@@ -91,7 +95,7 @@ impl Member {
         // Read last: what was seen of PostgreSQL is older than what etcd says, never the other way round.
         let cluster = self.world.read(&self.keys).await?;
         if cluster.mode() != Mode::Armed {
-            return Ok(Attempt::Pass);
+            return Ok(Attempt::Pass(None));
         }
         let Some(own) = self.own() else {
             return Ok(Attempt::Wait("our own session is not known to be alive".into()));
@@ -111,7 +115,9 @@ impl Member {
             wait_ms_max: 2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms),
         });
         Ok(match answer {
-            open::Answer::Open(plan) if act::open::open(self, &cluster, &plan).await? => Attempt::Pass,
+            open::Answer::Open(plan) if act::open::open(self, &cluster, &plan).await? => {
+                Attempt::Pass(act::trace::of_record(&cluster))
+            }
             open::Answer::Open(_) => Attempt::Wait("etcd has changed since; it is read again".into()),
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Refuse(why),
@@ -121,8 +127,8 @@ impl Member {
 
 /// How one attempt to open the next term ended.
 enum Attempt {
-    /// It is open, or the cluster is not armed.
-    Pass,
+    /// It is open, within this incident; or the cluster is not armed.
+    Pass(Option<TraceContext>),
     /// Look again.
     Wait(String),
     /// This node must not lead.

@@ -9,8 +9,9 @@ use holdfast_agent_core::attest::ControlState;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
 use holdfast_host::process::PidFd;
-use holdfast_types::Mode;
+use holdfast_proto::tls::Protocol;
 use holdfast_types::record::Reign;
+use holdfast_types::{Mode, Position};
 
 use super::Member;
 use crate::observe::{control_data, patroni_rest, processes};
@@ -102,6 +103,9 @@ impl Member {
                 let Ok(standby) = self.sql.standby().await else { return };
                 let mut state = self.state();
                 state.streaming = Some(standby.streaming);
+                let timeline = standby.received_timeline.or(state.received_timeline);
+                let timeline = timeline.unwrap_or(standby.control_timeline);
+                state.position = standby.received.or(standby.replayed).map(|lsn| Position { timeline, lsn });
                 if standby.received_timeline.is_some() {
                     state.received_timeline = standby.received_timeline;
                 }
@@ -125,7 +129,13 @@ impl Member {
             return;
         }
         loop {
-            match patroni_rest::is_heard(&self.instance.patroni_url, (self.tls)(), REST_DEADLINE).await {
+            match patroni_rest::is_heard(
+                &self.instance.patroni_url,
+                self.identity.client(Protocol::Plain),
+                REST_DEADLINE,
+            )
+            .await
+            {
                 patroni_rest::Heard::Silence => eyes.rest_silences += 1,
                 patroni_rest::Heard::Answer | patroni_rest::Heard::Refused => eyes.rest_silences = 0,
             }

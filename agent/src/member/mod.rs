@@ -9,7 +9,7 @@ pub mod sql;
 mod suspect;
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
@@ -17,16 +17,18 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_host::{clock, durable, nftables};
-use holdfast_store::TlsSource;
+use holdfast_proto::message::TermSeen;
+use holdfast_proto::tls::Identity;
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::MemberFacts;
-use holdfast_types::{Mode, Timeline};
+use holdfast_types::record::{MemberFacts, Reign, TermRecord};
+use holdfast_types::{Mode, Position, Timeline};
 use tokio::sync::{Notify, watch};
 
 use crate::act;
 use crate::config::{Config, Instance};
 use crate::gate::remembered::{self, Remembered};
 use crate::session::Held;
+use crate::telemetry::Telemetry;
 use crate::world::World;
 use sql::Sql;
 
@@ -48,7 +50,9 @@ pub struct Member {
     /// Its table in the kernel.
     pub firewall: nftables::Table,
     /// Our identity.
-    pub tls: TlsSource,
+    pub identity: Identity,
+    /// Where the steps of incidents go.
+    pub telemetry: Telemetry,
     /// Wakes the loop.
     pub wake: Notify,
     session: watch::Receiver<Held>,
@@ -87,10 +91,27 @@ pub struct State {
     pub after_stop: Option<core::AfterStop>,
     /// Our actual `synchronous_standby_names`, as far as a floor record waits for it.
     pub setting: Option<AnySetting>,
+    /// When the instance was looked at last, `CLOCK_BOOTTIME` in milliseconds.
+    pub looked_ms: u64,
+    /// What a standby has received, or a writer has written, when it was asked last.
+    pub position: Option<Position>,
+    /// The term as it was seen last, for `status` without etcd.
+    pub term: Option<TermSeen>,
+    /// When the writer's renewals were first seen overdue.
+    pub suspected_at: Option<SystemTime>,
+    /// When our hook opened the present term.
+    pub opened_at: Option<SystemTime>,
     /// Patroni does not answer.
     pub patroni_hung: bool,
     /// Patroni's processes live and are not stopped; what eligibility rests on.
     pub patroni_alive: bool,
+}
+
+impl State {
+    /// PostgreSQL was seen out of recovery.
+    pub fn postgres_accepts_writes(&self) -> bool {
+        self.postgres == Some(core::Postgres::Running { in_recovery: Some(false) })
+    }
 }
 
 impl Member {
@@ -100,7 +121,7 @@ impl Member {
         config: Arc<Config>,
         world: Arc<World>,
         session: watch::Receiver<Held>,
-        tls: TlsSource,
+        (identity, telemetry): (Identity, Telemetry),
     ) -> anyhow::Result<Arc<Self>> {
         let folder = remembered::folder(&config.state_dir, &instance.cluster);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -111,7 +132,8 @@ impl Member {
             keys: ClusterKeys::new(&instance.cluster),
             sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
             firewall: act::network::firewall(&instance),
-            tls,
+            identity,
+            telemetry,
             wake: Notify::new(),
             started_ms: clock::boottime_ms(),
             state: Mutex::new(State { remembered, phase, ..State::default() }),
@@ -164,6 +186,13 @@ impl Member {
     async fn once(&self, memory: &mut Memory, eyes: &mut look::Eyes) -> Duration {
         let (watched, connected) = self.world.watched(&self.keys);
         self.look(eyes, &watched).await;
+        {
+            let mut state = self.state();
+            state.looked_ms = clock::boottime_ms();
+            if connected {
+                state.term = core::term_in_force(&watched).map(|term| term_seen(&term.value));
+            }
+        }
         if !connected {
             self.state().waits = vec!["etcd is not heard".into()];
             return TICK;
@@ -289,6 +318,12 @@ impl Member {
         self.state().phase = phase;
         Ok(())
     }
+}
+
+fn term_seen(record: &TermRecord) -> TermSeen {
+    let writable = matches!(record.reign, Reign::Open { writable: true, .. });
+    let open = record.open_holder().is_some();
+    TermSeen { term: record.term, holder: record.holder().clone(), open, writable }
 }
 
 const PHASE_FILE: &str = "promise.json";

@@ -5,7 +5,7 @@
 //! [`Suspicion`] for the next decision.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::detach::Life;
 use holdfast_agent_core::member::{Suspicion, term_in_force};
@@ -36,8 +36,11 @@ impl Member {
             tokio::time::sleep(interval).await;
             let Some(writer) = self.writer_to_watch() else { continue };
             if self.is_late(&writer).await {
+                self.state().suspected_at = Some(SystemTime::now());
                 self.watch_for_life(&writer).await;
-                self.state().suspicion = Suspicion::default();
+                let mut state = self.state();
+                state.suspicion = Suspicion::default();
+                state.suspected_at = None;
             }
         }
     }

@@ -89,20 +89,6 @@ impl Telemetry {
         self.record(name, context, None, (start, end), attributes);
     }
 
-    /// A step as records know it: the incident's `traceparent` and wall clocks in milliseconds since 1970. A text that is
-    /// no trace context, or none, records nothing.
-    pub fn step(
-        &self,
-        name: &'static str,
-        trace: Option<&str>,
-        (start_wall_ms, end_wall_ms): (i64, i64),
-        attributes: &[(&'static str, String)],
-    ) {
-        if let Some(parent) = trace.and_then(|trace| trace.parse().ok()) {
-            self.span(name, &parent, wall(start_wall_ms), wall(end_wall_ms), attributes);
-        }
-    }
-
     /// The whole incident as records know it; see [`Self::root`].
     pub fn incident(
         &self,

@@ -108,9 +108,9 @@ async fn three_hosts_make_one_tree() {
     let close = db2.span("close", &context, at(1_060), at(1_070), &[]);
     db2.span("hand_over", &close, at(1_065), at(1_070), &[]);
     let wall_ms = 1_700_000_000_000;
-    pooler.step("route", Some(&incident), (wall_ms + 1_300, wall_ms + 1_310), &[]);
-    pooler.step("route", None, (0, 0), &[]);
-    pooler.step("route", Some("nonsense"), (0, 0), &[]);
+    pooler.span("route", &context, at(1_300), at(1_310), &[]);
+    pooler.incident(None, (0, 0), &[]);
+    pooler.incident(Some("nonsense"), (0, 0), &[]);
     let attributes = [("db.system.name", "postgresql".into())];
     db2.incident(Some(&incident), (wall_ms + 900, wall_ms + 1_400), &attributes);
     for one in [&db2, &db3, &pooler] {

@@ -89,6 +89,11 @@ impl World {
         self.mirror.clone()
     }
 
+    /// Whether etcd is heard at the moment.
+    pub fn is_connected(&self) -> bool {
+        self.mirror.borrow().connected
+    }
+
     /// The cluster as the watch shows it, and whether etcd is heard.
     pub fn watched(&self, keys: &ClusterKeys) -> (Cluster, bool) {
         let mirror = self.mirror.borrow();

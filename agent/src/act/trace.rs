@@ -1,0 +1,76 @@
+//! The spans of an incident: each host puts its own steps below the context that all of them derive alike.
+
+use std::time::SystemTime;
+
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::member::term_in_force;
+use holdfast_proto::trace::TraceContext;
+use holdfast_types::record::{EventRecord, Reign, Step};
+
+use crate::telemetry::Telemetry;
+
+/// The context of the incident that ends the open term, or that has ended the closed one: the same on every host that
+/// derives it, so that the first span does not have to wait for anybody's message.
+pub fn of_incident(cluster: &Cluster) -> Option<TraceContext> {
+    let term = term_in_force(cluster)?;
+    match &term.value.reign {
+        Reign::Open { holder, session, incarnation, .. } => {
+            let seed = format!("{}/{holder}/{}/{}", term.value.term, session.0, incarnation.0);
+            let trace = fnv(FNV_START, seed.as_bytes());
+            let span = fnv(trace, b"incident") as u64;
+            format!("00-{trace:032x}-{span:016x}-01").parse().ok()
+        }
+        Reign::Closed { .. } => of_record(cluster),
+    }
+}
+
+/// The context that the term record carries: of the incident that closed it, or that opened it.
+pub fn of_record(cluster: &Cluster) -> Option<TraceContext> {
+    term_in_force(cluster)?.value.trace.as_ref()?.parse().ok()
+}
+
+const FNV_START: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+
+/// FNV-1a of 128 bits: the same in every build, which the standard library's hashers do not promise.
+fn fnv(start: u128, bytes: &[u8]) -> u128 {
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(start, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
+}
+
+/// Records one step that began at `start` and has just ended.
+pub fn step(
+    telemetry: &Telemetry,
+    parent: Option<TraceContext>,
+    name: &'static str,
+    start: SystemTime,
+    attributes: &[(&'static str, String)],
+) {
+    if let Some(parent) = parent {
+        telemetry.span(name, &parent, start, SystemTime::now(), attributes);
+    }
+}
+
+/// Records the incident itself, from its first sign to its proof. Only the new writer does so.
+pub fn incident(telemetry: &Telemetry, context: Option<TraceContext>, event: &EventRecord) {
+    let Some(context) = context else { return };
+    let at = |step: Step| event.steps_wall_ms.get(&step).copied();
+    let (Some(start), Some(end)) = (at(Step::Detected), at(Step::Proved)) else { return };
+    let to = event.to.as_ref().map_or_else(String::new, ToString::to_string);
+    let attributes = [
+        ("holdfast.term", event.term.to_string()),
+        ("holdfast.from", event.from.to_string()),
+        ("holdfast.to", to),
+    ];
+    telemetry.incident(Some(&context.to_string()), (start, end), &attributes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_published_fnv_1a() {
+        assert_eq!(fnv(FNV_START, b""), FNV_START);
+        assert_eq!(fnv(FNV_START, b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+    }
+}

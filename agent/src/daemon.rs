@@ -1,0 +1,146 @@
+//! The running agent: puts its parts together, and ends them. Nothing else happens here.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use holdfast_proto::message::PoolerStatus;
+use holdfast_proto::tls::{Identity, Protocol};
+use holdfast_store::{EtcdOptions, EtcdStore, Store};
+use holdfast_types::{Class, Mode};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::gate::remembered::Remembered;
+use crate::member::Member;
+use crate::pooler::Router;
+use crate::serve::{grpc, socket};
+use crate::session::{Held, Keeper};
+use crate::telemetry::metrics::{Counters, exposition};
+use crate::telemetry::{Telemetry, scrape};
+use crate::world::World;
+use crate::{act, telemetry};
+
+/// How long the end of the agent may wait for calls and for spans, each.
+const END_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Rule 6: replication is denied from the boot on, where the cluster was armed when this host was last up.
+pub async fn boot_deny(config: &Config) -> Result<()> {
+    for instance in config.instances.iter().filter(|instance| instance.class == Class::Quorum) {
+        let remembered = Remembered::load(&config.state_dir, &instance.cluster);
+        // What cannot be read may have been armed: denying costs a wait for the agent, allowing may cost a write.
+        if !matches!(remembered, Ok(Remembered { mode: Mode::Observe | Mode::Disarmed, .. })) {
+            act::network::firewall(instance).follow(None).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs until SIGTERM or SIGINT. The session is left to run out: an agent that comes back in its time goes on with it.
+pub async fn run(config: Config, identity: Identity) -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(&config.log))
+        .with_writer(std::io::stderr)
+        .init();
+    for folder in [&config.run_dir, &config.state_dir] {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let config = Arc::new(config);
+    let telemetry = Telemetry::new(config.otlp_endpoint.as_deref(), &config.region, &config.host)?;
+    let etcd = EtcdOptions::new(config.etcd.clone(), Some(identity.source(Protocol::Http2)));
+    let store: Arc<dyn Store> = Arc::new(EtcdStore::new(etcd));
+    let world = Arc::new(watch_clusters(&config, Arc::clone(&store)));
+    let (keeper, session) = Keeper::new(&config, store)?;
+    tokio::spawn(keeper.run());
+    let tools = (identity.clone(), telemetry.clone());
+    let members = start_members(&config, &world, &session, &tools)?;
+    let routes = start_routers(&config, &world, &telemetry);
+    let host = Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes));
+    serve_metrics(&config, &host, &tools).await?;
+    let listener = TcpListener::bind(config.grpc_listen)
+        .await
+        .with_context(|| format!("grpc.listen: cannot listen on {}", config.grpc_listen))?;
+    let end = CancellationToken::new();
+    let until = end.clone().cancelled_owned();
+    let serving =
+        tokio::spawn(holdfast_proto::server::serve(listener, identity, config.region.clone(), host, until));
+    tracing::info!(host = %config.host, version = env!("CARGO_PKG_VERSION"), "agent started");
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("agent ends");
+    end.cancel();
+    // A call in flight gets a moment to finish; then the process ends with it.
+    drop(tokio::time::timeout(END_DEADLINE, serving).await);
+    telemetry.shutdown(END_DEADLINE).await;
+    Ok(())
+}
+
+fn watch_clusters(config: &Config, store: Arc<dyn Store>) -> World {
+    let of_instances = config.instances.iter().map(|instance| instance.cluster.clone());
+    let of_poolers = config.poolers.iter().map(|pooler| pooler.cluster.clone());
+    let clusters: Vec<_> = of_instances.chain(of_poolers).collect();
+    World::start(store, &config.region, &clusters)
+}
+
+fn start_members(
+    config: &Arc<Config>,
+    world: &Arc<World>,
+    session: &watch::Receiver<Held>,
+    tools: &(Identity, Telemetry),
+) -> Result<Arc<[Arc<Member>]>> {
+    let member = |instance: &crate::config::Instance| {
+        Member::new(instance.clone(), Arc::clone(config), Arc::clone(world), session.clone(), tools.clone())
+    };
+    let members: Vec<Arc<Member>> = config.instances.iter().map(member).collect::<Result<_>>()?;
+    let members: Arc<[Arc<Member>]> = members.into();
+    let listener = socket::listen(&config.run_dir)?;
+    tokio::spawn(socket::serve(listener, Arc::clone(&members)));
+    for member in members.iter() {
+        tokio::spawn(Arc::clone(member).run());
+    }
+    Ok(members)
+}
+
+fn start_routers(
+    config: &Arc<Config>,
+    world: &Arc<World>,
+    telemetry: &Telemetry,
+) -> Vec<Arc<Mutex<PoolerStatus>>> {
+    let start = |pooler: &crate::config::Pooler| {
+        let (config, world) = (Arc::clone(config), Arc::clone(world));
+        let router = Router::new(pooler.clone(), config, world, telemetry.clone());
+        let seen = router.seen();
+        tokio::spawn(router.run());
+        seen
+    };
+    config.poolers.iter().map(start).collect()
+}
+
+async fn serve_metrics(
+    config: &Config,
+    host: &Arc<grpc::Answers>,
+    (identity, telemetry): &(Identity, telemetry::Telemetry),
+) -> Result<()> {
+    let Some(listen) = config.metrics_listen else { return Ok(()) };
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("metrics.listen: cannot listen on {listen}"))?;
+    let (host, identity, telemetry) = (Arc::clone(host), identity.clone(), telemetry.clone());
+    let text = move || {
+        let counters = Counters {
+            certificate_ends_unix_s: identity.ends_unix_s(),
+            spans_dropped: telemetry.dropped(),
+            span_export_failures: telemetry.failures(),
+        };
+        exposition(&host.view(), &counters)
+    };
+    tokio::spawn(scrape::serve(listener, Arc::new(text)));
+    Ok(())
+}
