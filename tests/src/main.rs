@@ -90,7 +90,7 @@ enum Verb {
     Supervise { lab: String, host: String },
     /// Repoint a pooler by polling Patroni
     #[command(hide = true)]
-    Repoint { lab: String, host: String },
+    Repoint { lab: String, host: String, scope: String },
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -116,7 +116,10 @@ fn main() -> ExitCode {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")
 }
 
 fn ended(result: Result<()>) -> ExitCode {
@@ -164,7 +167,7 @@ async fn run(verb: Verb) -> Result<()> {
             }
             Ok(())
         }
-        Verb::Repoint { lab, host } => repoint::run(&files::load(&lab)?, &host).await,
+        Verb::Repoint { lab, host, scope } => repoint::run(&files::load(&lab)?, &host, &scope).await,
         Verb::Up { .. } | Verb::Supervise { .. } => unreachable!("main has done these"),
     }
 }
@@ -176,7 +179,8 @@ async fn list() -> Result<Value> {
             Ok(plan) => {
                 let faults = fault::all(&plan)?;
                 let lasting: Vec<_> = faults.into_iter().filter(fault::Fault::lasts).collect();
-                let leader = |(region, scope, leader)| json!({ "region": region, "scope": scope, "leader": leader });
+                let leader =
+                    |(region, scope, leader)| json!({ "region": region, "scope": scope, "leader": leader });
                 let clusters: Vec<Value> = health::leaders(&plan).await.into_iter().map(leader).collect();
                 json!({ "lab": lab, "holdfast": plan.spec.holdfast, "clusters": clusters, "faults": lasting })
             }

@@ -15,8 +15,21 @@ pub async fn arm(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>) {
     let config = format!("HOLDFAST_CONFIG={}", plan.operator_config().display());
     let program = plan.program("holdfast").display().to_string();
     let line = [
-        "ip", "netns", "exec", &host.netns, "env", &config, &program, "arm", "--region", &region.name,
-        "--cluster", scope, "--reason", "lab", "--yes",
+        "ip",
+        "netns",
+        "exec",
+        &host.netns,
+        "env",
+        &config,
+        &program,
+        "arm",
+        "--region",
+        &region.name,
+        "--cluster",
+        scope,
+        "--reason",
+        "lab",
+        "--yes",
     ];
     let note = match shell::run(DEADLINE_MS, &line).await {
         Ok(_) => "armed".to_owned(),

@@ -17,7 +17,8 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 /// Where cgroup v2 is mounted: `/sys/fs/cgroup` on stock Debian, elsewhere beside v1.
 pub fn root() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
-    mount_point(&mounts).context("no cgroup2 file system is mounted; the lab needs one: mount -t cgroup2 none DIR")
+    mount_point(&mounts)
+        .context("no cgroup2 file system is mounted; the lab needs one: mount -t cgroup2 none DIR")
 }
 
 fn mount_point(mountinfo: &str) -> Option<PathBuf> {

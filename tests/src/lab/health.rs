@@ -113,7 +113,9 @@ pub async fn wait_write(host: &HostPlan, instance: &Instance<'_>, until: Instant
     loop {
         match at.ask("SELECT pg_logical_emit_message(true, 'holdfast-lab', 'up')").await {
             Ok(_) => return Ok(()),
-            Err(error) if Instant::now() >= until => bail!("waited for a write through {}: {error:#}", host.name()),
+            Err(error) if Instant::now() >= until => {
+                bail!("waited for a write through {}: {error:#}", host.name())
+            }
             Err(_) => tokio::time::sleep(POLL).await,
         }
     }
@@ -124,7 +126,8 @@ pub async fn point(pooler: &HostPlan, instance: &Instance<'_>, writer: &HostPlan
     let text = super::render::pgbouncer::target(writer.address, instance.port);
     super::files::write(&pooler.target_file(&instance.pooler_unit()), &text)?;
     let socket_dir = pooler.pooler_socket_dir();
-    let at = At { socket_dir: &socket_dir, port: instance.pooler_port, user: "pgbouncer", dbname: "pgbouncer" };
+    let at =
+        At { socket_dir: &socket_dir, port: instance.pooler_port, user: "pgbouncer", dbname: "pgbouncer" };
     at.ask("RELOAD").await.map(drop)
 }
 

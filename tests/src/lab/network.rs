@@ -22,7 +22,8 @@ pub async fn create(plan: &Plan) -> Result<()> {
             ip(Some(&host.netns), &host_lines(region, host)).await?;
         }
     }
-    let forward: [&str; 7] = ["ip", "netns", "exec", &plan.switch(), "sysctl", "-qw", "net.ipv4.ip_forward=1"];
+    let forward: [&str; 7] =
+        ["ip", "netns", "exec", &plan.switch(), "sysctl", "-qw", "net.ipv4.ip_forward=1"];
     shell::run(DEADLINE_MS, &forward).await?;
     if let Some(rate) = plan.spec.link.rate_mbit {
         for region in &plan.regions {

@@ -89,7 +89,11 @@ impl Instance<'_> {
 
     /// The unit of its PgBouncer: plain for the first cluster.
     pub fn pooler_unit(&self) -> String {
-        if self.pooler_port == 6432 { "pgbouncer".into() } else { format!("pgbouncer-{}", self.cluster.scope) }
+        if self.pooler_port == 6432 {
+            "pgbouncer".into()
+        } else {
+            format!("pgbouncer-{}", self.cluster.scope)
+        }
     }
 }
 

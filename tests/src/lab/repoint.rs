@@ -22,23 +22,20 @@ const DEADLINE: Duration = Duration::from_secs(1);
 const STATUS_LINE: usize = 12;
 
 /// Polls until it is killed.
-pub async fn run(plan: &Plan, host: &str) -> Result<()> {
+pub async fn run(plan: &Plan, host: &str, scope: &str) -> Result<()> {
     let (region, host) = plan.host(host).with_context(|| format!("lab {} has no host {host}", plan.lab))?;
+    let instance = plan.instances().find(|instance| instance.cluster.scope == scope);
+    let instance = instance.with_context(|| format!("lab {} has no cluster {scope}", plan.lab))?;
     let tls = identity(host)?;
-    let polls = plan.instances().map(|instance| poll(region, host, instance, tls.clone()));
-    let mut polls: Vec<_> = polls.map(Box::pin).collect();
-    // A lab has one cluster or two; the first poll that ended would be a bug, for they never do.
-    match polls.len() {
-        1 => polls.remove(0).await,
-        _ => {
-            let second = polls.remove(1);
-            tokio::join!(polls.remove(0), second);
-        }
-    }
-    Ok(())
+    poll(region, host, instance, tls).await
 }
 
-async fn poll(region: &RegionPlan, pooler: &HostPlan, instance: Instance<'_>, tls: TlsConnector) {
+async fn poll(
+    region: &RegionPlan,
+    pooler: &HostPlan,
+    instance: Instance<'_>,
+    tls: TlsConnector,
+) -> Result<()> {
     let mut pointed: Option<Ipv4Addr> = None;
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -93,11 +90,12 @@ fn identity(host: &HostPlan) -> Result<TlsConnector> {
         roots.add(certificate).context("ca.crt")?;
     }
     let key = PrivateKeyDer::from_pem_file(certs.join("host.key")).context("host.key")?;
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .context("TLS")?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(read("host.crt")?, key)
-        .context("host.crt and host.key")?;
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("TLS")?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(read("host.crt")?, key)
+            .context("host.crt and host.key")?;
     Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -201,12 +201,8 @@ impl Default for Pgbouncer {
 
 /// Three etcd hosts, three database hosts, one asynchronous replica, one pooler, one backup host, one for clients.
 fn default_region() -> Region {
-    let host = |name: &str, role| Host {
-        name: name.into(),
-        role,
-        tags: BTreeMap::new(),
-        tablespaces: Vec::new(),
-    };
+    let host =
+        |name: &str, role| Host { name: name.into(), role, tags: BTreeMap::new(), tablespaces: Vec::new() };
     let mut hosts: Vec<Host> = ["e1", "e2", "e3"].map(|name| host(name, Role::Etcd)).into();
     hosts.extend(["db1", "db2", "db3", "db4"].map(|name| host(name, Role::Database)));
     hosts.extend([host("pool1", Role::Pooler), host("backup1", Role::Backup), host("client", Role::Client)]);

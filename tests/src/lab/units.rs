@@ -70,9 +70,9 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
                     user: Some("postgres"),
                     ..unit(&instance.pooler_unit(), 100)
                 });
-            }
-            if !plan.spec.holdfast {
-                units.push(repoint(plan, host));
+                if !plan.spec.holdfast {
+                    units.push(repoint(plan, host, &instance.cluster.scope));
+                }
             }
         }
         Role::Backup | Role::Client => {}
@@ -111,12 +111,13 @@ fn etcd(region: &RegionPlan, host: &HostPlan) -> Unit {
     }
 }
 
-fn repoint(plan: &Plan, host: &HostPlan) -> Unit {
+fn repoint(plan: &Plan, host: &HostPlan, scope: &str) -> Unit {
+    let name = format!("repoint-{scope}");
     Unit {
-        cgroup: host.cgroup.join("repoint"),
-        command: words(&[&plan.program("holdfast-lab"), &"repoint", &plan.lab, &host.name()]),
+        cgroup: host.cgroup.join(&name),
+        command: words(&[&plan.program("holdfast-lab"), &"repoint", &plan.lab, &host.name(), &scope]),
         restart: Restart::Always,
-        ..unit("repoint", 100)
+        ..unit(&name, 100)
     }
 }
 
@@ -141,7 +142,7 @@ mod tests {
         assert_eq!(names(true, "db1"), ["agent", "patroni-main"]);
         assert_eq!(names(false, "db1"), ["patroni-main"]);
         assert_eq!(names(true, "pool1"), ["agent", "pgbouncer"]);
-        assert_eq!(names(false, "pool1"), ["pgbouncer", "repoint"]);
+        assert_eq!(names(false, "pool1"), ["pgbouncer", "repoint-main"]);
         assert_eq!(names(true, "e1"), ["etcd"]);
         assert_eq!(names(true, "client"), [""; 0]);
     }

@@ -50,7 +50,7 @@ async fn check(plan: &Plan) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("a lab needs root: namespaces, cgroups, mounts");
     }
-    for program in PROGRAMS.iter().filter(|program| !Path::new(program).exists()) {
+    if let Some(program) = PROGRAMS.iter().find(|program| !Path::new(program).exists()) {
         bail!("{program} is missing; tests/setup installs it");
     }
     let ours = if plan.spec.holdfast { ["holdfast", "holdfast-agent"].as_slice() } else { &["holdfast"] };
@@ -81,7 +81,8 @@ async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {
     for region in &plan.regions {
         wait_etcd(region, until).await?;
     }
-    let first: Vec<&HostPlan> = plan.regions.iter().filter_map(|region| region.of(Role::Database).next()).collect();
+    let first: Vec<&HostPlan> =
+        plan.regions.iter().filter_map(|region| region.of(Role::Database).next()).collect();
     let others = hosts(plan, |host| {
         host.host.role != Role::Etcd && !first.iter().any(|first| first.name() == host.name())
     });
@@ -123,7 +124,9 @@ async fn start(plan: &Plan, hosts: Vec<&HostPlan>, until: Instant) -> Result<()>
         loop {
             match control::ask(&host.control_socket(), &control::Request::Status).await {
                 Ok(_) => break,
-                Err(error) if Instant::now() >= until => return Err(error).context("waited for a supervisor"),
+                Err(error) if Instant::now() >= until => {
+                    return Err(error).context("waited for a supervisor");
+                }
                 Err(_) => tokio::time::sleep(POLL).await,
             }
         }
@@ -144,8 +147,23 @@ async fn wait_etcd(region: &RegionPlan, until: Instant) -> Result<()> {
     let file = |name: &str| certs.join(name).display().to_string();
     let (ca, cert, key) = (file("ca.crt"), file("host.crt"), file("host.key"));
     let line = [
-        "ip", "netns", "exec", &member.netns, "etcdctl", "--endpoints", &endpoints, "--cacert", &ca, "--cert",
-        &cert, "--key", &key, "--dial-timeout=1s", "--command-timeout=2s", "endpoint", "health",
+        "ip",
+        "netns",
+        "exec",
+        &member.netns,
+        "etcdctl",
+        "--endpoints",
+        &endpoints,
+        "--cacert",
+        &ca,
+        "--cert",
+        &cert,
+        "--key",
+        &key,
+        "--dial-timeout=1s",
+        "--command-timeout=2s",
+        "endpoint",
+        "health",
     ];
     loop {
         match shell::run(COMMAND_MS, &line).await {
@@ -189,8 +207,23 @@ async fn final_timings(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>
     let (ttl, loop_wait) = (format!("ttl={}", patroni.ttl), format!("loop_wait={}", patroni.loop_wait));
     let retry_timeout = format!("retry_timeout={}", patroni.retry_timeout);
     let line = [
-        "ip", "netns", "exec", &host.netns, PATRONICTL, "-c", &file, "edit-config", &instance.cluster.scope,
-        "--force", "--quiet", "-s", &ttl, "-s", &loop_wait, "-s", &retry_timeout,
+        "ip",
+        "netns",
+        "exec",
+        &host.netns,
+        PATRONICTL,
+        "-c",
+        &file,
+        "edit-config",
+        &instance.cluster.scope,
+        "--force",
+        "--quiet",
+        "-s",
+        &ttl,
+        "-s",
+        &loop_wait,
+        "-s",
+        &retry_timeout,
     ];
     shell::run(COMMAND_MS, &line).await.map(drop)
 }

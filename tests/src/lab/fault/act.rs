@@ -44,7 +44,8 @@ pub async fn act(
         Kind::LinkCut => {
             fault.begins();
             let Some(peer) = peer else { return network::set_link(plan, host, false).await };
-            let (input, output) = (format!("ip saddr {}", peer.address), format!("ip daddr {}", peer.address));
+            let (input, output) =
+                (format!("ip saddr {}", peer.address), format!("ip daddr {}", peer.address));
             network::drop_packets(host, &fault.id, &input, &output).await
         }
         Kind::EtcdCut => {

@@ -5,8 +5,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::record::{self, Fault, all, monotonic_ns};
 use super::Kind;
+use super::record::{self, Fault, all, monotonic_ns};
 use crate::lab::control::{self, Request};
 use crate::lab::plan::{HostPlan, Plan};
 use crate::lab::spec::Role;

@@ -38,7 +38,9 @@ fn postmaster(host: &HostPlan, instance: &Instance<'_>) -> Result<i32> {
     let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
     match pid.filter(|pid| cgroup::pids(&host.cgroup.join(instance.unit())).contains(pid)) {
         Some(pid) => Ok(pid),
-        None => bail!("PostgreSQL does not run on {}: {} names no living process", host.name(), file.display()),
+        None => {
+            bail!("PostgreSQL does not run on {}: {} names no living process", host.name(), file.display())
+        }
     }
 }
 
@@ -46,8 +48,10 @@ fn postmaster(host: &HostPlan, instance: &Instance<'_>) -> Result<i32> {
 fn postgres(host: &HostPlan, instance: &Instance<'_>) -> Result<Vec<i32>> {
     let postmaster = postmaster(host, instance)?;
     let mut pids = vec![postmaster];
-    pids.extend(cgroup::pids(&host.cgroup.join(instance.unit())).into_iter().filter(|pid| {
-        holdfast_host::process::stat(*pid).is_ok_and(|stat| stat.ppid == postmaster)
-    }));
+    pids.extend(
+        cgroup::pids(&host.cgroup.join(instance.unit()))
+            .into_iter()
+            .filter(|pid| holdfast_host::process::stat(*pid).is_ok_and(|stat| stat.ppid == postmaster)),
+    );
     Ok(pids)
 }

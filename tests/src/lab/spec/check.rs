@@ -38,7 +38,8 @@ impl Spec {
         if loop_wait + 2 * retry_timeout > ttl {
             return Err("patroni: loop_wait + 2 * retry_timeout must not exceed ttl".into());
         }
-        if !(self.pgbouncer.server_login_retry > 0.0) {
+        let retry = self.pgbouncer.server_login_retry;
+        if !retry.is_finite() || retry <= 0.0 {
             return Err("pgbouncer.server_login_retry must be greater than 0".into());
         }
         self.check_clusters()?;

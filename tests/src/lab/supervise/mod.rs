@@ -39,8 +39,7 @@ struct Supervisor {
 
 /// Runs until it is killed. Must be called before any thread is started: namespaces belong to threads.
 pub fn run(plan: Plan, host: &str) -> Result<()> {
-    let (region, host) =
-        plan.host(host).with_context(|| format!("lab {} has no host {host}", plan.lab))?;
+    let (region, host) = plan.host(host).with_context(|| format!("lab {} has no host {host}", plan.lab))?;
     let (host, units) = (host.clone(), units::units(&plan, region, host));
     namespaces::enter(&host)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

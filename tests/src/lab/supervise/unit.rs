@@ -15,9 +15,8 @@ use crate::lab::units::{Restart, Unit};
 
 /// Enters the cgroup and becomes the command, so that the process that we wait for is the command's own.
 const ENTER: &str = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
-const AS_POSTGRES: [&str; 8] = [
-    "setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups", "--inh-caps=-all", "--",
-];
+const AS_POSTGRES: [&str; 8] =
+    ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups", "--inh-caps=-all", "--"];
 
 /// A unit and the task that watches it.
 pub struct Running {
@@ -37,12 +36,8 @@ impl Running {
     pub fn spawn(unit: Unit, host: &HostPlan) -> Self {
         let status =
             UnitStatus { name: unit.name.clone(), pid: None, held: true, restarts: 0, last_end: None };
-        let shared = Arc::new(Shared {
-            unit,
-            host: host.clone(),
-            status: Mutex::new(status),
-            changed: Notify::new(),
-        });
+        let shared =
+            Arc::new(Shared { unit, host: host.clone(), status: Mutex::new(status), changed: Notify::new() });
         tokio::spawn(watch(Arc::clone(&shared)));
         Self { shared }
     }
@@ -135,6 +130,7 @@ fn start(unit: &Unit, host: &HostPlan) -> Result<Child> {
         .env_clear()
         .env("PATH", format!("{PG_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
         .env("LC_ALL", "C.UTF-8")
+        .env("NO_COLOR", "1")
         .env("HOLDFAST_CONFIG", host.agent_config())
         .current_dir("/")
         .stdin(Stdio::null())
