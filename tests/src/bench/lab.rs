@@ -46,6 +46,15 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Refuses a lab that Holdfast only observes: its figures would be Patroni's.
+    pub async fn require_armed(&self) -> anyhow::Result<()> {
+        let describe = self.describe().await?;
+        match describe.cluster()?.1.armed.as_deref() {
+            None | Some("armed") => Ok(()),
+            Some(other) => anyhow::bail!("the cluster of the lab {} is not armed: {other}", self.name),
+        }
+    }
+
     /// What it is made of, now.
     pub async fn describe(&self) -> anyhow::Result<Describe> {
         Ok(Describe::parse(&self.describe_text().await?)?)

@@ -71,7 +71,11 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let mut labs = BTreeMap::new();
     let measured = async {
         for system in &options.systems {
-            labs.insert(*system, lab_of(options, *system).await?);
+            let lab = lab_of(options, *system).await?;
+            labs.insert(*system, lab.clone());
+            if system.has_agents() {
+                lab.require_armed().await?;
+            }
         }
         match case {
             Case::ArmedCost => armed::run(options, &labs, seed).await,

@@ -37,6 +37,9 @@ pub struct Cluster {
     /// Patroni's namespace.
     #[serde(default)]
     pub namespace: String,
+    /// `armed`, or why it is not; absent without Holdfast.
+    #[serde(default)]
+    pub armed: Option<String>,
     /// How clients reach it.
     pub routes: Vec<RouteDescription>,
 }
