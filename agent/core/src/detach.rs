@@ -309,6 +309,7 @@ mod tests {
             position: at(1, 9),
             data_uuid: "u".into(),
             incarnation: Incarnation(1),
+            heard_wall_ms: None,
             at_wall_ms: 0,
         }
     }

@@ -32,6 +32,7 @@ const PROOF_ATTEMPTS: u32 = 6;
 pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Option<&str>) -> EventRecord {
     let term = plan.closed.term;
     let promised = cluster.promises.values().filter(|promise| promise.value.term == term);
+    let heard = promised.clone().filter_map(|promise| promise.value.heard_wall_ms).max();
     let promised: Vec<i64> = promised.map(|promise| promise.value.at_wall_ms).collect();
     let attested = cluster.attestation.as_ref().map(|found| found.value.at_wall_ms);
     let detected = attested.or_else(|| promised.iter().min().copied());
@@ -44,6 +45,7 @@ pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Opt
         LeaderKey::Delete | LeaderKey::Leave => None,
     };
     let mut steps_wall_ms = BTreeMap::from([(Step::Closed, clock::wall_ms())]);
+    steps_wall_ms.extend(attested.or(heard).map(|at| (Step::Heard, at)));
     steps_wall_ms.extend(detected.map(|at| (Step::Detected, at)));
     steps_wall_ms.extend(promised.iter().max().map(|at| (Step::Promised, *at)));
     EventRecord {
@@ -158,9 +160,9 @@ impl Follower {
     }
 }
 
-/// From the first sign to the proof, in milliseconds by the wall clocks of the hosts that took the steps.
+/// From the writer's last sign to the proof, in milliseconds by the wall clocks of the hosts that took the steps.
 fn gap_ms(event: &EventRecord) -> Option<i64> {
-    let first = event.steps_wall_ms.get(&Step::Detected)?;
+    let first = event.steps_wall_ms.get(&Step::Heard).or(event.steps_wall_ms.get(&Step::Detected))?;
     let last = event.steps_wall_ms.get(&Step::Proved)?;
     Some(last - first)
 }

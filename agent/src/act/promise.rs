@@ -78,6 +78,7 @@ async fn leave(member: &Member, cluster: &Cluster, term: Term, writer: &MemberNa
                         .own()
                         .context("our own session is not known to be alive")?
                         .incarnation,
+                    heard_wall_ms: member.state().heard_wall_ms,
                     at_wall_ms: clock::wall_ms(),
                 };
                 member.set_phase(Some(Phase::Positioned { promise: promise.clone() }))?;

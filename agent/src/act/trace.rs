@@ -54,7 +54,7 @@ pub fn step(
 pub fn incident(telemetry: &Telemetry, context: Option<TraceContext>, event: &EventRecord) {
     let Some(context) = context else { return };
     let at = |step: Step| event.steps_wall_ms.get(&step).copied();
-    let (Some(start), Some(end)) = (at(Step::Detected), at(Step::Proved)) else { return };
+    let (Some(start), Some(end)) = (at(Step::Heard).or(at(Step::Detected)), at(Step::Proved)) else { return };
     let to = event.to.as_ref().map_or_else(String::new, ToString::to_string);
     let attributes = [
         ("holdfast.term", event.term.to_string()),

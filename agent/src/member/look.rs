@@ -103,6 +103,7 @@ impl Member {
                 let Ok(standby) = self.sql.standby().await else { return };
                 let mut state = self.state();
                 state.streaming = Some(standby.streaming);
+                state.heard_wall_ms = standby.heard_wall_ms.or(state.heard_wall_ms);
                 let timeline = standby.received_timeline.or(state.received_timeline);
                 let timeline = timeline.unwrap_or(standby.control_timeline);
                 state.position = standby.received.or(standby.replayed).map(|lsn| Position { timeline, lsn });

@@ -97,6 +97,8 @@ pub struct State {
     pub position: Option<Position>,
     /// The term as it was seen last, for `status` without etcd.
     pub term: Option<TermSeen>,
+    /// When the writer gave its last sign of life, by our wall clock in milliseconds since 1970.
+    pub heard_wall_ms: Option<i64>,
     /// When the writer's renewals were first seen overdue.
     pub suspected_at: Option<SystemTime>,
     /// When our hook opened the present term.

@@ -78,6 +78,8 @@ pub struct StandbyState {
     pub streaming: bool,
     /// When the walreceiver heard last of its sender, as PostgreSQL prints it; only compared for change.
     pub last_message: Option<String>,
+    /// The same by our wall clock, milliseconds since 1970, for people.
+    pub heard_wall_ms: Option<i64>,
 }
 
 impl Sql {
@@ -163,7 +165,8 @@ impl Sql {
         let rows = self
             .rows(
                 "select pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), w.received_tli, \
-                 greatest(c.timeline_id, r.min_recovery_end_timeline), w.status, w.last_msg_receipt_time \
+                 greatest(c.timeline_id, r.min_recovery_end_timeline), w.status, w.last_msg_receipt_time, \
+                 (extract(epoch from w.last_msg_receipt_time) * 1000)::bigint \
                  from pg_control_checkpoint() c, pg_control_recovery() r \
                  left join pg_stat_wal_receiver w on true",
             )
@@ -177,6 +180,7 @@ impl Sql {
             control_timeline: Timeline(control_timeline),
             streaming: row.get(4) == Some("streaming"),
             last_message: row.get(5).map(str::to_owned),
+            heard_wall_ms: row.get(6).and_then(|text| text.parse().ok()),
         })
     }
 

@@ -67,6 +67,14 @@ impl Member {
         }
     }
 
+    /// An idle stream is silent for seconds. When the renewals were seen overdue, the last of them was this old or older.
+    fn last_renewal_at_the_latest_ms(&self) -> Option<i64> {
+        let timings = &self.config.timings;
+        let overdue = timings.session_ttl_ms().saturating_sub(timings.late_when_remaining_ms());
+        let seen = self.state().suspected_at?.checked_sub(Duration::from_millis(overdue))?;
+        i64::try_from(seen.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok()
+    }
+
     /// Probes until the writer is in time again or is no longer the writer.
     async fn watch_for_life(&self, writer: &Writer) {
         let deadline = Duration::from_millis(self.config.timings.probe_deadline_ms());
@@ -76,6 +84,8 @@ impl Member {
         let mut asked_ms = clock::boottime_ms();
         while self.writer_to_watch().is_some_and(|now| now.session == writer.session) {
             if let Ok(standby) = self.sql.standby().await {
+                let renewed_ms = self.last_renewal_at_the_latest_ms();
+                self.state().heard_wall_ms = standby.heard_wall_ms.max(renewed_ms);
                 let sign = Some((standby.received, standby.last_message));
                 if last_sign.is_some() && last_sign != sign {
                     silent_since_ms = clock::boottime_ms();

@@ -99,7 +99,8 @@ impl EventReport {
     /// One recorded incident.
     pub fn new(event: &EventRecord) -> Self {
         let first = event.steps_wall_ms.values().min().copied();
-        let detected = event.steps_wall_ms.get(&Step::Detected).copied();
+        let heard =
+            event.steps_wall_ms.get(&Step::Heard).or(event.steps_wall_ms.get(&Step::Detected)).copied();
         let proved = event.steps_wall_ms.get(&Step::Proved).copied();
         Self {
             id: event.number,
@@ -108,7 +109,7 @@ impl EventReport {
             from: event.from.to_string(),
             to: event.to.as_ref().map(ToString::to_string),
             floor: event.floor.as_ref().map(ToString::to_string),
-            write_gap_ms: proved.zip(detected).map(|(proved, detected)| proved - detected),
+            write_gap_ms: proved.zip(heard).map(|(proved, heard)| proved - heard),
             trace_id: event.trace_id.clone(),
             steps: steps(event),
             text: event.text.clone(),
@@ -220,6 +221,7 @@ fn steps(event: &EventRecord) -> Vec<StepReport> {
 
 fn step_word(step: Step) -> &'static str {
     match step {
+        Step::Heard => "last heard",
         Step::Detected => "detected",
         Step::Promised => "promised",
         Step::Closed => "closed",

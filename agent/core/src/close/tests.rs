@@ -24,6 +24,7 @@ fn promise(term: u64, lsn: u64, mod_revision: i64) -> Revised<Promise> {
         position: at(1, lsn),
         data_uuid: "u".into(),
         incarnation: Incarnation(1),
+        heard_wall_ms: None,
         at_wall_ms: 0,
     };
     Revised { value, mod_revision }

@@ -188,6 +188,7 @@ impl Built {
             position: position(2, 0x0500_0060),
             data_uuid: format!("uuid-{n}"),
             incarnation: Incarnation(1),
+            heard_wall_ms: None,
             at_wall_ms: NOW_WALL_MS - 4_000,
         };
         self.record(&self.keys.promise(&db(n), Term(term)), promise);

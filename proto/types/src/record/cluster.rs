@@ -140,6 +140,7 @@ pub struct EventRecord {
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)] // The names are the meaning; PROTOCOL.md section 11 has the table.
 pub enum Step {
+    Heard,
     Detected,
     Promised,
     Closed,

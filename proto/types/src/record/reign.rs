@@ -124,6 +124,10 @@ pub struct Promise {
     pub data_uuid: String,
     /// The promiser's agent.
     pub incarnation: Incarnation,
+    /// When the writer, or its agent, gave its last sign of life to this node; wall clock, milliseconds since 1970. For
+    /// people: the write gap is measured from here.
+    #[serde(default)]
+    pub heard_wall_ms: Option<i64>,
     /// Wall clock, milliseconds since 1970.
     pub at_wall_ms: i64,
 }
