@@ -34,13 +34,10 @@ fn gaps(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
         "system",
         "route",
         "n",
-        "gap min s",
-        "median",
-        "p95",
-        "max",
-        "not back",
+        "gap s\nmin / median / p95 / max",
+        "not\nback",
+        "unknown\n(there)",
         "errors by SQLSTATE",
-        "unknown",
     ]);
     for (system, records) in systems {
         for kind in [RouteKind::Libpq, RouteKind::Pgbouncer] {
