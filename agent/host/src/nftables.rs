@@ -8,6 +8,9 @@
 //! timeout of 2 s. The reset is delivered through `lo`; an input rule that dropped it there cost 3-10 s
 //! (`facts/baseline.md` section 5).
 
+mod listing;
+
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -35,6 +38,23 @@ pub enum NftError {
         /// What it said.
         stderr: String,
     },
+    /// `nft` listed something else than a table.
+    #[error("nft lists table {table} in a form that is not understood: {why}")]
+    Listing {
+        /// The table.
+        table: String,
+        /// What is missing.
+        why: String,
+    },
+}
+
+/// What a table in the kernel lets through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// Replication is open towards this address.
+    pub source: Option<String>,
+    /// Everything between us and these addresses is closed.
+    pub cut: BTreeSet<String>,
 }
 
 /// The table of one PostgreSQL instance.
@@ -64,6 +84,21 @@ impl Table {
     /// Removes the table: nothing of ours is in the way any more.
     pub async fn remove(&self) -> Result<(), NftError> {
         load(&self.name, "").await
+    }
+
+    /// What the kernel has in force now: an agent that starts finds there what its last start left, and whoever flushes
+    /// the whole packet filter takes our tables with it. `None`: no table, or none that we would write.
+    pub async fn state(&self) -> Result<Option<State>, NftError> {
+        let arguments = ["-j", "list", "table", "inet", &self.name];
+        let output = run::run(Command::new("nft").args(arguments).deadline_ms(DEADLINE_MS)).await?;
+        let table = || self.name.clone();
+        if output.success() {
+            listing::parse(&output.stdout).map_err(|why| NftError::Listing { table: table(), why })
+        } else if output.stderr.contains("No such file or directory") {
+            Ok(None)
+        } else {
+            Err(NftError::Refused { table: table(), stderr: output.stderr.trim().to_owned() })
+        }
     }
 
     async fn load(&self, source: Option<&str>, lost: &[(String, u16)]) -> Result<(), NftError> {

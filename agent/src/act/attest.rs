@@ -16,7 +16,7 @@ use crate::member::Member;
 pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> Result<()> {
     let start = SystemTime::now();
     let own = member.own().context("our own session is not known to be alive")?;
-    if !member.remember(|remembered| remembered.attesting = true) {
+    if !member.remember(|remembered| remembered.attesting = true).await {
         bail!("the shut gate cannot be kept on disk");
     }
     let attestation = Attestation {
@@ -57,12 +57,12 @@ pub async fn withdraw(
     if !armed_txn(member, cluster, txn(compares, vec![Write::Delete { key }])).await? {
         bail!("it was used, or the term record has changed since it was read");
     }
-    open_gate(member)
+    open_gate(member).await
 }
 
 /// Lets PostgreSQL start again, as far as the other rules allow it.
-pub fn open_gate(member: &Member) -> Result<()> {
-    if !member.remember(|remembered| remembered.attesting = false) {
+pub async fn open_gate(member: &Member) -> Result<()> {
+    if !member.remember(|remembered| remembered.attesting = false).await {
         bail!("the open gate cannot be kept on disk");
     }
     Ok(())

@@ -14,19 +14,20 @@ const EMPTY_DEADLINE: Duration = Duration::from_millis(2_000);
 
 /// Kills Patroni and nothing else; the supervisor starts it again, and it takes the running PostgreSQL over.
 pub fn restart_patroni(member: &Member) -> Result<()> {
-    let seen = processes::look(&member.instance.cgroup, &member.instance.data_dir);
-    for pid in &seen.patroni {
+    let path = &member.instance.cgroup;
+    let pids = processes::patroni(path).with_context(|| path.display().to_string())?;
+    for pid in &pids {
         let pid_fd = PidFd::open(*pid).with_context(|| format!("Patroni's process {pid}"))?;
         pid_fd.kill().with_context(|| format!("Patroni's process {pid}"))?;
     }
     member.state().patroni_hung = false;
-    tracing::warn!(cluster = %member.instance.cluster, pids = ?seen.patroni, "Patroni was hung and has been killed; PostgreSQL runs on");
+    tracing::warn!(cluster = %member.instance.cluster, ?pids, "Patroni was hung and has been killed; PostgreSQL runs on");
     Ok(())
 }
 
 /// Shuts the gate durably, then kills Patroni together with what is left of PostgreSQL: it may be starting it again.
 pub async fn shut_gate_and_kill(member: &Member) -> Result<()> {
-    if !member.remember(|remembered| remembered.attesting = true) {
+    if !member.remember(|remembered| remembered.attesting = true).await {
         bail!("the shut gate cannot be kept on disk");
     }
     all(member).await?;

@@ -44,7 +44,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         Action::WithdrawAttestation { attestation_mod_revision, term_mod_revision } => {
             attest::withdraw(member, cluster, *attestation_mod_revision, *term_mod_revision).await
         }
-        Action::OpenGate => attest::open_gate(member),
+        Action::OpenGate => attest::open_gate(member).await,
         Action::RestartPatroni => kill::restart_patroni(member),
         Action::KillDeposed => kill::deposed(member).await,
         Action::KillFenced => kill::fenced(member).await,
@@ -54,7 +54,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             promise::withdraw(member, cluster, *promise_mod_revision, *term_mod_revision, *writers_session)
                 .await
         }
-        Action::ForgetPhase => Ok(member.set_phase(None)?),
+        Action::ForgetPhase => Ok(member.set_phase(None).await?),
         Action::Close(plan) => close::close(member, cluster, plan).await,
         Action::Hold { term, last_failover_wall_ms } => {
             incident::hold(member, cluster, *term, *last_failover_wall_ms).await

@@ -24,7 +24,7 @@ pub async fn open(member: &Member, cluster: &Cluster, plan: &OpenPlan) -> Result
     let opened = armed_txn(member, cluster, txn(compares, writes(member, &plan.opened, &plan.floor))).await?;
     if opened {
         // What bound us to the last term is over; the disk must not say otherwise after a crash of the agent.
-        member.set_phase(None)?;
+        member.set_phase(None).await?;
         member.state().opened_at = Some(SystemTime::now());
         incident::opened(member, cluster);
         tracing::warn!(cluster = %member.instance.cluster, term = plan.opened.term.0, "term opened: this node is promoted");

@@ -26,7 +26,7 @@ pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &Me
         Some(Phase::Positioned { promise } | Phase::Promised { promise }) => promise,
         other => {
             if other.is_none() {
-                member.set_phase(Some(Phase::Intended { term, writer: writer.clone() }))?;
+                member.set_phase(Some(Phase::Intended { term, writer: writer.clone() })).await?;
             }
             leave(member, cluster, term, writer).await?
         }
@@ -81,7 +81,7 @@ async fn leave(member: &Member, cluster: &Cluster, term: Term, writer: &MemberNa
                     heard_wall_ms: member.state().heard_wall_ms,
                     at_wall_ms: clock::wall_ms(),
                 };
-                member.set_phase(Some(Phase::Positioned { promise: promise.clone() }))?;
+                member.set_phase(Some(Phase::Positioned { promise: promise.clone() })).await?;
                 return Ok(promise);
             }
         }
@@ -100,7 +100,7 @@ async fn put(member: &Member, cluster: &Cluster, promise: Promise) -> Result<()>
         cluster = %member.instance.cluster, term = promise.term.0, writer = %promise.writer, position = %promise.position,
         "promised: nothing more is received from the writer"
     );
-    member.set_phase(Some(Phase::Promised { promise }))?;
+    member.set_phase(Some(Phase::Promised { promise })).await?;
     Ok(())
 }
 
@@ -125,7 +125,7 @@ pub async fn withdraw(
     if !armed_txn(member, cluster, txn(compares, writes)).await? {
         bail!("etcd has changed since it was read");
     }
-    member.set_phase(None)?;
+    member.set_phase(None).await?;
     tracing::info!(cluster = %member.instance.cluster, term = record.value.term.0, "promise withdrawn: the writer is in office");
     Ok(())
 }

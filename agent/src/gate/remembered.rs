@@ -24,14 +24,10 @@ pub fn folder(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
     state_dir.join(format!("{}.{}", cluster.namespace.to_key_segment(), cluster.scope))
 }
 
-fn file(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
-    folder(state_dir, cluster).join("remembered.json")
-}
-
 impl Remembered {
     /// Reads it. Absent means never armed; damaged is an error, because guessing a mode could start a second writer.
     pub fn load(state_dir: &Path, cluster: &ClusterId) -> Result<Self, String> {
-        let file = file(state_dir, cluster);
+        let file = Self::file(state_dir, cluster);
         let at =
             |error: String| format!("{}: {error}; start the agent, it writes the file again", file.display());
         match durable::read_optional(&file).map_err(|error| at(error.to_string()))? {
@@ -40,9 +36,13 @@ impl Remembered {
         }
     }
 
-    /// Writes it durably.
-    pub fn store(&self, state_dir: &Path, cluster: &ClusterId) -> std::io::Result<()> {
-        let bytes = serde_json::to_vec(self).expect("a record of texts is JSON");
-        durable::write(&file(state_dir, cluster), &bytes)
+    /// The bytes to keep.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record of texts is JSON")
+    }
+
+    /// Where it is kept.
+    pub fn file(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
+        folder(state_dir, cluster).join("remembered.json")
     }
 }

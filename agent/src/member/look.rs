@@ -3,23 +3,29 @@
 //! An idle look costs two reads of `/proc` and no query: PostgreSQL is asked when something changed, and otherwise every
 //! [`QUIET_TICKS`] looks, because the agent's whole budget at rest is 0.07 % of a core.
 
+use std::path::Path;
 use std::time::Duration;
 
 use holdfast_agent_core::attest::ControlState;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
+use holdfast_host::durable;
 use holdfast_host::process::PidFd;
 use holdfast_proto::tls::Protocol;
 use holdfast_types::record::Reign;
-use holdfast_types::{Mode, Position};
+use holdfast_types::{MemberName, Mode, Position};
+use tokio::task::JoinHandle;
 
 use super::Member;
-use crate::observe::{control_data, patroni_rest, processes};
+use crate::observe::processes::{self, Postmaster, Seen};
+use crate::observe::{control_data, patroni_rest};
 
 /// PostgreSQL and Patroni's REST API are asked at least every so many looks.
 const QUIET_TICKS: u32 = 10;
 /// Patroni's REST API must be silent this often, one after the other, before its Patroni counts as hung.
 const SILENCES: u32 = 2;
+/// A disk that has not answered by then is not waited for.
+const DISK_DEADLINE: Duration = Duration::from_millis(500);
 /// Deadline of one question to Patroni's REST API.
 const REST_DEADLINE: Duration = Duration::from_millis(1_500);
 
@@ -27,6 +33,9 @@ const REST_DEADLINE: Duration = Duration::from_millis(1_500);
 #[derive(Default)]
 pub struct Eyes {
     postmaster: Option<(i32, PidFd)>,
+    seen: Seen,
+    /// A full look that a dead disk holds up: it is left behind, and no second is begun beside it.
+    looking: Option<JoinHandle<OnDisk>>,
     looks: u32,
     revision: i64,
     rest_silences: u32,
@@ -49,16 +58,19 @@ impl Member {
         eyes.revision = cluster.revision;
         eyes.looks = eyes.looks.wrapping_add(1);
         let thorough = eyes.looks % QUIET_TICKS == 1;
-        let seen = processes::look(&self.instance.cgroup, &self.instance.data_dir);
+        let seen = match eyes.seen.glance().filter(|_| !thorough) {
+            Some(seen) => seen,
+            None => self.look_at_disk(eyes).await,
+        };
         match seen.postmaster {
-            Some(pid) if eyes.postmaster.as_ref().is_none_or(|(known, _)| *known != pid) => {
+            Postmaster::Alive(pid) if eyes.postmaster.as_ref().is_none_or(|(known, _)| *known != pid) => {
                 eyes.postmaster = PidFd::open(pid).ok().map(|pid_fd| (pid, pid_fd));
                 self.state().killed = false;
-                self.note_data_uuid();
             }
-            Some(_) => {}
-            None => eyes.postmaster = None,
+            Postmaster::Alive(_) => {}
+            Postmaster::Gone | Postmaster::Unknown => eyes.postmaster = None,
         }
+        eyes.seen = seen.clone();
         {
             let mut state = self.state();
             state.patroni_alive = seen.patroni_alive();
@@ -67,17 +79,22 @@ impl Member {
         if thorough {
             self.ask_patroni(eyes, seen.patroni_alive()).await;
         }
-        if seen.postmaster.is_none() {
-            let postgres = if seen.readable { Postgres::Gone } else { Postgres::Unknown };
-            {
-                let mut state = self.state();
-                state.postgres = Some(postgres);
-                state.streaming = Some(false);
+        match seen.postmaster {
+            Postmaster::Alive(_) => self.state().after_stop = None,
+            Postmaster::Gone => {
+                {
+                    let mut state = self.state();
+                    state.postgres = Some(Postgres::Gone);
+                    state.streaming = Some(false);
+                }
+                return self.look_after_stop(cluster, &seen).await;
             }
-            self.look_after_stop(cluster, &seen).await;
-            return;
+            Postmaster::Unknown => {
+                let mut state = self.state();
+                (state.postgres, state.streaming, state.after_stop) = (Some(Postgres::Unknown), None, None);
+                return;
+            }
         }
-        self.state().after_stop = None;
         let unsettled = {
             let state = self.state();
             !matches!(state.postgres, Some(Postgres::Running { in_recovery: Some(_) }))
@@ -85,6 +102,33 @@ impl Member {
         };
         if changed || thorough || unsettled || self.promotion_is_due(cluster) {
             self.ask_postgres(cluster).await;
+        }
+    }
+
+    /// The look that reads the data directory, on a thread of its own: a dead disk must not hang the agent (promise I8).
+    async fn look_at_disk(&self, eyes: &mut Eyes) -> Seen {
+        let (cgroup, data_dir) = (self.instance.cgroup.clone(), self.instance.data_dir.clone());
+        let member = self.instance.member.clone();
+        let looking = eyes.looking.get_or_insert_with(|| {
+            tokio::task::spawn_blocking(move || OnDisk {
+                seen: processes::look(&cgroup, &data_dir),
+                standby_signal: data_dir.join("standby.signal").exists(),
+                data_uuid: data_uuid(&data_dir, &member),
+            })
+        });
+        match tokio::time::timeout(DISK_DEADLINE, looking).await {
+            Ok(found) => {
+                eyes.looking = None;
+                let Ok(found) = found else { return Seen::default() };
+                let mut state = self.state();
+                state.started_as_primary = !found.standby_signal;
+                state.data_uuid = found.data_uuid;
+                found.seen
+            }
+            Err(_) => {
+                tracing::warn!(path = %self.instance.data_dir.display(), "the data directory does not answer; its state is unknown");
+                Seen::default()
+            }
         }
     }
 
@@ -150,7 +194,7 @@ impl Member {
     }
 
     /// Only for the writer of the open term: everybody else's stopped PostgreSQL is Patroni's affair.
-    async fn look_after_stop(&self, cluster: &Cluster, seen: &processes::Seen) {
+    async fn look_after_stop(&self, cluster: &Cluster, seen: &Seen) {
         let ours = term_in_force(cluster)
             .is_some_and(|term| term.value.open_holder() == Some(&self.instance.member));
         if !ours || cluster.mode() != Mode::Armed {
@@ -168,24 +212,29 @@ impl Member {
         };
         state.after_stop = Some(AfterStop { processes_gone, control });
     }
+}
 
-    /// Reads or makes the data directory's own id. It names the member too: pg_rewind and a base backup copy the file
-    /// of their source, and a copied id is no id (rule of `data_uuid`).
-    fn note_data_uuid(&self) {
-        let file = self.instance.data_dir.join("holdfast.data_uuid");
-        let own = format!("{} ", self.instance.member);
-        let found = std::fs::read_to_string(&file).ok().filter(|text| text.starts_with(&own));
-        let uuid = found.or_else(|| {
-            let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
-            let text = format!("{own}{}", random.trim());
-            match holdfast_host::durable::write(&file, text.as_bytes()) {
-                Ok(()) => Some(text),
-                Err(error) => {
-                    tracing::warn!(%error, path = %file.display(), "this node does not vote until its data directory has an id");
-                    None
-                }
-            }
-        });
-        self.state().data_uuid = uuid.map(|text| text.trim_start_matches(&own).to_owned());
-    }
+/// What a full look brings from the data directory.
+struct OnDisk {
+    seen: Seen,
+    standby_signal: bool,
+    data_uuid: Option<String>,
+}
+
+/// Reads or makes the data directory's own id. It names the member too: pg_rewind and a base backup copy the file of
+/// their source, and a copied id is no id.
+fn data_uuid(data_dir: &Path, member: &MemberName) -> Option<String> {
+    let file = data_dir.join("holdfast.data_uuid");
+    let own = format!("{member} ");
+    let found = std::fs::read_to_string(&file).ok().filter(|text| text.starts_with(&own));
+    let text = found.or_else(|| {
+        // Not into an empty directory: Patroni takes one that is not empty for a damaged cluster.
+        if !data_dir.join("PG_VERSION").exists() {
+            return None;
+        }
+        let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
+        let text = format!("{own}{}", random.trim());
+        durable::write(&file, text.as_bytes()).ok().map(|()| text)
+    })?;
+    Some(text.trim_start_matches(&own).to_owned())
 }

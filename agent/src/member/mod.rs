@@ -8,6 +8,7 @@ mod look;
 pub mod sql;
 mod suspect;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -87,6 +88,8 @@ pub struct State {
     pub postgres: Option<core::Postgres>,
     /// Whether our walreceiver streams.
     pub streaming: Option<bool>,
+    /// There was no `standby.signal` when the data directory was looked at last.
+    pub started_as_primary: bool,
     /// What was seen after the postmaster of a writer went.
     pub after_stop: Option<core::AfterStop>,
     /// Our actual `synchronous_standby_names`, as far as a floor record waits for it.
@@ -199,7 +202,7 @@ impl Member {
             self.state().waits = vec!["etcd is not heard".into()];
             return TICK;
         }
-        self.follow_records(&watched);
+        self.follow_records(&watched).await;
         let mut decision = self.decide(&watched, memory);
         let mut cluster = watched;
         if decision.actions.iter().any(Action::needs_fresh_read) && cluster.mode() == Mode::Armed {
@@ -231,7 +234,7 @@ impl Member {
             uptime_ms: clock::boottime_ms().saturating_sub(self.started_ms),
             own: self.own(),
             postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
-            started_as_primary: !self.instance.data_dir.join("standby.signal").exists(),
+            started_as_primary: state.started_as_primary,
             patroni_hung: state.patroni_hung,
             after_stop: state.after_stop.clone(),
             gate_shut: state.remembered.attesting,
@@ -278,26 +281,27 @@ impl Member {
     }
 
     /// Keeps on disk what the gates need without us: the mode, and whether we are fenced.
-    fn follow_records(&self, cluster: &Cluster) {
+    async fn follow_records(&self, cluster: &Cluster) {
         let fenced = cluster.fences.get(&self.instance.member).map(|fence| act::why_fenced(&fence.value));
         let mode = cluster.mode();
         self.remember(|remembered| {
             remembered.mode = mode;
             remembered.fenced = fenced;
-        });
+        })
+        .await;
     }
 
     /// Changes what is on disk for the gates; returns whether it is there now.
-    pub fn remember(&self, change: impl FnOnce(&mut Remembered)) -> bool {
-        let mut state = self.state();
-        let mut wanted = state.remembered.clone();
+    pub async fn remember(&self, change: impl FnOnce(&mut Remembered)) -> bool {
+        let mut wanted = self.state().remembered.clone();
         change(&mut wanted);
-        if wanted == state.remembered {
+        if wanted == self.state().remembered {
             return true;
         }
-        match wanted.store(&self.config.state_dir, &self.instance.cluster) {
+        let file = Remembered::file(&self.config.state_dir, &self.instance.cluster);
+        match on_disk(file, Some(wanted.encode())).await {
             Ok(()) => {
-                state.remembered = wanted;
+                self.state().remembered = wanted;
                 true
             }
             Err(error) => {
@@ -308,18 +312,27 @@ impl Member {
     }
 
     /// Persists where we are in leaving a writer, before the step that it names (promise I9).
-    pub fn set_phase(&self, phase: Option<Phase>) -> std::io::Result<()> {
+    pub async fn set_phase(&self, phase: Option<Phase>) -> std::io::Result<()> {
         let file = remembered::folder(&self.config.state_dir, &self.instance.cluster).join(PHASE_FILE);
-        match &phase {
-            Some(phase) => {
-                let bytes = serde_json::to_vec(phase).expect("a phase is names and numbers");
-                durable::write(&file, &bytes)?;
-            }
-            None => durable::remove(&file)?,
-        }
+        let bytes =
+            phase.as_ref().map(|phase| serde_json::to_vec(phase).expect("a phase is names and numbers"));
+        on_disk(file, bytes).await?;
         self.state().phase = phase;
         Ok(())
     }
+}
+
+/// How long a small durable write may take. It syncs, so a busy disk needs some time; a dead one never answers.
+const DISK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Writes or removes a file durably, on a thread of its own: a dead disk must not hang the agent (promise I8).
+async fn on_disk(file: PathBuf, bytes: Option<Vec<u8>>) -> std::io::Result<()> {
+    let work = tokio::task::spawn_blocking(move || match bytes {
+        Some(bytes) => durable::write(&file, &bytes),
+        None => durable::remove(&file),
+    });
+    let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the disk did not answer in time");
+    tokio::time::timeout(DISK_DEADLINE, work).await.map_err(late)?.map_err(std::io::Error::other)?
 }
 
 fn term_seen(record: &TermRecord) -> TermSeen {

@@ -8,16 +8,26 @@ use holdfast_host::process;
 /// What was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The cgroup could be read; if not, an absent postmaster is unknown and not gone.
-    pub readable: bool,
     /// The postmaster of the data directory.
-    pub postmaster: Option<i32>,
+    pub postmaster: Postmaster,
     /// Processes of PostgreSQL in the cgroup.
     pub postgres_processes: usize,
     /// Patroni's processes.
     pub patroni: Vec<i32>,
     /// Some of Patroni's are stopped by a signal.
     patroni_stopped: bool,
+}
+
+/// The first process of PostgreSQL.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Postmaster {
+    /// It lives.
+    Alive(i32),
+    /// The file that names it is gone with all processes, or names one that is no more.
+    Gone,
+    /// Neither can be told: the disk does not answer, or it is just starting.
+    #[default]
+    Unknown,
 }
 
 impl Seen {
@@ -29,12 +39,28 @@ impl Seen {
     pub fn patroni_stopped(&self) -> bool {
         self.patroni_stopped
     }
+
+    /// Looks again at the processes that are known, without the cgroup and without the disk: three reads of `/proc` where
+    /// a full look costs one for each session. `None` when one of them is no longer what it was.
+    pub fn glance(&self) -> Option<Self> {
+        let Postmaster::Alive(pid) = self.postmaster else { return None };
+        process::stat(pid).ok().filter(|stat| stat.comm == "postgres" && stat.state != 'Z')?;
+        if self.patroni.is_empty() {
+            return None;
+        }
+        let mut patroni_stopped = false;
+        for pid in &self.patroni {
+            let stat = process::stat(*pid).ok().filter(|stat| is_patroni(stat) && stat.state != 'Z')?;
+            patroni_stopped |= stat.state == 'T';
+        }
+        Some(Self { patroni_stopped, ..self.clone() })
+    }
 }
 
-/// Looks at the cgroup and at `postmaster.pid`. A few reads of `/proc`; nothing waits.
+/// Looks at the cgroup and at `postmaster.pid`. Reads a file of the data directory: call it where a dead disk may block.
 pub fn look(cgroup: &Path, data_dir: &Path) -> Seen {
     let Ok(pids) = Cgroup::open(cgroup).and_then(|cgroup| cgroup.pids()) else { return Seen::default() };
-    let mut seen = Seen { readable: true, ..Seen::default() };
+    let mut seen = Seen::default();
     for pid in pids {
         let Ok(stat) = process::stat(pid) else { continue };
         if stat.state == 'Z' {
@@ -43,21 +69,45 @@ pub fn look(cgroup: &Path, data_dir: &Path) -> Seen {
         // The start gate has the name of PostgreSQL's binary and becomes it: it counts as PostgreSQL.
         if stat.comm == "postgres" {
             seen.postgres_processes += 1;
-        } else if stat.comm.starts_with("patroni") || stat.comm.starts_with("python") {
+        } else if is_patroni(&stat) {
             seen.patroni.push(pid);
             seen.patroni_stopped |= stat.state == 'T';
         }
     }
-    seen.postmaster = postmaster(data_dir);
+    seen.postmaster = postmaster(data_dir, seen.postgres_processes);
     seen
 }
 
+/// Patroni's processes alone, without a look at the data directory.
+pub fn patroni(cgroup: &Path) -> std::io::Result<Vec<i32>> {
+    let pids = Cgroup::open(cgroup)?.pids()?;
+    Ok(pids.into_iter().filter(|pid| process::stat(*pid).is_ok_and(|stat| is_patroni(&stat))).collect())
+}
+
+fn is_patroni(stat: &process::Stat) -> bool {
+    stat.comm.starts_with("patroni") || stat.comm.starts_with("python")
+}
+
 /// The first line of `postmaster.pid`, if that process is a PostgreSQL that works in this data directory.
-fn postmaster(data_dir: &Path) -> Option<i32> {
-    let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
-    let pid: i32 = text.lines().next()?.trim().parse().ok()?;
-    let stat = process::stat(pid).ok()?;
-    let here = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-    let same = here == data_dir || data_dir.canonicalize().is_ok_and(|canonical| canonical == here);
-    (stat.comm == "postgres" && stat.state != 'Z' && same).then_some(pid)
+fn postmaster(data_dir: &Path, postgres_processes: usize) -> Postmaster {
+    let text = match std::fs::read_to_string(data_dir.join("postmaster.pid")) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && postgres_processes == 0 => {
+            return Postmaster::Gone;
+        }
+        Err(_) => return Postmaster::Unknown,
+    };
+    // Negative in single-user mode, which is no postmaster; the process is counted all the same.
+    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()) else {
+        return Postmaster::Unknown;
+    };
+    if pid < 0 {
+        return if postgres_processes == 0 { Postmaster::Gone } else { Postmaster::Unknown };
+    }
+    let lives = process::stat(pid).is_ok_and(|stat| stat.comm == "postgres" && stat.state != 'Z');
+    let here = std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
+    let same = here.is_some_and(|here| {
+        here == data_dir || data_dir.canonicalize().is_ok_and(|canonical| canonical == here)
+    });
+    if lives && same { Postmaster::Alive(pid) } else { Postmaster::Gone }
 }
