@@ -128,6 +128,8 @@ pub struct Memory {
     close_possible_since_ms: Option<u64>,
     closed_seen: Option<(i64, u64)>,
     attested_since_ms: Option<u64>,
+    /// Nobody used the attestation of this stop: Patroni starts PostgreSQL on the spot, and it is not attested again.
+    attestation_withdrawn: bool,
 }
 
 /// One thing to do. The shell does them in their order and stops at the first failure.
@@ -339,6 +341,7 @@ fn as_writer(
         Postgres::Gone => after_stop(cluster, local, term, memory, decision),
         Postgres::Running { in_recovery: Some(false) } => {
             memory.attested_since_ms = None;
+            memory.attestation_withdrawn = false;
             if let Some(found) = cluster.attestation.as_ref().filter(|found| found.value.term == number) {
                 decision.actions.push(Action::WithdrawAttestation {
                     attestation_mod_revision: found.mod_revision,
@@ -392,6 +395,7 @@ fn after_stop(
     if let Some(found) = cluster.attestation.as_ref().filter(|found| found.value.term == number) {
         let since_ms = *memory.attested_since_ms.get_or_insert(local.now.boottime_ms);
         if local.now.boottime_ms.saturating_sub(since_ms) >= ATTESTATION_PATIENCE_MS {
+            memory.attestation_withdrawn = true;
             decision.actions.push(Action::WithdrawAttestation {
                 attestation_mod_revision: found.mod_revision,
                 term_mod_revision: term.mod_revision,
@@ -400,6 +404,14 @@ fn after_stop(
             decision.waits.push("attested; the standbys close the term".into());
             decision.again_in_ms = Some(ATTESTATION_PATIENCE_MS);
         }
+        return;
+    }
+    memory.attested_since_ms = None;
+    if memory.attestation_withdrawn {
+        if local.gate_shut {
+            decision.actions.push(Action::OpenGate);
+        }
+        decision.waits.push("Patroni starts PostgreSQL: nobody could take the term up".into());
         return;
     }
     let Some(seen) = &local.after_stop else { return };

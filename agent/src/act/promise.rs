@@ -69,16 +69,20 @@ async fn leave(member: &Member, cluster: &Cluster, term: Term, writer: &MemberNa
                 progress.replay_settled = true;
             }
             NextStep::Persist(position) => {
+                let incarnation =
+                    member.own().context("our own session is not known to be alive")?.incarnation;
+                // One lock, one statement: a second one within the same expression would wait for the first for ever.
+                let (data_uuid, heard_wall_ms) = {
+                    let state = member.state();
+                    (state.data_uuid.clone(), state.heard_wall_ms)
+                };
                 let promise = Promise {
                     term,
                     writer: writer.clone(),
                     position,
-                    data_uuid: member.state().data_uuid.clone().context("the data directory has no id")?,
-                    incarnation: member
-                        .own()
-                        .context("our own session is not known to be alive")?
-                        .incarnation,
-                    heard_wall_ms: member.state().heard_wall_ms,
+                    data_uuid: data_uuid.context("the data directory has no id")?,
+                    incarnation,
+                    heard_wall_ms,
                     at_wall_ms: clock::wall_ms(),
                 };
                 member.set_phase(Some(Phase::Positioned { promise: promise.clone() })).await?;

@@ -36,6 +36,9 @@ use sql::Sql;
 /// How often a member looks around when nothing wakes it.
 const TICK: Duration = Duration::from_millis(1_000);
 
+/// Rounds of actions, one after the other, before the loop slows down to a tick.
+const ACTIONS_IN_A_ROW_MAX: u32 = 12;
+
 /// One instance of this host.
 pub struct Member {
     /// Its configuration.
@@ -175,9 +178,15 @@ impl Member {
         let mut changes = self.world.changes();
         let mut memory = Memory::default();
         let mut eyes = look::Eyes::default();
+        let mut acted_in_a_row = 0;
         loop {
             changes.mark_unchanged();
-            let again = self.once(&mut memory, &mut eyes).await;
+            let (acted, again) = self.once(&mut memory, &mut eyes).await;
+            acted_in_a_row = if acted { acted_in_a_row + 1 } else { 0 };
+            if acted_in_a_row > ACTIONS_IN_A_ROW_MAX {
+                // A failover takes a handful of rounds. Whatever goes on acting for longer must not fill etcd with it.
+                tokio::time::sleep(TICK).await;
+            }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = self.wake.notified() => {}
@@ -187,8 +196,8 @@ impl Member {
         }
     }
 
-    /// One look, one decision, its actions. Returns when to look again at the latest.
-    async fn once(&self, memory: &mut Memory, eyes: &mut look::Eyes) -> Duration {
+    /// One look, one decision, its actions. Returns whether it acted, and when to look again at the latest.
+    async fn once(&self, memory: &mut Memory, eyes: &mut look::Eyes) -> (bool, Duration) {
         let (watched, connected) = self.world.watched(&self.keys);
         self.look(eyes, &watched).await;
         {
@@ -200,7 +209,7 @@ impl Member {
         }
         if !connected {
             self.state().waits = vec!["etcd is not heard".into()];
-            return TICK;
+            return (false, TICK);
         }
         self.follow_records(&watched).await;
         let mut decision = self.decide(&watched, memory);
@@ -210,7 +219,7 @@ impl Member {
                 Ok(fresh) => fresh,
                 Err(error) => {
                     tracing::debug!(%error, "no decision without a linearizable read");
-                    return Duration::from_millis(100);
+                    return (false, Duration::from_millis(100));
                 }
             };
             decision = self.decide(&cluster, memory);
@@ -221,7 +230,7 @@ impl Member {
         }
         let again = decision.again_in_ms.map_or(TICK, Duration::from_millis).min(TICK);
         // What was done changes what is seen: look at once, but never spin on what fails.
-        if acted { again.min(Duration::from_millis(20)) } else { again }
+        (acted, if acted { again.min(Duration::from_millis(20)) } else { again })
     }
 
     fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {
