@@ -215,14 +215,9 @@ fn target(address: &str, port: u16) -> String {
     )
 }
 
-/// Replaces the file and keeps its owner and mode: PgBouncer reads it as its own user.
+/// Replaces the file and keeps its owner: PgBouncer reads it as its own user.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, chown};
-    let before = std::fs::metadata(path).ok();
-    durable::write(path, bytes)?;
-    if let Some(before) = before {
-        chown(path, Some(before.uid()), Some(before.gid()))?;
-        std::fs::set_permissions(path, before.permissions())?;
-    }
-    Ok(())
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = std::fs::metadata(path).ok().map(|before| (before.uid(), before.gid()));
+    durable::write_owned(path, bytes, owner)
 }

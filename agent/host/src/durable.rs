@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::Path;
 
 /// Records of ours are a few hundred bytes; a file that is larger than this was not written by us.
@@ -11,12 +11,20 @@ const BYTES_MAX: u64 = 1024 * 1024;
 /// Writes `bytes` to a new file beside `path`, syncs it, renames it over `path`, and syncs the folder. World-readable:
 /// the gates run as Patroni's user, and nothing that is kept this way is secret.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_owned(path, bytes, None)
+}
+
+/// The same for a file that belongs to `owner` (user and group id) from its first moment on.
+pub fn write_owned(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
     let folder = folder_of(path)?;
     let name = path
         .file_name()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
     let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
+    if let Some((user, group)) = owner {
+        fchown(&file, Some(user), Some(group))?;
+    }
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;

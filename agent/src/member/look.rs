@@ -3,6 +3,7 @@
 //! An idle look costs two reads of `/proc` and no query: PostgreSQL is asked when something changed, and otherwise every
 //! [`QUIET_TICKS`] looks, because the agent's whole budget at rest is 0.07 % of a core.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -222,7 +223,8 @@ struct OnDisk {
 }
 
 /// Reads or makes the data directory's own id. It names the member too: pg_rewind and a base backup copy the file of
-/// their source, and a copied id is no id.
+/// their source, and a copied id is no id. It belongs to PostgreSQL's user: pg_rewind opens every file for writing, and
+/// one that it may not write made Patroni throw the whole data directory away (seen in the lab).
 fn data_uuid(data_dir: &Path, member: &MemberName) -> Option<String> {
     let file = data_dir.join("holdfast.data_uuid");
     let own = format!("{member} ");
@@ -234,7 +236,8 @@ fn data_uuid(data_dir: &Path, member: &MemberName) -> Option<String> {
         }
         let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
         let text = format!("{own}{}", random.trim());
-        durable::write(&file, text.as_bytes()).ok().map(|()| text)
+        let owner = data_dir.metadata().ok()?;
+        durable::write_owned(&file, text.as_bytes(), Some((owner.uid(), owner.gid()))).ok().map(|()| text)
     })?;
     Some(text.trim_start_matches(&own).to_owned())
 }

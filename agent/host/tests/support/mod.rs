@@ -50,7 +50,8 @@ impl Host {
     /// `ip` with these words.
     pub fn ip(&self, words: &str) {
         let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-        let output = self.on(move |runtime| runtime.block_on(run::run(Command::new("ip").args(words)))).unwrap();
+        let output =
+            self.on(move |runtime| runtime.block_on(run::run(Command::new("ip").args(words)))).unwrap();
         assert!(output.success(), "{}", output.stderr);
     }
 
