@@ -23,7 +23,9 @@ pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &Me
     let start = SystemTime::now();
     let standing = member.state().phase.clone().filter(|phase| phase.term() == term);
     let positioned = match standing {
-        Some(Phase::Positioned { promise } | Phase::Promised { promise }) => promise,
+        // A position is worth something only while nothing can come after it: a filter that somebody has flushed since
+        // means another read.
+        Some(Phase::Positioned { promise } | Phase::Promised { promise }) if is_cut(member).await? => promise,
         other => {
             if other.is_none() {
                 member.set_phase(Some(Phase::Intended { term, writer: writer.clone() })).await?;
@@ -47,6 +49,11 @@ pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &Me
     }
     trace::step(&member.telemetry, context, "promise", start, &attributes);
     Ok(())
+}
+
+/// Whether the kernel still has our table, open towards nobody.
+async fn is_cut(member: &Member) -> Result<bool> {
+    Ok(member.firewall.state().await?.is_some_and(|state| state.source.is_none()))
 }
 
 /// Steps (b) to (f). The order is the core's; what is seen here is passed to it after each step.
