@@ -1,5 +1,7 @@
 //! The rules of the code base that a compiler does not hold (DESIGN section 5): sizes, purity, the top level, licences.
 
+#![allow(clippy::unwrap_used)] // A helper of tests may panic as they do.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

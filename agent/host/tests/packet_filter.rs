@@ -2,6 +2,8 @@
 
 mod support;
 
+#![allow(clippy::unwrap_used)] // A helper of tests may panic as they do.
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Arms a cluster as an operator would: with `holdfast arm` and the operator's certificate.
 //!
-//! A lab whose cluster cannot be armed stays: it is told, and `describe` says so.
+//! The leader's agent opens the first term, and that is waited for. A lab whose cluster cannot be armed stays: it is told, and `describe` says so.
 
 use super::plan::{Instance, Plan, RegionPlan};
 use super::{files, shell};
@@ -30,6 +30,9 @@ pub async fn arm(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>) {
         "--reason",
         "lab",
         "--yes",
+        "--wait",
+        "--timeout",
+        "20",
     ];
     let note = match shell::run(DEADLINE_MS, &line).await {
         Ok(_) => "armed".to_owned(),

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use holdfast_types::Class;
 
 use super::plan::{HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
 use super::spec::{Role, Spec};
@@ -74,6 +73,7 @@ async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {
     certificates::create(plan, group).await?;
     files::write_all(plan)?;
     network::create(plan).await?;
+    say(until, "certificates, files, network");
     for (_, host) in plan.hosts() {
         cgroup::create(&host.cgroup)?;
     }
@@ -81,6 +81,7 @@ async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {
     for region in &plan.regions {
         wait_etcd(region, until).await?;
     }
+    say(until, "etcd answers");
     let first: Vec<&HostPlan> =
         plan.regions.iter().filter_map(|region| region.of(Role::Database).next()).collect();
     let others = hosts(plan, |host| {
@@ -91,12 +92,17 @@ async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {
         wait_initializing(plan, host, until).await?;
     }
     start(plan, others, until).await?;
-    for region in &plan.regions {
-        for instance in plan.instances() {
-            settle(plan, region, &instance, until).await?;
-        }
-    }
-    Ok(())
+    say(until, "hosts run");
+    let clusters = plan.regions.iter().flat_map(|region| plan.instances().map(move |one| (region, one)));
+    let settled =
+        clusters.map(|(region, instance)| async move { settle(plan, region, &instance, until).await });
+    futures_util::future::try_join_all(settled).await.map(drop)
+}
+
+/// A line of progress for whoever waits.
+fn say(until: Instant, what: &str) {
+    let seconds = (DEADLINE.saturating_sub(until.saturating_duration_since(Instant::now()))).as_secs_f64();
+    eprintln!("{seconds:6.1} s  {what}");
 }
 
 fn hosts(plan: &Plan, meant: impl Fn(&HostPlan) -> bool) -> Vec<&HostPlan> {
@@ -177,12 +183,15 @@ async fn wait_etcd(region: &RegionPlan, until: Instant) -> Result<()> {
 /// A cluster whose members are there gets its roles, its routes and the timings of the specification.
 async fn settle(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>, until: Instant) -> Result<()> {
     let leader = health::wait_whole(region, instance, until).await?;
+    let cluster = format!("{} in {}", instance.cluster.scope, region.name);
+    say(until, &format!("{cluster} is whole"));
     let socket_dir = leader.socket_dir();
     let at = At { socket_dir: &socket_dir, port: instance.port, user: "postgres", dbname: "postgres" };
     at.ask("CREATE ROLE app LOGIN").await?;
     at.ask("CREATE DATABASE app OWNER app").await?;
     final_timings(plan, region, instance).await?;
     health::wait_whole(region, instance, until).await?;
+    say(until, &format!("{cluster} has its timings"));
     for pooler in region.of(Role::Pooler) {
         if plan.spec.holdfast {
             // Until the cluster is armed nobody else does it: in observe mode agents act on nothing.
@@ -190,7 +199,7 @@ async fn settle(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>, until
         }
         health::wait_write(pooler, instance, until).await?;
     }
-    if plan.spec.holdfast && instance.cluster.class == Class::Quorum {
+    if plan.spec.holdfast {
         super::arm::arm(plan, region, instance).await;
         for pooler in region.of(Role::Pooler) {
             health::wait_write(pooler, instance, until).await?;
