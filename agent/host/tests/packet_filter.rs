@@ -1,8 +1,8 @@
 //! The tables of the packet filter against the kernel's own: what passes, what is reset, and how fast.
 
-mod support;
-
 #![allow(clippy::unwrap_used)] // A helper of tests may panic as they do.
+
+mod support;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
