@@ -26,6 +26,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Receive OTLP, and keep each trace that is one tree as a text file (run it where the agents can reach it)
+    Traces {
+        /// Where to listen: what the agents' `otlp_endpoint` names
+        #[arg(long)]
+        listen: std::net::SocketAddr,
+        /// The folder of the files
+        #[arg(long)]
+        folder: PathBuf,
+    },
     /// Write rows on every route of a lab and record every attempt (run it inside the client host's network namespace)
     Clients(ClientsOptions),
     /// Judge a recording without rows: gaps, errors and writers only
@@ -73,6 +82,9 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match arguments.command {
         None => session::run(&arguments.session).await,
+        Some(Command::Traces { listen, folder }) => {
+            holdfast_lab::otlp::folder::receive(listen, &folder).await
+        }
         Some(Command::Clients(options)) => run_clients(options).await,
         Some(Command::Gaps { recording }) => gaps(&recording),
         Some(Command::Table { file }) => {

@@ -3,6 +3,7 @@
 //! It keeps spans in memory, up to a bound, for as long as it lives; the demo prints them, tests ask whether the hosts
 //! of an incident tell one story. It takes what any OTLP exporter sends, ours or another.
 
+pub mod folder;
 mod receiver;
 mod tree;
 

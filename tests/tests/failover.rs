@@ -1,0 +1,166 @@
+//! The chain once through, with real servers: a writer is lost in four ways under load, and each time a standby takes
+//! over or nobody has to. Needs root, `tests/setup`, and the built workspace.
+
+// The helpers of a test are a test.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use support::{Lab, eventually, host};
+
+const BENCH: &str = env!("CARGO_BIN_EXE_holdfast-bench");
+/// The spec `quick`, with a receiver of traces on the client's host.
+const SPEC: &str =
+    concat!("otlp_endpoint = \"http://10.77.0.61:4317\"\n", include_str!("../specs/quick.toml"));
+/// No figure is asserted here (that is the bench's): only that a failover is one of seconds, on any machine.
+const GAP_US_MAX: u64 = 20_000_000;
+
+struct Region {
+    lab: Lab,
+    folder: tempfile::TempDir,
+    traces: Child,
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let _ = self.traces.kill();
+        let _ = self.traces.wait();
+    }
+}
+
+#[test]
+fn a_lost_writer_is_replaced_and_nothing_acknowledged_is_lost() {
+    let lab = Lab::up("t_failover", SPEC);
+    let folder = tempfile::tempdir().unwrap();
+    let traces = Command::new(env!("CARGO_BIN_EXE_holdfast-lab"))
+        .args([
+            "exec",
+            lab.name(),
+            "client",
+            "--",
+            BENCH,
+            "traces",
+            "--listen",
+            "10.77.0.61:4317",
+            "--folder",
+        ])
+        .arg(folder.path())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let region = Region { lab, folder, traces };
+    region.lost_writer("postmaster-kill");
+    region.hung_patroni();
+    region.killed_agents();
+    region.lost_writer("host-death");
+    region.lost_writer("link-cut");
+    eventually("the region is healthy again", || region.holdfast(&["status"]).0 == Some(0));
+}
+
+impl Region {
+    /// One case of the bench: clients on every route, the fault, the heal, the verdict.
+    fn case(&self, case: &str) -> Value {
+        let file = self.folder.path().join(format!("{case}.json"));
+        let output = Command::new(BENCH)
+            .args([
+                "--case",
+                case,
+                "--n",
+                "1",
+                "--systems",
+                "holdfast-fast",
+                "--lab",
+                self.lab.name(),
+                "--json",
+            ])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        eprintln!("{said}");
+        assert!(output.status.success(), "{case}: {said}");
+        let record = std::fs::read_to_string(file).unwrap();
+        let record: Value = serde_json::from_str(record.lines().last().unwrap()).unwrap();
+        let verdict = &record["verdict"];
+        assert_eq!(verdict["lost"]["count"], 0, "{case}: acknowledged rows are lost: {verdict}");
+        assert_eq!(verdict["appeared_though_refused"]["count"], 0, "{case}: {verdict}");
+        assert_eq!(verdict["two_acknowledging"]["certain_us"], 0, "{case}: two writers: {verdict}");
+        assert!(verdict["counts"]["acknowledged"].as_u64().unwrap() > 100, "{case}: nobody wrote: {verdict}");
+        record
+    }
+
+    fn lost_writer(&self, case: &str) {
+        let before = self.events().len();
+        let record = self.case(case);
+        assert_ne!(record["primary"], record["final_writer"], "{case}: the writer must have moved");
+        for route in record["verdict"]["routes"].as_array().unwrap() {
+            if let Some(gap_us) = route["gap"]["gap_us"].as_u64().filter(|_| route["kind"] != "socket") {
+                assert!(gap_us < GAP_US_MAX, "{case}: {route}");
+            }
+        }
+        eventually("the incident is recorded to its proof", || {
+            let events = self.events();
+            events.len() > before && events.iter().all(|event| event["write_gap_ms"].is_number())
+        });
+        let events = self.events();
+        let newest = events.iter().max_by_key(|event| event["term"].as_u64()).unwrap();
+        let trace = newest["trace_id"].as_str().unwrap().to_owned();
+        let tree = self.folder.path().join(trace);
+        eventually("the spans of at least three hosts are one tree", || hosts_of(&tree) >= 3);
+        eprintln!("{case}: {}", std::fs::read_to_string(&tree).unwrap());
+    }
+
+    fn hung_patroni(&self) {
+        let before = self.events().len();
+        let record = self.case("patroni-hung");
+        assert_eq!(record["primary"], record["final_writer"], "a hung Patroni is no reason to fail over");
+        assert_eq!(self.events().len(), before);
+        assert_eq!(record["verdict"]["counts"]["refused"], 0, "nobody may notice: {record}");
+    }
+
+    /// The agents of all hosts are killed: they come back within their session, and nothing happens.
+    fn killed_agents(&self) {
+        let term = |list: &Value| list["term"].clone();
+        let before = self.holdfast(&["status", "-o", "json"]).1;
+        for host in ["db1", "db2", "db3", "db4", "pool1"] {
+            self.lab.run(&["fault", self.lab.name(), "kill", host, "agent"]);
+        }
+        eventually("the region is healthy", || self.holdfast(&["status"]).0 == Some(0));
+        let after = self.holdfast(&["status", "-o", "json"]).1;
+        assert_eq!(term(&before), term(&after));
+        assert!(self.lab.writes("libpq", None), "the writer must write");
+    }
+
+    fn events(&self) -> Vec<Value> {
+        let (code, found) = self.holdfast(&["events", "-o", "json"]);
+        assert_eq!(code, Some(0));
+        found["events"].as_array().unwrap().clone()
+    }
+
+    /// The operator's command, in the client's network.
+    fn holdfast(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+        let described = self.lab.describe();
+        let config = format!("HOLDFAST_CONFIG={}", support::text(&described["operator"]["config"]));
+        let program = beside("holdfast");
+        let mut command = vec!["env", &config, program.to_str().unwrap()];
+        command.extend(arguments);
+        let ended = self.lab.exec(support::text(&host(&described, "client")["name"]), &command);
+        (ended.code, serde_json::from_str(&ended.stdout).unwrap_or_default())
+    }
+}
+
+fn beside(name: &str) -> PathBuf {
+    let path = Path::new(BENCH).with_file_name(name);
+    assert!(path.exists(), "{} is not built: cargo build -p holdfast -p holdfast-agent", path.display());
+    path
+}
+
+/// The last line of a trace's file: `3 hosts: ...`.
+fn hosts_of(tree: &Path) -> usize {
+    let text = std::fs::read_to_string(tree).unwrap_or_default();
+    text.lines().last().and_then(|line| line.split(' ').next()?.parse().ok()).unwrap_or_default()
+}
