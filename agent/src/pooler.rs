@@ -15,7 +15,7 @@ use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Txn, Write};
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{RouteRecord, Step, Stored};
-use holdfast_types::{MemberName, Term};
+use holdfast_types::{MemberName, Mode, Term};
 use tokio_postgres::NoTls;
 
 use crate::act::{incident, trace};
@@ -95,11 +95,28 @@ impl Router {
                     }
                 }
             }
+            if connected && cluster.mode() != Mode::Armed && self.applied.is_some() {
+                match self.release().await {
+                    Ok(()) => (self.applied, self.held_at) = (None, None),
+                    Err(error) => {
+                        tracing::warn!(pooler = self.pooler.name, "{error:#}; tried again");
+                        wait = RETRY;
+                    }
+                }
+            }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// No longer armed: nobody is refused, nobody waits; the target stays as it is, for whoever routes from now on.
+    async fn release(&self) -> Result<()> {
+        self.refuse.only(&[]).await.context("refusing nobody")?;
+        self.but("not paused", "RESUME").await?;
+        tracing::info!(pooler = self.pooler.name, "no longer armed: clients are let go");
+        Ok(())
     }
 
     /// Keeps what was put in place, and records how long clients waited.

@@ -54,6 +54,8 @@ pub struct OpenPlan {
 /// The answer of the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
+    /// Exit 0: this start of our agent has opened the term already, and the answer to that was lost on its way.
+    AlreadyOpen,
     /// Run the transaction; exit 0 if it succeeds, look again if it does not.
     Open(Box<OpenPlan>),
     /// Look again: evidence may still come.
@@ -70,6 +72,9 @@ pub fn decide(view: &View<'_>) -> Answer {
     if let Some(why) = view.barred {
         return Answer::Refuse(why.to_owned());
     }
+    if already_open(view) {
+        return Answer::AlreadyOpen;
+    }
     match open(view) {
         Ok(plan) => Answer::Open(Box::new(plan)),
         Err(Stop::Refuse(why)) => Answer::Refuse(why),
@@ -78,6 +83,19 @@ pub fn decide(view: &View<'_>) -> Answer {
         }
         Err(Stop::Wait(why)) => Answer::Wait(why),
     }
+}
+
+/// etcd may have done what we asked for without our hearing of it. The lock must still be ours: a term that we hold
+/// without it is about to be closed again by those who follow the other.
+fn already_open(view: &View<'_>) -> bool {
+    let lock_is_ours = view.leader_key.is_some_and(|key| key.value == *view.me);
+    let term_is_ours = view.term.is_some_and(|term| match &term.value.reign {
+        Reign::Open { holder, incarnation, session, .. } => {
+            holder == view.me && *incarnation == view.incarnation && *session == view.session
+        }
+        Reign::Closed { .. } => false,
+    });
+    lock_is_ours && term_is_ours
 }
 
 enum Stop {
@@ -199,6 +217,21 @@ mod tests {
     fn a_node_behind_the_floor_is_refused_at_once() {
         assert!(matches!(judge(|v| v.replayed = Some(at(1, 99))), Answer::Refuse(_)));
         assert!(matches!(judge(|v| v.barred = Some("fenced")), Answer::Refuse(_)));
+    }
+
+    #[test]
+    fn an_open_whose_answer_was_lost_is_not_waited_for() {
+        let mine = |session| {
+            let reign =
+                Reign::Open { holder: name("b"), incarnation: Incarnation(2), session, writable: false };
+            Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 }
+        };
+        let ours = mine(SessionId(8));
+        assert_eq!(judge(|v| v.term = Some(&ours)), Answer::AlreadyOpen);
+        let of_another_boot = mine(SessionId(7));
+        assert!(matches!(judge(|v| v.term = Some(&of_another_boot)), Answer::Wait(_)));
+        let lock = Revised { value: name("c"), mod_revision: 303 };
+        assert!(matches!(judge(|v| (v.term, v.leader_key) = (Some(&ours), Some(&lock))), Answer::Wait(_)));
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl Member {
             open::Answer::Open(plan) if act::open::open(self, &cluster, &plan).await? => {
                 Attempt::Pass(act::trace::of_record(&cluster))
             }
+            open::Answer::AlreadyOpen => Attempt::Pass(act::trace::of_record(&cluster)),
             open::Answer::Open(_) => Attempt::Wait("etcd has changed since; it is read again".into()),
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Refuse(why),

@@ -291,6 +291,16 @@ impl Member {
 
     /// Keeps on disk what the gates need without us: the mode, and whether we are fenced.
     async fn follow_records(&self, cluster: &Cluster) {
+        let was_armed = self.state().remembered.mode == Mode::Armed;
+        if was_armed && cluster.mode() != Mode::Armed {
+            // Patroni alone from now on: a standby that could follow only the last writer would be in its way.
+            if let Err(error) = self.firewall.remove().await {
+                tracing::error!(cluster = %self.instance.cluster, %error, "replication is still restricted after disarming; nft delete table");
+                return;
+            }
+            self.state().network = Network::default();
+            tracing::info!(cluster = %self.instance.cluster, mode = %cluster.mode(), "no longer armed: the packet filter is free");
+        }
         let fenced = cluster.fences.get(&self.instance.member).map(|fence| act::why_fenced(&fence.value));
         let mode = cluster.mode();
         self.remember(|remembered| {
