@@ -113,8 +113,13 @@ pub async fn run(
         tasks.spawn(probe::work(host, target, recorder.clone(), stop.clone()));
     }
     tasks.close();
-    tasks.wait().await;
-    recorder.write(Line::End { end_us: monotonic_us() }).await;
+    let told = async {
+        stop.cancelled().await;
+        monotonic_us()
+    };
+    // Attempts that hang are still ended and recorded, but nobody begins another: that time is nobody's gap.
+    let ((), end_us) = tokio::join!(tasks.wait(), told);
+    recorder.write(Line::End { end_us }).await;
     drop(recorder);
     writing.await.context("the recorder")?.with_context(|| format!("cannot write {}", file.display()))
 }

@@ -154,6 +154,9 @@ pub struct Recording {
     pub begin_us: u64,
     /// When it ended: the last moment in it.
     pub end_us: u64,
+    /// When the clients were told to stop; absent when the recording was killed. Attempts may end later than that, but
+    /// none begins.
+    pub told_us: Option<u64>,
 }
 
 /// Why a recording cannot be judged.
@@ -214,7 +217,10 @@ impl Recording {
                 self.end_us = self.end_us.max(probe.end_us);
                 self.probes.push(probe);
             }
-            Line::End { end_us } => self.end_us = self.end_us.max(end_us),
+            Line::End { end_us } => {
+                self.end_us = self.end_us.max(end_us);
+                self.told_us = Some(end_us);
+            }
         }
     }
 

@@ -187,8 +187,9 @@ fn by_route(recording: &Recording, rows: &RowSet, fault_us: Option<u64>) -> Vec<
                     Outcome::Warned => {}
                 }
             }
+            let end_us = recording.told_us.unwrap_or(recording.end_us);
             let gap = (kind != RouteKind::Socket)
-                .then(|| gap::longest(&acknowledged_us, fault_us, recording.begin_us, recording.end_us));
+                .then(|| gap::longest(&acknowledged_us, fault_us, recording.begin_us, end_us));
             RouteVerdict { route: route.to_owned(), kind, counts, gap, errors }
         })
         .collect()
