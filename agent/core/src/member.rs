@@ -4,18 +4,21 @@
 //! safety; what it decides on a watched view of etcd is decided again on a linearizable read before it is acted on
 //! ([`Action::needs_fresh_read`]). It never acts, and never remembers anything but [`Memory`].
 
+mod closing;
+
 use std::collections::BTreeSet;
 
-use holdfast_types::record::{Evidence, Reign, StopKind, TermRecord};
+use holdfast_types::record::{Reign, StopKind, TermRecord};
 use holdfast_types::{Class, HostName, Incarnation, MemberName, Now, SessionId, Term, Timings};
 
 use crate::attest::{self, ControlState, Stopped};
-use crate::close::{self, ClosePlan, Revised};
+use crate::close::{ClosePlan, Revised};
 use crate::cluster::Cluster;
 use crate::detach::{self, Life, Phase};
 use crate::floor::{self, Begun};
+use crate::in_force;
 use crate::sync::AnySetting;
-use crate::{hold, in_force, successor};
+use closing::{close, while_closed};
 
 /// Our own session in etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,10 +255,6 @@ pub struct Decision {
     pub again_in_ms: Option<u64>,
 }
 
-/// Rule 13: how long a named successor may take until the next is named.
-const SUCCESSOR_PATIENCE_MS: u64 = 2_000;
-/// Rule 8: each agent waits this much longer than the one before it, so that one of them closes alone.
-const CLOSE_RANK_DELAY_MS: u64 = 100;
 /// A promotion takes 0.05-0.2 s (`facts/baseline.md` 5.2); it is looked at this often.
 const PROMOTION_POLL_MS: u64 = 15;
 /// Rule 9a: how long an attestation waits for a CLOSE before PostgreSQL is started again on the spot. Longer than a
@@ -541,158 +540,5 @@ fn withdraw(
     });
 }
 
-fn close(
-    cluster: &Cluster,
-    local: &Local<'_>,
-    term: &Revised<TermRecord>,
-    memory: &mut Memory,
-    decision: &mut Decision,
-) {
-    let candidates = cluster.candidates();
-    let data_uuids = cluster.data_uuids();
-    let verdict = close::decide(&close::View {
-        term,
-        floor: cluster.floor.as_ref(),
-        sync: cluster.sync.as_ref(),
-        sync_history: &cluster.sync_history,
-        promises: &cluster.promises,
-        data_uuids: &data_uuids,
-        attestation: cluster.attestation.as_ref(),
-        session_present: cluster.writers_session_present(),
-        leader_key: cluster.leader_key.as_ref(),
-        failover_key: cluster.failover_key,
-        candidates: &candidates,
-        now_wall_ms: local.now.wall_ms,
-    });
-    let plan = match verdict {
-        Ok(plan) => plan,
-        Err(close::NotYet::WriterLives | close::NotYet::AlreadyClosed) => {
-            memory.close_possible_since_ms = None;
-            return;
-        }
-        Err(why) => {
-            memory.close_possible_since_ms = None;
-            decision.waits.push(format!("CLOSE: {why}"));
-            return;
-        }
-    };
-    if let Some(hold) = held(cluster, local, &plan) {
-        decision.actions.extend(hold);
-        decision.waits.push("CLOSE: a second failover so soon waits for a person".into());
-        return;
-    }
-    let since_ms = *memory.close_possible_since_ms.get_or_insert(local.now.boottime_ms);
-    let delay_ms = CLOSE_RANK_DELAY_MS * rank(&plan, local.me);
-    let waited_ms = local.now.boottime_ms.saturating_sub(since_ms);
-    if waited_ms >= delay_ms {
-        decision.actions.push(Action::Close(Box::new(plan)));
-    } else {
-        decision.again_in_ms = Some(delay_ms - waited_ms);
-    }
-}
-
-/// `Some` when CLOSE must not go on: with the action that says so, unless it has been said.
-fn held(cluster: &Cluster, local: &Local<'_>, plan: &ClosePlan) -> Option<Option<Action>> {
-    let Reign::Closed { evidence, .. } = &plan.closed.reign else { return None };
-    let number = plan.closed.term;
-    let of_term = cluster.hold.as_ref().filter(|hold| hold.value.term == number);
-    let released = of_term.is_some_and(|hold| hold.value.released_by.is_some());
-    let closed_at = |event: &Revised<holdfast_types::record::EventRecord>| {
-        let step = holdfast_types::record::Step::Closed;
-        event.value.steps_wall_ms.get(&step).copied().filter(|_| event.value.term < number)
-    };
-    let last = cluster.events.iter().filter_map(closed_at).max();
-    let hold_ms = local.second_failover_hold_ms;
-    if !hold::must_hold(evidence, last, local.now.wall_ms, hold_ms, released) {
-        return None;
-    }
-    let action = Action::Hold { term: number, last_failover_wall_ms: last.unwrap_or_default() };
-    Some(of_term.is_none().then_some(action))
-}
-
-/// The place of `me` among those that may run CLOSE: the promisers in the order of their names, then everybody else.
-fn rank(plan: &ClosePlan, me: &MemberName) -> u64 {
-    let promisers = match &plan.closed.reign {
-        Reign::Closed {
-            evidence: Evidence::Revoked { promisers } | Evidence::AttestedStopped { promisers },
-            ..
-        } => promisers.clone(),
-        _ => BTreeSet::new(),
-    };
-    promisers.iter().position(|member| member == me).unwrap_or(promisers.len()) as u64
-}
-
-fn while_closed(
-    cluster: &Cluster,
-    local: &Local<'_>,
-    term: &Revised<TermRecord>,
-    writer: &MemberName,
-    memory: &mut Memory,
-    decision: &mut Decision,
-) {
-    if local.accepts_writes() {
-        decision.actions.push(Action::KillDeposed);
-    }
-    // Rule 5 (h): nobody is a source until the next OPEN.
-    if local.source.installed && local.source.source.is_some() {
-        decision.actions.push(Action::Follow { address: None });
-    }
-    let seen_ms = match memory.closed_seen {
-        Some((revision, seen_ms)) if revision == term.mod_revision => seen_ms,
-        _ => {
-            memory.closed_seen = Some((term.mod_revision, local.now.boottime_ms));
-            local.now.boottime_ms
-        }
-    };
-    if writer == local.me {
-        return;
-    }
-    if cluster.sync.as_ref().is_some_and(|sync| sync.mod_revision != term.mod_revision) {
-        return close(cluster, local, term, memory, decision);
-    }
-    match &cluster.leader_key {
-        Some(leader) if leader.value == *writer => {
-            decision.actions.push(Action::TakeLeaderKey {
-                leader_mod_revision: leader.mod_revision,
-                term_mod_revision: term.mod_revision,
-            });
-        }
-        leader => {
-            let waited_ms = local.now.boottime_ms.saturating_sub(seen_ms);
-            if waited_ms < SUCCESSOR_PATIENCE_MS {
-                decision.again_in_ms = Some(SUCCESSOR_PATIENCE_MS - waited_ms);
-                return;
-            }
-            name_next(cluster, term, leader.as_ref(), decision);
-            // One name per patience: the next one is due only after this one had its time.
-            memory.closed_seen = Some((term.mod_revision, local.now.boottime_ms));
-            decision.again_in_ms = Some(SUCCESSOR_PATIENCE_MS);
-        }
-    }
-}
-
-fn name_next(
-    cluster: &Cluster,
-    term: &Revised<TermRecord>,
-    leader: Option<&Revised<MemberName>>,
-    decision: &mut Decision,
-) {
-    let Reign::Closed { floor, holder, .. } = &term.value.reign else { return };
-    let Some(floor) = floor else { return };
-    let tried = leader.map(|leader| &leader.value);
-    let others: Vec<_> = cluster
-        .candidates()
-        .into_iter()
-        .filter(|one| one.member != *holder && Some(&one.member) != tried)
-        .collect();
-    if let Some(next) = successor::choose(&others, *floor)
-        && let Some(member_lease) = next.member_lease
-    {
-        decision.actions.push(Action::NameNext {
-            to: next.member.clone(),
-            member_lease,
-            leader_mod_revision: leader.map_or(0, |leader| leader.mod_revision),
-            term_mod_revision: term.mod_revision,
-        });
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,7 @@ async fn lab_of(options: &Options, system: System) -> anyhow::Result<Lab> {
         (None, _) => {
             let suffix = if options.mode == Mode::Off { "_off" } else { "" };
             // Names of labs know no hyphen.
-            let name = format!("bench_{}{suffix}", system.name().replace('-', "_"));
+            let name = format!("b_{}{suffix}", system.name().replace('-', "_"));
             Lab::up(&name, system, options.mode).await
         }
     }

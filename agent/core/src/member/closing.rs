@@ -1,0 +1,172 @@
+//! Who runs CLOSE and when (rules 8 and 12), and what is mended after it (rule 13).
+
+use std::collections::BTreeSet;
+
+use holdfast_types::MemberName;
+use holdfast_types::record::{Evidence, Reign, TermRecord};
+
+use super::{Action, Decision, Local, Memory};
+use crate::close::{self, ClosePlan, Revised};
+use crate::cluster::Cluster;
+use crate::{hold, successor};
+
+/// Rule 13: how long a named successor may take until the next is named.
+pub(super) const SUCCESSOR_PATIENCE_MS: u64 = 2_000;
+/// Rule 8: each agent waits this much longer than the one before it, so that one of them closes alone.
+pub(super) const CLOSE_RANK_DELAY_MS: u64 = 100;
+
+pub(super) fn close(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    term: &Revised<TermRecord>,
+    memory: &mut Memory,
+    decision: &mut Decision,
+) {
+    let candidates = cluster.candidates();
+    let data_uuids = cluster.data_uuids();
+    let verdict = close::decide(&close::View {
+        term,
+        floor: cluster.floor.as_ref(),
+        sync: cluster.sync.as_ref(),
+        sync_history: &cluster.sync_history,
+        promises: &cluster.promises,
+        data_uuids: &data_uuids,
+        attestation: cluster.attestation.as_ref(),
+        session_present: cluster.writers_session_present(),
+        leader_key: cluster.leader_key.as_ref(),
+        failover_key: cluster.failover_key,
+        candidates: &candidates,
+        now_wall_ms: local.now.wall_ms,
+    });
+    let plan = match verdict {
+        Ok(plan) => plan,
+        Err(close::NotYet::WriterLives | close::NotYet::AlreadyClosed) => {
+            memory.close_possible_since_ms = None;
+            return;
+        }
+        Err(why) => {
+            memory.close_possible_since_ms = None;
+            decision.waits.push(format!("CLOSE: {why}"));
+            return;
+        }
+    };
+    if let Some(hold) = held(cluster, local, &plan) {
+        decision.actions.extend(hold);
+        decision.waits.push("CLOSE: a second failover so soon waits for a person".into());
+        return;
+    }
+    let since_ms = *memory.close_possible_since_ms.get_or_insert(local.now.boottime_ms);
+    let delay_ms = CLOSE_RANK_DELAY_MS * rank(&plan, local.me);
+    let waited_ms = local.now.boottime_ms.saturating_sub(since_ms);
+    if waited_ms >= delay_ms {
+        decision.actions.push(Action::Close(Box::new(plan)));
+    } else {
+        decision.again_in_ms = Some(delay_ms - waited_ms);
+    }
+}
+
+/// `Some` when CLOSE must not go on: with the action that says so, unless it has been said.
+fn held(cluster: &Cluster, local: &Local<'_>, plan: &ClosePlan) -> Option<Option<Action>> {
+    let Reign::Closed { evidence, .. } = &plan.closed.reign else { return None };
+    let number = plan.closed.term;
+    let of_term = cluster.hold.as_ref().filter(|hold| hold.value.term == number);
+    let released = of_term.is_some_and(|hold| hold.value.released_by.is_some());
+    let closed_at = |event: &Revised<holdfast_types::record::EventRecord>| {
+        let step = holdfast_types::record::Step::Closed;
+        event.value.steps_wall_ms.get(&step).copied().filter(|_| event.value.term < number)
+    };
+    let last = cluster.events.iter().filter_map(closed_at).max();
+    let hold_ms = local.second_failover_hold_ms;
+    if !hold::must_hold(evidence, last, local.now.wall_ms, hold_ms, released) {
+        return None;
+    }
+    let action = Action::Hold { term: number, last_failover_wall_ms: last.unwrap_or_default() };
+    Some(of_term.is_none().then_some(action))
+}
+
+/// The place of `me` among those that may run CLOSE: the promisers in the order of their names, then everybody else.
+fn rank(plan: &ClosePlan, me: &MemberName) -> u64 {
+    let promisers = match &plan.closed.reign {
+        Reign::Closed {
+            evidence: Evidence::Revoked { promisers } | Evidence::AttestedStopped { promisers },
+            ..
+        } => promisers.clone(),
+        _ => BTreeSet::new(),
+    };
+    promisers.iter().position(|member| member == me).unwrap_or(promisers.len()) as u64
+}
+
+pub(super) fn while_closed(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    term: &Revised<TermRecord>,
+    writer: &MemberName,
+    memory: &mut Memory,
+    decision: &mut Decision,
+) {
+    if local.accepts_writes() {
+        decision.actions.push(Action::KillDeposed);
+    }
+    // Rule 5 (h): nobody is a source until the next OPEN.
+    if local.source.installed && local.source.source.is_some() {
+        decision.actions.push(Action::Follow { address: None });
+    }
+    let seen_ms = match memory.closed_seen {
+        Some((revision, seen_ms)) if revision == term.mod_revision => seen_ms,
+        _ => {
+            memory.closed_seen = Some((term.mod_revision, local.now.boottime_ms));
+            local.now.boottime_ms
+        }
+    };
+    if writer == local.me {
+        return;
+    }
+    if cluster.sync.as_ref().is_some_and(|sync| sync.mod_revision != term.mod_revision) {
+        return close(cluster, local, term, memory, decision);
+    }
+    match &cluster.leader_key {
+        Some(leader) if leader.value == *writer => {
+            decision.actions.push(Action::TakeLeaderKey {
+                leader_mod_revision: leader.mod_revision,
+                term_mod_revision: term.mod_revision,
+            });
+        }
+        leader => {
+            let waited_ms = local.now.boottime_ms.saturating_sub(seen_ms);
+            if waited_ms < SUCCESSOR_PATIENCE_MS {
+                decision.again_in_ms = Some(SUCCESSOR_PATIENCE_MS - waited_ms);
+                return;
+            }
+            name_next(cluster, term, leader.as_ref(), decision);
+            // One name per patience: the next one is due only after this one had its time.
+            memory.closed_seen = Some((term.mod_revision, local.now.boottime_ms));
+            decision.again_in_ms = Some(SUCCESSOR_PATIENCE_MS);
+        }
+    }
+}
+
+fn name_next(
+    cluster: &Cluster,
+    term: &Revised<TermRecord>,
+    leader: Option<&Revised<MemberName>>,
+    decision: &mut Decision,
+) {
+    let Reign::Closed { floor, holder, .. } = &term.value.reign else { return };
+    let Some(floor) = floor else { return };
+    let tried = leader.map(|leader| &leader.value);
+    let others: Vec<_> = cluster
+        .candidates()
+        .into_iter()
+        .filter(|one| one.member != *holder && Some(&one.member) != tried)
+        .collect();
+    if let Some(next) = successor::choose(&others, *floor)
+        && let Some(member_lease) = next.member_lease
+    {
+        decision.actions.push(Action::NameNext {
+            to: next.member.clone(),
+            member_lease,
+            leader_mod_revision: leader.map_or(0, |leader| leader.mod_revision),
+            term_mod_revision: term.mod_revision,
+        });
+    }
+}

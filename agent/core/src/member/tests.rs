@@ -1,0 +1,375 @@
+//! The composition, branch by branch. What each rule decides by itself is tested beside the rule.
+
+use std::collections::BTreeMap;
+
+use holdfast_types::record::{
+    Attestation, EventRecord, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord,
+    Promise, SessionRecord, Step,
+};
+use holdfast_types::{Configuration, Mode, Profile};
+
+use super::closing::{CLOSE_RANK_DELAY_MS, SUCCESSOR_PATIENCE_MS};
+use super::*;
+use crate::cluster::PatroniMember;
+use crate::sync::SyncKey;
+use crate::testing::{at, lasting, name, names, term_open};
+
+const A_SESSION: SessionId = SessionId(5);
+
+fn revised<T>(value: T, mod_revision: i64) -> Revised<T> {
+    Revised { value, mod_revision }
+}
+
+fn host(text: &str) -> HostName {
+    HostName::new(text).unwrap()
+}
+
+fn facts(member: &str) -> MemberFacts {
+    MemberFacts {
+        host: host(member),
+        address: format!("10.0.0.{}", member.as_bytes()[0]),
+        port: 5432,
+        rest_port: 8008,
+        grpc: String::new(),
+        patroni_state: Some("running".into()),
+        eligible: Some(true),
+        failover_priority: 1,
+        streaming: Some(true),
+        data_uuid: Some(member.into()),
+    }
+}
+
+/// a writes in term 4; b and c follow it synchronously.
+fn cluster() -> Cluster {
+    let mode = ModeRecord { mode: Mode::Armed, by: "x".into(), reason: "y".into(), at_wall_ms: 0 };
+    let configuration = Configuration { members: names(&["b", "c"]), quorum: 1 };
+    let floor = FloorRecord {
+        term: Term(4),
+        sync_version: 3,
+        sync_mod_revision: 90,
+        sync_create_revision: 10,
+        configuration,
+        floor: at(1, 100),
+    };
+    let sync = SyncKey {
+        leader: Some(name("a")),
+        sync_standby: names(&["b", "c"]),
+        quorum: 1,
+        version: 3,
+        mod_revision: 90,
+        create_revision: 10,
+    };
+    let session = |member: &str| SessionRecord {
+        host: host(member),
+        boot_id: "boot".into(),
+        incarnation: Incarnation(1),
+        grpc: String::new(),
+        version: String::new(),
+        reads_format: 1,
+    };
+    let patroni = |lease| PatroniMember {
+        lease,
+        address: String::new(),
+        state: Some("running".into()),
+        nofailover: false,
+        failover_priority: 1,
+    };
+    Cluster {
+        mode: Some(revised(mode, 50)),
+        term: Some(revised(term_open("a", 4, true), 80)),
+        floor: Some(revised(floor, 91)),
+        sync: Some(sync),
+        sessions: [(A_SESSION, session("a")), (SessionId(6), session("b")), (SessionId(7), session("c"))]
+            .into(),
+        leader_key: Some(revised(name("a"), 70)),
+        members: [(name("a"), patroni(60)), (name("b"), patroni(61)), (name("c"), patroni(62))].into(),
+        facts: [(name("a"), facts("a")), (name("b"), facts("b")), (name("c"), facts("c"))].into(),
+        ..Cluster::default()
+    }
+}
+
+fn promise(member: &str, lsn: u64) -> (MemberName, Revised<Promise>) {
+    let promise = Promise {
+        term: Term(4),
+        writer: name("a"),
+        position: at(1, lsn),
+        data_uuid: member.into(),
+        incarnation: Incarnation(1),
+        heard_wall_ms: None,
+        at_wall_ms: 0,
+    };
+    (name(member), revised(promise, 100 + i64::from(member.as_bytes()[0])))
+}
+
+fn phase(member: &str) -> Phase {
+    Phase::Promised { promise: promise(member, 150).1.value }
+}
+
+/// a is dead, b and c have promised.
+fn promised() -> Cluster {
+    let mut cluster = cluster();
+    cluster.sessions.remove(&A_SESSION);
+    cluster.promises = BTreeMap::from([promise("b", 150), promise("c", 140)]);
+    cluster
+}
+
+fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'static> {
+    let network = Network { installed: true, source: Some(facts("a").address), ..Network::default() };
+    let own = match member {
+        "a" => OwnSession { session: A_SESSION, incarnation: Incarnation(1) },
+        _ => OwnSession { session: SessionId(6), incarnation: Incarnation(1) },
+    };
+    let mut local = Local {
+        me: lasting(name(member)),
+        host: lasting(host(member)),
+        class: Class::Quorum,
+        now: Now { boottime_ms: 1_000_000, wall_ms: 1_000_000 },
+        uptime_ms: 1_000_000,
+        own: Some(own),
+        postgres: Postgres::Running { in_recovery: Some(member != "a") },
+        started_as_primary: member == "a",
+        patroni_hung: false,
+        after_stop: None,
+        gate_shut: false,
+        phase: None,
+        suspicion: lasting(Suspicion::default()),
+        source: if member == "a" { lasting(Network::default()) } else { lasting(network) },
+        setting: None,
+        timings: lasting(Timings::of(Profile::Fast)),
+        second_failover_hold_ms: 600_000,
+    };
+    change(&mut local);
+    local
+}
+
+fn actions(cluster: &Cluster, local: &Local<'_>) -> Vec<Action> {
+    decide(cluster, local, &mut Memory::default()).actions
+}
+
+#[test]
+fn a_healthy_region_does_nothing() {
+    assert_eq!(actions(&cluster(), &local("a", |_| ())), []);
+    assert_eq!(actions(&cluster(), &local("b", |_| ())), []);
+}
+
+#[test]
+fn the_first_term_after_arming_is_above_every_known_one() {
+    let mut rearmed = cluster();
+    rearmed.mode.as_mut().unwrap().mod_revision = 81;
+    rearmed.promises = BTreeMap::from([promise("b", 1)]);
+    let expected = Action::OpenFirst { term: Term(5), term_mod_revision: 80 };
+    assert_eq!(actions(&rearmed, &local("a", |_| ())), [expected]);
+    assert_eq!(actions(&rearmed, &local("b", |_| ())), [], "only the present leader");
+    rearmed.unreadable.insert("/holdfast/v1/r1/s/c/term".into(), "damaged".into());
+    assert_eq!(actions(&rearmed, &local("a", |_| ())), [], "a term that cannot be read is not absent");
+}
+
+#[test]
+fn without_quorum_commit_only_a_hung_patroni_is_dealt_with() {
+    let hung = local("a", |l| (l.class, l.patroni_hung) = (Class::Off, true));
+    assert_eq!(actions(&cluster(), &hung), [Action::RestartPatroni]);
+    let gone = local("a", |l| (l.class, l.postgres) = (Class::Off, Postgres::Gone));
+    assert_eq!(actions(&cluster(), &gone), []);
+}
+
+#[test]
+fn a_hung_patroni_over_a_stopped_postgresql_is_left_alone() {
+    let stopped = local("b", |l| (l.patroni_hung, l.postgres) = (true, Postgres::Gone));
+    assert!(!actions(&cluster(), &stopped).contains(&Action::RestartPatroni));
+}
+
+#[test]
+fn another_start_of_the_agent_keeps_the_term() {
+    let again = local("a", |l| {
+        l.own = Some(OwnSession { session: A_SESSION, incarnation: Incarnation(2) });
+    });
+    assert!(matches!(actions(&cluster(), &again)[..], [Action::KeepTerm { term_mod_revision: 80, .. }]));
+    let unknown = local("a", |l| l.own = None);
+    assert_eq!(actions(&cluster(), &unknown), []);
+}
+
+#[test]
+fn a_promoted_writer_says_so_once() {
+    let mut opened = cluster();
+    opened.term = Some(revised(term_open("a", 4, false), 80));
+    assert!(matches!(actions(&opened, &local("a", |_| ()))[..], [Action::SayWritable { .. }]));
+    let still = local("a", |l| l.postgres = Postgres::Running { in_recovery: Some(true) });
+    let decision = decide(&opened, &still, &mut Memory::default());
+    assert_eq!((decision.actions, decision.again_in_ms), (vec![], Some(PROMOTION_POLL_MS)));
+}
+
+#[test]
+fn a_crash_is_attested_once_and_given_back_once() {
+    let crashed = |gate_shut, processes_gone| {
+        local("a", |l| {
+            l.postgres = Postgres::Gone;
+            l.gate_shut = gate_shut;
+            l.after_stop = Some(AfterStop { processes_gone, control: ControlState::InProduction });
+        })
+    };
+    let mut memory = Memory::default();
+    let mut cluster = cluster();
+    assert_eq!(decide(&cluster, &crashed(false, false), &mut memory).actions, [Action::ShutGateAndKill]);
+    let attest = Action::Attest { term: Term(4), stop: StopKind::Stopped };
+    assert_eq!(decide(&cluster, &crashed(true, true), &mut memory).actions, [attest]);
+    let attestation = Attestation {
+        term: Term(4),
+        holder: name("a"),
+        incarnation: Incarnation(1),
+        session: A_SESSION,
+        stop: StopKind::Stopped,
+        at_wall_ms: 0,
+    };
+    cluster.attestation = Some(revised(attestation, 120));
+    assert_eq!(decide(&cluster, &crashed(true, true), &mut memory).actions, []);
+    let mut later = crashed(true, true);
+    later.now.boottime_ms += ATTESTATION_PATIENCE_MS;
+    let withdrawn = Action::WithdrawAttestation { attestation_mod_revision: 120, term_mod_revision: 80 };
+    assert_eq!(decide(&cluster, &later, &mut memory).actions, [withdrawn]);
+    cluster.attestation = None;
+    assert_eq!(decide(&cluster, &later, &mut memory).actions, [Action::OpenGate]);
+    assert_eq!(
+        decide(&cluster, &crashed(false, false), &mut memory).actions,
+        [],
+        "Patroni starts it on the spot"
+    );
+    decide(&cluster, &local("a", |_| ()), &mut memory);
+    assert_eq!(decide(&cluster, &crashed(false, false), &mut memory).actions, [Action::ShutGateAndKill]);
+}
+
+#[test]
+fn a_standby_leaves_a_dead_writer_and_not_a_silent_agent() {
+    let mut gone = cluster();
+    gone.sessions.remove(&A_SESSION);
+    assert_eq!(actions(&gone, &local("b", |_| ())), [], "no probe has failed");
+    let silent = Suspicion { late: true, silent_ms: 2_000, probes: vec![Life::None, Life::None] };
+    let silent = lasting(silent);
+    let leave = Action::Promise { term: Term(4), writer: name("a") };
+    assert_eq!(actions(&gone, &local("b", |l| l.suspicion = silent)), [leave]);
+    assert_eq!(actions(&cluster(), &local("b", |l| l.suspicion = silent)), [], "its session lives");
+}
+
+#[test]
+fn a_promise_is_withdrawn_when_the_writer_is_in_office() {
+    let mut back = cluster();
+    back.promises = BTreeMap::from([promise("b", 150)]);
+    let bound = lasting(phase("b"));
+    let decided = actions(&back, &local("b", |l| l.phase = Some(bound)));
+    assert!(
+        decided.iter().any(|a| matches!(a, Action::WithdrawPromise { writers_session: A_SESSION, .. })),
+        "{decided:?}"
+    );
+    assert!(
+        decided.contains(&Action::Follow { address: None }),
+        "until the withdrawal has succeeded replication stays closed: {decided:?}"
+    );
+}
+
+#[test]
+fn closing_waits_for_its_rank() {
+    let (b, c) = (lasting(phase("b")), lasting(phase("c")));
+    let closed = Network { installed: true, ..Network::default() };
+    let closed = lasting(closed);
+    let first = local("b", |l| (l.phase, l.source) = (Some(b), closed));
+    assert!(matches!(actions(&promised(), &first)[..], [Action::Close(_)]));
+    let mut memory = Memory::default();
+    let mut second = local("c", |l| (l.phase, l.source) = (Some(c), closed));
+    let decision = decide(&promised(), &second, &mut memory);
+    assert_eq!((decision.actions, decision.again_in_ms), (vec![], Some(CLOSE_RANK_DELAY_MS)));
+    second.now.boottime_ms += CLOSE_RANK_DELAY_MS;
+    assert!(matches!(decide(&promised(), &second, &mut memory).actions[..], [Action::Close(_)]));
+}
+
+#[test]
+fn a_second_failover_so_soon_waits_for_a_person() {
+    let mut again = promised();
+    let event = EventRecord {
+        number: 3,
+        term: Term(3),
+        from: name("b"),
+        to: Some(name("a")),
+        floor: None,
+        trace_id: None,
+        steps_wall_ms: [(Step::Closed, 900_000)].into(),
+        text: String::new(),
+    };
+    again.events = vec![revised(event, 40)];
+    let bound = lasting(phase("b"));
+    let closed = lasting(Network { installed: true, ..Network::default() });
+    let local = local("b", |l| (l.phase, l.source) = (Some(bound), closed));
+    let hold = Action::Hold { term: Term(4), last_failover_wall_ms: 900_000 };
+    assert_eq!(actions(&again, &local), [hold]);
+    let mut record =
+        HoldRecord { term: Term(4), last_failover_wall_ms: 900_000, text: String::new(), released_by: None };
+    again.hold = Some(revised(record.clone(), 130));
+    assert_eq!(actions(&again, &local), [], "said once");
+    record.released_by = Some("holdfast://operator/ann".into());
+    again.hold = Some(revised(record, 131));
+    assert!(matches!(actions(&again, &local)[..], [Action::Close(_)]));
+}
+
+/// Term 4 is closed, at the revision at which `/sync` was bumped.
+fn closed() -> Cluster {
+    let mut cluster = promised();
+    let bound = lasting(phase("b"));
+    let network = lasting(Network { installed: true, ..Network::default() });
+    let local = local("b", |l| (l.phase, l.source) = (Some(bound), network));
+    let Some(Action::Close(plan)) = actions(&cluster, &local).pop() else { panic!("not closed") };
+    cluster.term = Some(revised(plan.closed, 200));
+    cluster.leader_key = Some(revised(name("b"), 200));
+    let sync = cluster.sync.as_mut().unwrap();
+    (sync.version, sync.mod_revision) = (4, 200);
+    cluster
+}
+
+#[test]
+fn a_lock_that_the_old_writer_took_again_is_taken_from_it() {
+    let mut retaken = closed();
+    retaken.leader_key = Some(revised(name("a"), 210));
+    let network = lasting(Network { installed: true, ..Network::default() });
+    let take = Action::TakeLeaderKey { leader_mod_revision: 210, term_mod_revision: 200 };
+    assert_eq!(actions(&retaken, &local("c", |l| l.source = network)), [take]);
+}
+
+#[test]
+fn a_successor_that_does_not_open_is_replaced_after_its_time() {
+    let network = lasting(Network { installed: true, ..Network::default() });
+    let mut memory = Memory::default();
+    let mut c = local("c", |l| l.source = network);
+    assert_eq!(decide(&closed(), &c, &mut memory).actions, []);
+    c.now.boottime_ms += SUCCESSOR_PATIENCE_MS;
+    let mut reachable = closed();
+    reachable.promises.extend([promise("c", 150)]);
+    let next = Action::NameNext {
+        to: name("c"),
+        member_lease: 62,
+        leader_mod_revision: 200,
+        term_mod_revision: 200,
+    };
+    assert_eq!(decide(&reachable, &c, &mut memory).actions, [next]);
+    assert_eq!(decide(&reachable, &c, &mut memory).actions, [], "one name, then its time again");
+}
+
+#[test]
+fn who_accepts_writes_in_anothers_term_is_ended() {
+    let deposed = local("b", |l| l.postgres = Postgres::Running { in_recovery: Some(false) });
+    assert_eq!(actions(&cluster(), &deposed), [Action::KillDeposed]);
+    let hanging = local("b", |l| {
+        l.postgres = Postgres::Running { in_recovery: None };
+        l.started_as_primary = true;
+    });
+    assert_eq!(actions(&cluster(), &hanging), [Action::KillDeposed]);
+    let starting = local("b", |l| l.postgres = Postgres::Running { in_recovery: None });
+    assert_eq!(actions(&cluster(), &starting), [], "a standby that does not answer yet");
+}
+
+#[test]
+fn a_fenced_node_is_ended_and_does_not_vote() {
+    let mut fenced = cluster();
+    fenced.sessions.remove(&A_SESSION);
+    let why = FenceReason::Operator { by: "holdfast://operator/ann".into(), text: "disk".into() };
+    fenced.fences = [(name("b"), revised(FenceRecord { why, at_wall_ms: 0 }, 99))].into();
+    let silent = Suspicion { late: true, silent_ms: 2_000, probes: vec![Life::None, Life::None] };
+    let silent = lasting(silent);
+    assert_eq!(actions(&fenced, &local("b", |l| l.suspicion = silent)), [Action::KillFenced]);
+}
