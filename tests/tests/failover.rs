@@ -59,6 +59,8 @@ fn a_lost_writer_is_replaced_and_nothing_acknowledged_is_lost() {
     region.lost_writer("host-death");
     region.lost_writer("link-cut");
     eventually("the region is healthy again", || region.holdfast(&["status"]).0 == Some(0));
+    region.fenced_standby();
+    region.disarmed();
 }
 
 impl Region {
@@ -133,6 +135,43 @@ impl Region {
         let after = self.holdfast(&["status", "-o", "json"]).1;
         assert_eq!(term(&before), term(&after));
         assert!(self.lab.writes("libpq", None), "the writer must write");
+    }
+
+    /// A fenced standby is ended and stays out, also when its agent and its Patroni start again; then it comes back.
+    fn fenced_standby(&self) {
+        let target =
+            ["db2", "db3"].into_iter().find(|member| self.lab.streams(member)).expect("a standby streams");
+        let yes = ["--reason", "test", "--yes"];
+        assert_eq!(self.holdfast(&[&["fence", target], &yes[..]].concat()).0, Some(0));
+        eventually("the fenced standby is out", || !self.lab.streams(target));
+        for unit in ["agent", "patroni"] {
+            // Its Patroni was ended with its PostgreSQL and may be between two starts.
+            eventually("there is something to kill", || {
+                self.lab.tries(&["fault", self.lab.name(), "kill", target, unit])
+            });
+        }
+        // Patroni's loop of a second tries again and again meanwhile.
+        eventually("the start gate refuses it", || self.log(target, "patroni-main").contains("is fenced"));
+        assert!(!self.lab.streams(target), "a fenced node must not start");
+        eventually("it may come back", || self.holdfast(&["unfence", target, "--yes"]).0 == Some(0));
+        eventually("it streams again", || self.lab.streams(target));
+    }
+
+    fn log(&self, name: &str, unit: &str) -> String {
+        let described = self.lab.describe();
+        std::fs::read_to_string(support::text(&host(&described, name)["logs"][unit])).unwrap()
+    }
+
+    /// Taken out of the way, nothing of ours is left in the packet filter.
+    fn disarmed(&self) {
+        assert_eq!(self.holdfast(&["disarm", "--reason", "test", "--yes"]).0, Some(0));
+        for member in ["db1", "db2", "db3", "db4"] {
+            eventually("the packet filter is free", || {
+                let tables = self.lab.exec(member, &["nft", "list", "tables"]);
+                tables.success() && !tables.stdout.contains("holdfast_service_main")
+            });
+        }
+        assert!(self.lab.writes("libpq", None), "Patroni alone serves");
     }
 
     fn events(&self) -> Vec<Value> {

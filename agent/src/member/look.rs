@@ -88,6 +88,11 @@ impl Member {
                     state.postgres = Some(Postgres::Gone);
                     state.streaming = Some(false);
                 }
+                if thorough && self.state().position.is_none() {
+                    let instance = &self.instance;
+                    let reached = control_data::reached(&instance.bin_dir, &instance.data_dir).await.ok();
+                    self.state().position = reached;
+                }
                 return self.look_after_stop(cluster, &seen).await;
             }
             Postmaster::Unknown => {

@@ -38,6 +38,14 @@ pub async fn state(bin_dir: &Path, data_dir: &Path) -> Result<ControlState, Cont
     }
 }
 
+/// Where the WAL of a stopped cluster ends at least: its last checkpoint, or what a standby's recovery had reached. For
+/// `status` and for the validation before a fence is cleared; never for a promise.
+pub async fn reached(bin_dir: &Path, data_dir: &Path) -> Result<Position, ControlDataError> {
+    let text = run(bin_dir, "pg_controldata", &["-D".as_ref(), data_dir.as_os_str()]).await?;
+    let found = parse(&text)?;
+    Ok(Position { timeline: found.timeline, lsn: found.checkpoint.max(found.recovered) })
+}
+
 /// The control file gives the begin of the shutdown checkpoint record; `pg_waldump` says where the next would begin.
 async fn end_of_checkpoint(
     bin_dir: &Path,
@@ -71,6 +79,7 @@ async fn run(
 struct Found {
     state: String,
     checkpoint: Lsn,
+    recovered: Lsn,
     timeline: Timeline,
 }
 
@@ -81,9 +90,11 @@ fn parse(text: &str) -> Result<Found, ControlDataError> {
     };
     let checkpoint = "Latest checkpoint location";
     let timeline = "Latest checkpoint's TimeLineID";
+    let recovered = "Minimum recovery ending location";
     Ok(Found {
         state: field("Database cluster state")?.to_owned(),
         checkpoint: field(checkpoint)?.parse().map_err(|_| ControlDataError::Missing(checkpoint))?,
+        recovered: field(recovered)?.parse().map_err(|_| ControlDataError::Missing(recovered))?,
         timeline: Timeline(field(timeline)?.parse().map_err(|_| ControlDataError::Missing(timeline))?),
     })
 }
@@ -113,6 +124,7 @@ Latest checkpoint location:           0/3000028
 Latest checkpoint's REDO location:    0/3000028
 Latest checkpoint's TimeLineID:       2
 Latest checkpoint's PrevTimeLineID:   1
+Minimum recovery ending location:     0/3000100
 ";
 
     #[test]
@@ -122,6 +134,7 @@ Latest checkpoint's PrevTimeLineID:   1
             (found.state.as_str(), found.checkpoint, found.timeline),
             ("shut down", Lsn(0x300_0028), Timeline(2))
         );
+        assert_eq!(found.recovered, Lsn(0x300_0100));
         assert!(parse("").is_err());
     }
 

@@ -81,6 +81,11 @@ impl Lab {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Whether a verb succeeds.
+    pub fn tries(&self, arguments: &[&str]) -> bool {
+        Command::new(PROGRAM).args(arguments).output().unwrap().status.success()
+    }
+
     /// A verb that fails: what it said.
     pub fn fails(&self, arguments: &[&str]) -> String {
         let output = Command::new(PROGRAM).args(arguments).output().unwrap();
