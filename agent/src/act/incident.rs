@@ -15,10 +15,10 @@ use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Compare, Read, Store, Txn, TxnOutcome, Write};
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{EventRecord, HoldRecord, Reign, Step, Stored};
+use holdfast_types::record::{EventRecord, HoldRecord, Reign, Step};
 use holdfast_types::{MemberName, Term};
 
-use super::{armed_txn, trace, txn};
+use super::{armed_txn, encoded, trace, txn};
 use crate::member::Member;
 use crate::telemetry::Telemetry;
 
@@ -136,7 +136,13 @@ impl Follower {
         for attempt in 1..=PROOF_ATTEMPTS {
             match self.sql.prove(&text, PROOF_DEADLINE).await {
                 Ok(()) => {
-                    let Some(event) = self.step(closed, Step::Proved).await else { return };
+                    let Some(event) = self.step(closed, Step::Proved).await else {
+                        tracing::error!(
+                            cluster = self.cluster, term = closed.0, to = %self.me,
+                            "the writer was lost and replaced, and the incident's end cannot be recorded; see: holdfast status"
+                        );
+                        return;
+                    };
                     let attempts = [("holdfast.attempts", attempt.to_string())];
                     trace::step(&self.telemetry, self.trace, "verification", start, &attempts);
                     trace::incident(&self.telemetry, self.trace, &event);
@@ -174,7 +180,7 @@ pub fn opened(member: &Member, cluster: &Cluster) {
     tokio::spawn(async move { follower.step(closed, Step::Opened).await });
 }
 
-/// Our PostgreSQL has left recovery: says so in the event, and proves it by a write.
+/// Our PostgreSQL has left recovery: says so in the event.
 pub fn promoted(member: &Member, cluster: &Cluster) {
     let Some(term) = term_in_force(cluster).map(|term| term.value.term) else { return };
     let closed = Term(term.0.saturating_sub(1));
@@ -182,11 +188,13 @@ pub fn promoted(member: &Member, cluster: &Cluster) {
         trace::step(&member.telemetry, trace::of_record(cluster), "promotion", start, &[]);
     }
     let follower = Follower::of(member, cluster);
-    tokio::spawn(async move {
-        if follower.step(closed, Step::Promoted).await.is_some() {
-            follower.prove(closed).await;
-        }
-    });
+    tokio::spawn(async move { follower.step(closed, Step::Promoted).await });
+}
+
+/// Proves the reign after `closed` by a write, and ends its incident.
+pub fn prove(member: &Member, cluster: &Cluster, closed: Term) {
+    let follower = Follower::of(member, cluster);
+    tokio::spawn(async move { follower.prove(closed).await });
 }
 
 /// A second failover so soon is held: says so in etcd, and pages.
@@ -200,10 +208,12 @@ pub async fn hold(member: &Member, cluster: &Cluster, term: Term, last_failover_
              look first, then let it go on with: holdfast hold end"
         ),
         released_by: None,
+        released_why: None,
     };
     let is = cluster.hold.as_ref().map_or(0, |hold| hold.mod_revision);
     let compares = vec![Compare::ModRevision { key: key.clone(), is }];
-    let write = Write::put(key, Stored::new(record.clone()).encode());
+    let value = encoded(cluster, &key, record.clone());
+    let write = Write::put(key, value);
     if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
         bail!("etcd has changed since it was read");
     }

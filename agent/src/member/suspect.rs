@@ -10,10 +10,15 @@ use std::time::{Duration, SystemTime};
 use holdfast_agent_core::detach::Life;
 use holdfast_agent_core::member::{Suspicion, term_in_force};
 use holdfast_host::clock;
+use holdfast_proto::client::AgentClient;
+use holdfast_proto::message::{self, InstanceName, LifeQuestion};
+use holdfast_proto::tls::Peer;
+use holdfast_proto::trace::TraceContext;
 use holdfast_types::record::Reign;
-use holdfast_types::{Mode, SessionId};
+use holdfast_types::{HostName, MemberName, SessionId, Term};
 
 use super::Member;
+use crate::act;
 use crate::observe::life;
 
 /// How many probes are kept.
@@ -23,9 +28,15 @@ const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The writer that is being watched.
 struct Writer {
+    member: MemberName,
+    term: Term,
     session: SessionId,
     address: String,
     port: u16,
+    /// Its host, and where its agent answers.
+    agent: Option<(HostName, String)>,
+    /// The incident that this may become.
+    trace: Option<TraceContext>,
 }
 
 impl Member {
@@ -47,15 +58,25 @@ impl Member {
 
     fn writer_to_watch(&self) -> Option<Writer> {
         let (cluster, connected) = self.world.watched(&self.keys);
-        if !connected || cluster.mode() != Mode::Armed {
+        if !connected {
             return None;
         }
+        let cluster = self.considered(cluster);
         let Reign::Open { holder, session, .. } = &term_in_force(&cluster)?.value.reign else { return None };
         if *holder == self.instance.member {
             return None;
         }
         let (address, port) = cluster.address(holder)?;
-        Some(Writer { session: *session, address: address.to_owned(), port })
+        let agent = cluster.facts.get(holder).map(|facts| (facts.host.clone(), facts.grpc.clone()));
+        Some(Writer {
+            member: holder.clone(),
+            term: term_in_force(&cluster)?.value.term,
+            session: *session,
+            address: address.to_owned(),
+            port,
+            agent,
+            trace: act::trace::of_incident(&cluster),
+        })
     }
 
     /// Whether etcd says that the writer's renewals are overdue. No answer is no sign of anything.
@@ -75,6 +96,30 @@ impl Member {
         i64::try_from(seen.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok()
     }
 
+    /// Asks the writer's PostgreSQL and, beside it, its own agent: either sign of life will do.
+    async fn probe(&self, writer: &Writer, deadline: Duration) -> Life {
+        let port = life::probe(&writer.address, writer.port, deadline);
+        let agent = async {
+            let (host, address) = writer.agent.as_ref()?;
+            let expected = Peer::Host { region: self.config.region.clone(), host: host.clone() };
+            let agent = AgentClient::new(self.identity.clone(), address, Some(expected), deadline);
+            let cluster = &self.instance.cluster;
+            let instance = InstanceName {
+                namespace: cluster.namespace.clone(),
+                scope: cluster.scope.clone(),
+                member: writer.member.clone(),
+            };
+            let question = LifeQuestion { instance, term: writer.term };
+            agent.life(&question, writer.trace.as_ref()).await.ok()
+        };
+        let (port, agent) = tokio::join!(port, agent);
+        let fresh = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        match agent {
+            Some(answer) if answer.life == message::Life::Alive && answer.age_ms <= fresh => Life::Alive,
+            _ => port,
+        }
+    }
+
     /// Probes until the writer is in time again or is no longer the writer.
     async fn watch_for_life(&self, writer: &Writer) {
         let deadline = Duration::from_millis(self.config.timings.probe_deadline_ms());
@@ -83,9 +128,19 @@ impl Member {
         let mut probes: Vec<Life> = Vec::new();
         let mut asked_ms = clock::boottime_ms();
         while self.writer_to_watch().is_some_and(|now| now.session == writer.session) {
-            if let Ok(standby) = self.sql.standby().await {
+            // PostgreSQL that does not answer us says nothing about the writer: what is not known is no silence.
+            let Ok(standby) = self.sql.standby().await else {
+                silent_since_ms = clock::boottime_ms();
+                tokio::time::sleep(PROBE_PAUSE).await;
+                continue;
+            };
+            {
                 let renewed_ms = self.last_renewal_at_the_latest_ms();
-                self.state().heard_wall_ms = standby.heard_wall_ms.max(renewed_ms);
+                {
+                    let mut state = self.state();
+                    state.heard_wall_ms = standby.heard_wall_ms.max(renewed_ms);
+                    state.received_timeline = standby.received_timeline.max(state.received_timeline);
+                }
                 let sign = Some((standby.received, standby.last_message));
                 if last_sign.is_some() && last_sign != sign {
                     silent_since_ms = clock::boottime_ms();
@@ -93,7 +148,7 @@ impl Member {
                 }
                 last_sign = sign;
             }
-            let probe = life::probe(&writer.address, writer.port, deadline).await;
+            let probe = self.probe(writer, deadline).await;
             if probe == Life::Alive {
                 silent_since_ms = clock::boottime_ms();
             }

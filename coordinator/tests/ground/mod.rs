@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use holdfast_proto::message::{HostStatus, LifeAnswer, LifeQuestion, Order, Refusal};
-use holdfast_proto::server::{Giver, Host, serve};
+use holdfast_proto::message::{HostStatus, LifeAnswer, LifeQuestion, Refusal};
+use holdfast_proto::server::{Asker, Host, serve};
 use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_store::{EtcdOptions, EtcdStore, Read, Store, Txn, TxnOutcome, Write};
 use rustls::pki_types::pem::PemObject;
@@ -155,14 +155,8 @@ impl Host for Says {
     async fn status(&self) -> HostStatus {
         self.0.clone()
     }
-    async fn life(&self, _: LifeQuestion) -> Result<LifeAnswer, Refusal> {
-        Err(Refusal::Unavailable("a test".into()))
-    }
-    async fn fence(&self, _: Order, _: Giver) -> Result<String, Refusal> {
-        Err(Refusal::Unavailable("a test".into()))
-    }
-    async fn unfence(&self, _: Order, _: Giver) -> Result<String, Refusal> {
-        Err(Refusal::Unavailable("a test".into()))
+    async fn life(&self, question: LifeQuestion, _: Asker) -> Result<LifeAnswer, Refusal> {
+        Err(Refusal::NotHere(question.instance.member.to_string()))
     }
 }
 
