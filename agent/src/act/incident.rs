@@ -200,6 +200,7 @@ pub async fn hold(member: &Member, cluster: &Cluster, term: Term, last_failover_
              look first, then let it go on with: holdfast hold end"
         ),
         released_by: None,
+        released_why: None,
     };
     let is = cluster.hold.as_ref().map_or(0, |hold| hold.mod_revision);
     let compares = vec![Compare::ModRevision { key: key.clone(), is }];

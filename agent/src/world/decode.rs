@@ -76,7 +76,7 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
         }
         OurKey::Fence(name) => drop(cluster.fences.insert(member(name)?, record(pair)?)),
         OurKey::Event(_) => cluster.events.push(record(pair)?),
-        OurKey::Attest(_) | OurKey::Route(_) => {}
+        OurKey::Attest(_) | OurKey::Route(_) | OurKey::Would(_) | OurKey::Audit(_) => {}
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord, Promise, Reign,
-    RouteRecord, SessionRecord, Stored, TermRecord,
+    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord,
+    Promise, Reign, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -59,6 +59,12 @@ pub struct ClusterView {
     pub routes: BTreeMap<String, RouteRecord>,
     /// The last incidents, oldest first.
     pub events: Vec<EventRecord>,
+    /// What each member's agent would have done in mode observe.
+    pub would: BTreeMap<MemberName, WouldRecord>,
+    /// The last orders, oldest first.
+    pub audits: Vec<AuditRecord>,
+    /// The places of the ring of orders that are taken, each with its `mod_revision`.
+    pub audit_places: BTreeMap<u64, i64>,
     /// The hosts whose agents are alive.
     pub sessions: BTreeMap<HostName, SessionRecord>,
     /// Patroni's side.
@@ -96,6 +102,9 @@ impl ClusterView {
             fences: BTreeMap::new(),
             routes: BTreeMap::new(),
             events: Vec::new(),
+            would: BTreeMap::new(),
+            audits: Vec::new(),
+            audit_places: BTreeMap::new(),
             sessions: BTreeMap::new(),
             patroni,
             problems,
@@ -112,6 +121,7 @@ impl ClusterView {
             }
         }
         view.events.sort_by_key(|event| event.number);
+        view.audits.sort_by_key(|audit| audit.number);
         view
     }
 
@@ -144,6 +154,16 @@ impl ClusterView {
                 }
             }
             OurKey::Event(_) => self.events.extend(body::<EventRecord>(pair, problems)),
+            OurKey::Would(member) => {
+                if let (Some(name), Some(would)) = (name(member, pair, problems), body(pair, problems)) {
+                    self.would.insert(name, would);
+                }
+            }
+            OurKey::Audit(place) => {
+                // A damaged one takes its place too: the next order there writes over it.
+                self.audit_places.insert(place, pair.mod_revision);
+                self.audits.extend(body::<AuditRecord>(pair, problems));
+            }
         }
     }
 

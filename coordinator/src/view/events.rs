@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::cluster::ClusterView;
 use super::status::FORMAT;
 use super::text;
+use super::would::{self, WouldReport};
 
 /// One incident.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,6 +57,8 @@ pub struct EventsReport {
     pub cluster: String,
     /// Newest first.
     pub events: Vec<EventReport>,
+    /// What the members' agents would have done in mode observe, newest first.
+    pub would: Vec<WouldReport>,
 }
 
 /// `history` as JSON.
@@ -127,11 +130,16 @@ impl EventsReport {
     /// The events of a view, newest first, at most `limit`.
     pub fn new(view: &ClusterView, limit: usize) -> Self {
         let events = view.events.iter().rev().take(limit).map(EventReport::new).collect();
-        Self { format: FORMAT, cluster: view.cluster.to_string(), events }
+        let would = would::all(view).into_iter().take(limit).collect();
+        Self { format: FORMAT, cluster: view.cluster.to_string(), events, would }
     }
 
     /// For people.
     pub fn text(&self) -> String {
+        self.incidents() + &would::text(&self.would, usize::MAX)
+    }
+
+    fn incidents(&self) -> String {
         if self.events.is_empty() {
             return "no incident has been recorded\n".into();
         }

@@ -14,6 +14,7 @@ pub mod findings;
 pub mod patroni;
 pub mod status;
 pub mod text;
+pub mod would;
 
 #[cfg(test)]
 pub mod testing;

@@ -299,8 +299,13 @@ fn a_second_failover_so_soon_waits_for_a_person() {
     let local = local("b", |l| (l.phase, l.source) = (Some(bound), closed));
     let hold = Action::Hold { term: Term(4), last_failover_wall_ms: 900_000 };
     assert_eq!(actions(&again, &local), [hold]);
-    let mut record =
-        HoldRecord { term: Term(4), last_failover_wall_ms: 900_000, text: String::new(), released_by: None };
+    let mut record = HoldRecord {
+        term: Term(4),
+        last_failover_wall_ms: 900_000,
+        text: String::new(),
+        released_by: None,
+        released_why: None,
+    };
     again.hold = Some(revised(record.clone(), 130));
     assert_eq!(actions(&again, &local), [], "said once");
     record.released_by = Some("holdfast://operator/ann".into());

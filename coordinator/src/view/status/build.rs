@@ -9,7 +9,7 @@ use super::{
     TermReport,
 };
 use crate::view::cluster::ClusterView;
-use crate::view::{findings, text};
+use crate::view::{findings, text, would};
 
 impl StatusReport {
     /// The report of a view; `etcd` if the servers were asked.
@@ -41,6 +41,7 @@ impl StatusReport {
             hold: hold(view),
             members: view.members().iter().map(|name| member(view, name)).collect(),
             routes: routes(view),
+            would: would::all(view),
             etcd: etcd.map(etcd_report),
         }
     }

@@ -7,6 +7,7 @@ use holdfast_types::{Class, Mode};
 use serde::Serialize;
 
 use super::findings::Finding;
+use super::would::WouldReport;
 
 /// The version of the JSON; raised when a field goes or changes its meaning, not when one comes.
 pub const FORMAT: u64 = 1;
@@ -46,6 +47,8 @@ pub struct StatusReport {
     pub members: Vec<MemberReport>,
     /// The poolers.
     pub routes: Vec<RouteReport>,
+    /// What the members' agents would have done in mode observe, newest first.
+    pub would: Vec<WouldReport>,
     /// The servers of etcd; absent when they were not asked.
     pub etcd: Option<EtcdReport>,
 }

@@ -6,7 +6,10 @@ use holdfast_types::{Class, Mode};
 
 use super::StatusReport;
 use crate::view::findings::Severity;
-use crate::view::text;
+use crate::view::{text, would};
+
+/// The newest lines of what would have been done; `events` and JSON have the rest.
+const WOULD_LINES: usize = 12;
 
 impl StatusReport {
     /// The first line: what is wrong, or that nothing is.
@@ -39,6 +42,9 @@ impl StatusReport {
                 table.add_row([route.pooler.clone(), route.term.to_string(), target, clients.into()]);
             }
             let _ = writeln!(out, "{table}");
+        }
+        if self.mode.mode == Mode::Observe {
+            out.push_str(&would::text(&self.would, WOULD_LINES));
         }
         out
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
     EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord,
-    Promise, Reign, RouteRecord, SessionRecord, Step, Stored, TermRecord,
+    Promise, Reign, RouteRecord, SessionRecord, Step, Stored, TermRecord, WouldLine, WouldRecord,
 };
 use holdfast_types::{
     ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, RegionName,
@@ -218,6 +218,7 @@ impl Built {
             last_failover_wall_ms: NOW_WALL_MS - 120_000,
             text: "a second failover within 10 min".into(),
             released_by,
+            released_why: None,
         };
         self.record(&self.keys.hold(), hold);
     }
@@ -226,6 +227,16 @@ impl Built {
         let route = RouteRecord { term: Term(4), target: target.map(db), paused: target.is_none() };
         let key = self.keys.route(&HostName::new("pool1").unwrap(), pooler);
         self.record(&key, route);
+    }
+
+    /// What the agent of a member would have done, the oldest first, a second apart.
+    pub fn would(&mut self, n: u8, texts: &[&str]) {
+        let line = |(text, at): (&&str, i64)| WouldLine {
+            at_wall_ms: NOW_WALL_MS - 10_000 + at * 1_000,
+            text: (*text).into(),
+        };
+        let lines = texts.iter().zip(0..).map(line).collect();
+        self.record(&self.keys.would(&db(n)), WouldRecord { lines });
     }
 
     pub fn event(&mut self, number: u64, to: Option<u8>) {

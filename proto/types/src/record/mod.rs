@@ -4,9 +4,11 @@
 //! this build does not know are kept when the record is written again. A record that demands a newer reader is an
 //! error that names the remedy, never a guess.
 
+mod account;
 mod cluster;
 mod reign;
 
+pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
 pub use cluster::{
     EventRecord, FenceReason, FenceRecord, HoldRecord, MemberFacts, ModeRecord, RouteRecord, SessionRecord,
     Step,
