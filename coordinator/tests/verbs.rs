@@ -55,7 +55,9 @@ async fn arming_is_checked_then_written_then_waited_for() {
 
     let asked = ground.run(&["arm", "--reason", "go live"]).await;
     assert_eq!(asked.code, 2, "nobody can be asked: {asked:?}");
-    let dry = ground.run(&with(&["--dry-run", "-o", "json"])).await;
+    let why = ground.run(&["arm", "--yes"]).await;
+    assert!(why.code == 2 && why.err.contains("--reason"), "every order has a reason: {why:?}");
+    let dry = ground.run(&["arm", "--dry-run", "-o", "json"]).await;
     assert_eq!((dry.code, &dry.json()["result"]), (0, &"would_do".into()));
     assert_eq!(ground.stored(&built.keys.mode()).await, None, "a dry run writes nothing");
 
@@ -73,6 +75,8 @@ async fn arming_is_checked_then_written_then_waited_for() {
     let mode = ground.stored(&built.keys.mode()).await.unwrap();
     assert_eq!((&mode["mode"], &mode["reason"]), (&"armed".into(), &"go live".into()));
     assert_eq!(mode["by"], "holdfast://operator/ann");
+    let order = ground.stored(&built.keys.audit(0)).await.unwrap();
+    assert_eq!((&order["verb"], &order["reason"]), (&"arm".into(), &"go live".into()));
 
     let nobody = ground.run(&with(&["--wait", "--timeout", "1"])).await;
     assert_eq!(nobody.code, 5, "no agent opens the term: {nobody:?}");
@@ -117,14 +121,22 @@ async fn fences_are_set_and_lifted_only_where_it_is_safe() {
     );
     let again = ground.run(&["fence", "db4", "--reason", "other", "--yes", "-o", "json"]).await;
     assert_eq!(again.json()["result"], "unchanged");
-    let back = ground.run(&["unfence", "db4", "--yes"]).await;
+    let back = ground.run(&["unfence", "db4", "--reason", "new disk", "--yes"]).await;
     assert_eq!(back.code, 0, "{back:?}");
     assert_eq!(ground.stored(&built.keys.fence(&db(4))).await, None);
+    let orders = ground.run(&["events", "-o", "json"]).await.json()["orders"].clone();
+    let told = |n: usize| {
+        let order = |field: &str| orders[n][field].to_string().replace('"', "");
+        ["id", "verb", "node", "by", "reason"].map(order).join(" ")
+    };
+    assert_eq!(told(0), "1 unfence db4 holdfast://operator/ann new disk");
+    assert_eq!(told(1), "0 fence db4 holdfast://operator/ann bad disk");
+    assert!(orders[0]["from"].as_str().is_some_and(|from| !from.is_empty()), "{orders}");
 
     built.fence_deposed(3, 3);
     built.patroni_member(3, json!({"timeline": 1, "xlog_location": 0x0400_1000, "replication_state": null}));
     ground.plant(&built).await;
-    let beyond = ground.run(&["unfence", "db3", "--yes"]).await;
+    let beyond = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert!(beyond.code == 3 && beyond.err.contains("beyond the fork at 0/4000000"), "{beyond:?}");
     assert!(ground.stored(&built.keys.fence(&db(3))).await.is_some(), "it stays fenced");
 }
@@ -149,6 +161,9 @@ async fn a_hold_is_ended_with_a_name() {
     assert_eq!(ended.code, 0, "{ended:?}");
     let record = ground.stored(&built.keys.hold()).await.unwrap();
     assert_eq!((&record["released_by"], &record["term"]), (&"holdfast://operator/ann".into(), &4.into()));
+    assert_eq!(record["released_why"], "looked at it");
+    let orders = ground.run(&["events"]).await;
+    assert!(orders.out.contains("hold end") && orders.out.contains("looked at it"), "{orders:?}");
     let again = ground.run(&["hold", "end", "--reason", "again", "--yes", "-o", "json"]).await;
     assert_eq!(again.json()["result"], "unchanged");
 }
@@ -220,7 +235,7 @@ async fn a_stopped_member_comes_back_by_its_agents_word() {
     built.fence_deposed(3, 3);
     built.patroni_member(3, json!({"state": "stopped", "xlog_location": null, "replication_state": null}));
     ground.plant(&built).await;
-    let unknown = ground.run(&["unfence", "db3", "--yes"]).await;
+    let unknown = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert!(unknown.code == 3 && unknown.err.contains("unknown"), "{unknown:?}");
 
     let mut status = host_status("db3", Role::Stopped, true);
@@ -230,10 +245,10 @@ async fn a_stopped_member_comes_back_by_its_agents_word() {
     let beyond_the_fork = ground.serve_agent(status).await;
     built.facts(3, |facts| facts.grpc = beyond_the_fork.clone());
     ground.plant(&built).await;
-    let refused = ground.run(&["unfence", "db3", "--yes"]).await;
+    let refused = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert!(refused.code == 3 && refused.err.contains("beyond the fork"), "{refused:?}");
     built.facts(3, |facts| facts.grpc = before_the_fork.clone());
     ground.plant(&built).await;
-    let back = ground.run(&["unfence", "db3", "--yes"]).await;
+    let back = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert_eq!(back.code, 0, "{back:?}");
 }

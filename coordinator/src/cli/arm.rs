@@ -22,9 +22,6 @@ pub struct ModeOptions {
     target: Target,
     #[command(flatten)]
     order: Order,
-    /// Why; kept in the record
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
 }
 
 /// Runs `arm`.
@@ -58,8 +55,8 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode, would: &str)
             return Ok(exit);
         }
         asked = true;
-        let (compares, write) = transaction(&session, &view, mode, &options.reason);
-        if action.send(compares, write).await? == Settled::Done {
+        let (compares, write) = transaction(&session, &view, mode, options.order.reason());
+        if action.send(&view, compares, write).await? == Settled::Done {
             return done(&action, mode, check).await;
         }
     }

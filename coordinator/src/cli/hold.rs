@@ -1,5 +1,5 @@
-//! `hold end`: a person says that a second failover may go on. The record stays, with the person's name, until the
-//! agents remove it together with its term.
+//! `hold end`: a person says that a second failover may go on. The record stays, with the person's name and
+//! reason; it means nothing once its term is over.
 
 use clap::{Args, Subcommand};
 use holdfast_store::{Compare, Write};
@@ -25,9 +25,6 @@ pub struct HoldOptions {
     target: Target,
     #[command(flatten)]
     order: Order,
-    /// Why; said in the answer
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
 }
 
 /// Runs `hold end`.
@@ -55,9 +52,10 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
         }
         asked = true;
         let released_by = Some(session.region.who());
-        let record = hold.record.with_body(HoldRecord { released_by, ..hold.body().clone() });
+        let released_why = Some(options.order.reason().to_owned());
+        let record = hold.record.with_body(HoldRecord { released_by, released_why, ..hold.body().clone() });
         let compares = vec![Compare::ModRevision { key: key.clone(), is: hold.revision }];
-        if action.send(compares, Write::put(key.clone(), record.encode())).await? == Settled::Done {
+        if action.send(&view, compares, Write::put(key.clone(), record.encode())).await? == Settled::Done {
             if options.order.wait {
                 let writer = |view: &crate::view::cluster::ClusterView| match view.writer() {
                     Some((term, writer)) => Ok(format!("term {term} is open for {writer}")),
@@ -65,7 +63,7 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
                 };
                 return action.wait(Check::default(), writer).await;
             }
-            let text = format!("the hold is ended by {} ({})", session.region.who(), options.reason);
+            let text = format!("the hold is ended by {} ({})", session.region.who(), options.order.reason());
             return Ok(action.end(Exit::Done, "done", Check::default(), text));
         }
     }

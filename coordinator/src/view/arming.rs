@@ -60,7 +60,7 @@ pub fn check(view: &ClusterView) -> Check {
     match &view.patroni.leader {
         None => check.block("Patroni has no leader", "wait until it has one: patronictl list"),
         Some(leader) if view.fences.contains_key(leader) => {
-            let fix = text::command(&format!("unfence {leader}"), &view.cluster);
+            let fix = text::order(&format!("unfence {leader}"), &view.cluster);
             check.block(format!("the present leader {leader} is fenced"), fix);
         }
         Some(_) => {}

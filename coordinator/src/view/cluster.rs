@@ -204,6 +204,11 @@ impl ClusterView {
         self.facts.get(member).map(|facts| self.sessions.contains_key(&facts.host))
     }
 
+    /// The `mod_revision` of the place that an order of this number takes in its ring; 0 when it is free.
+    pub fn audit_revision(&self, number: u64) -> i64 {
+        self.audit_places.get(&(number % keys::AUDITS_KEPT)).copied().unwrap_or(0)
+    }
+
     /// The promise of a member for the present term.
     pub fn promise_of(&self, member: &MemberName) -> Option<&Promise> {
         let term = self.term.as_ref()?.body().term;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use holdfast_types::record::{EventRecord, Step};
+use holdfast_types::record::{AuditRecord, EventRecord, Step};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
@@ -48,6 +48,25 @@ pub struct StepReport {
     pub took_ms: i64,
 }
 
+/// One order of a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OrderReport {
+    /// Its number, one more for each.
+    pub id: u64,
+    /// When, RFC 3339, by the clock of the host that the command ran on.
+    pub at: String,
+    /// The verb.
+    pub verb: String,
+    /// The member, for verbs that have one.
+    pub node: Option<String>,
+    /// Who: identity from the certificate.
+    pub by: String,
+    /// The host that the command ran on.
+    pub from: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// `events` as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EventsReport {
@@ -57,6 +76,8 @@ pub struct EventsReport {
     pub cluster: String,
     /// Newest first.
     pub events: Vec<EventReport>,
+    /// The orders that people gave, newest first.
+    pub orders: Vec<OrderReport>,
     /// What the members' agents would have done in mode observe, newest first.
     pub would: Vec<WouldReport>,
 }
@@ -130,13 +151,26 @@ impl EventsReport {
     /// The events of a view, newest first, at most `limit`.
     pub fn new(view: &ClusterView, limit: usize) -> Self {
         let events = view.events.iter().rev().take(limit).map(EventReport::new).collect();
+        let orders = view.audits.iter().rev().take(limit).map(OrderReport::new).collect();
         let would = would::all(view).into_iter().take(limit).collect();
-        Self { format: FORMAT, cluster: view.cluster.to_string(), events, would }
+        Self { format: FORMAT, cluster: view.cluster.to_string(), events, orders, would }
     }
 
     /// For people.
     pub fn text(&self) -> String {
-        self.incidents() + &would::text(&self.would, usize::MAX)
+        self.incidents() + &self.orders() + &would::text(&self.would, usize::MAX)
+    }
+
+    fn orders(&self) -> String {
+        if self.orders.is_empty() {
+            return String::new();
+        }
+        let mut table = text::table(&["Order", "At", "Node", "By", "From", "Reason"]);
+        for order in &self.orders {
+            let node = order.node.clone().unwrap_or_else(|| "-".into());
+            table.add_row([&order.verb, &order.at, &node, &order.by, &order.from, &order.reason]);
+        }
+        format!("{table}\n")
     }
 
     fn incidents(&self) -> String {
@@ -161,6 +195,20 @@ impl EventsReport {
                 writeln!(out, "{}: {}\n   {}\n   trace {trace}", event.id, event.text, event.steps_text());
         }
         out
+    }
+}
+
+impl OrderReport {
+    fn new(order: &AuditRecord) -> Self {
+        Self {
+            id: order.number,
+            at: text::moment(order.at_wall_ms),
+            verb: order.verb.clone(),
+            node: order.node.as_ref().map(ToString::to_string),
+            by: order.by.clone(),
+            from: order.from.clone(),
+            reason: order.reason.clone(),
+        }
     }
 }
 
@@ -267,6 +315,18 @@ mod tests {
         assert!(text.contains("detected +0.000 s, promised +0.900 s, closed +0.050 s"), "{text}");
         assert!(text.contains("1.420 s") && text.contains("4bf92f3577b34da6a3ce929d0e0e4736"), "{text}");
         assert_eq!(EventsReport::new(&built().view(), 1).events.len(), 1);
+    }
+
+    #[test]
+    fn orders_are_told_newest_first_with_their_reason() {
+        let mut built = built();
+        built.audit(0, "fence", "bad disk");
+        built.audit(1, "unfence", "new disk");
+        let report = EventsReport::new(&built.view(), 10);
+        let verbs: Vec<&str> = report.orders.iter().map(|order| order.verb.as_str()).collect();
+        assert_eq!(verbs, ["unfence", "fence"]);
+        let text = report.text();
+        assert!(text.contains("| holdfast://operator/ann | console | new disk |"), "{text}");
     }
 
     #[test]

@@ -123,11 +123,12 @@ impl List<'_> {
             self.outage(
                 format!("the failover of term {} is held (last one {last}): {}", hold.term, hold.text),
                 "nobody becomes the writer until a person ends the hold",
-                self.command("hold end"),
+                text::order("hold end", &view.cluster),
             );
         }
         let Some(term) = view.term.as_ref().map(|term| term.body()) else {
-            let (effect, next) = ("no promotion is let through yet", self.command("arm --wait"));
+            let (effect, next) =
+                ("no promotion is let through yet", text::order("arm --wait", &view.cluster));
             return self.risk("armed, but no term has been opened", effect, next);
         };
         match &term.reign {

@@ -55,6 +55,11 @@ pub fn command(verb: &str, cluster: &ClusterId) -> String {
     format!("holdfast {verb} --region {} --cluster {target}", cluster.region)
 }
 
+/// A verb that acts, likewise; it wants a reason of the person who gives it.
+pub fn order(verb: &str, cluster: &ClusterId) -> String {
+    command(&format!("{verb} --reason WHY"), cluster)
+}
+
 /// An empty table with a header.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();

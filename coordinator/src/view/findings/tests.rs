@@ -37,7 +37,7 @@ fn a_hold_comes_first_and_names_the_command_that_ends_it() {
         built.hold();
     });
     assert_eq!(findings[0].severity, Severity::Outage);
-    assert_eq!(findings[0].next, "holdfast hold end --region r1 --cluster main");
+    assert_eq!(findings[0].next, "holdfast hold end --reason WHY --region r1 --cluster main");
     assert_eq!(findings[1].cause, "the agent of db4 has no session");
 }
 

@@ -77,7 +77,10 @@ fn hold(view: &ClusterView) -> Option<String> {
     let hold = view.hold.as_ref()?.body();
     Some(match &hold.released_by {
         None => hold.text.clone(),
-        Some(by) => format!("{} (released by {by})", hold.text),
+        Some(by) => {
+            let why = hold.released_why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            format!("{} (released by {by}{why})", hold.text)
+        }
     })
 }
 

@@ -187,7 +187,10 @@ mod tests {
         let report = StatusReport::new(&built.view(), None);
         let first = report.text().lines().next().unwrap().to_owned();
         assert!(first.starts_with("OUTAGE: the failover of term 4 is held"), "{first}");
-        assert!(first.ends_with("next: holdfast hold end --region r1 --cluster main"), "{first}");
+        assert!(
+            first.ends_with("next: holdfast hold end --reason WHY --region r1 --cluster main"),
+            "{first}"
+        );
         assert!(report.text().contains("also: db2 has left the writer of term 4"), "{}", report.text());
         assert_eq!(report.members[1].promise.as_deref(), Some("2:0/5000060"));
     }

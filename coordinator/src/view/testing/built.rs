@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
-    EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord,
-    Promise, Reign, RouteRecord, SessionRecord, Step, Stored, TermRecord, WouldLine, WouldRecord,
+    AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts,
+    ModeRecord, Promise, Reign, RouteRecord, SessionRecord, Step, Stored, TermRecord, WouldLine, WouldRecord,
 };
 use holdfast_types::{
     ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, RegionName,
@@ -227,6 +227,20 @@ impl Built {
         let route = RouteRecord { term: Term(4), target: target.map(db), paused: target.is_none() };
         let key = self.keys.route(&HostName::new("pool1").unwrap(), pooler);
         self.record(&key, route);
+    }
+
+    /// An order about db4.
+    pub fn audit(&mut self, number: u64, verb: &str, reason: &str) {
+        let record = AuditRecord {
+            number,
+            verb: verb.into(),
+            node: Some(db(4)),
+            by: "holdfast://operator/ann".into(),
+            from: "console".into(),
+            reason: reason.into(),
+            at_wall_ms: NOW_WALL_MS - 5_000,
+        };
+        self.record(&self.keys.audit(number), record);
     }
 
     /// What the agent of a member would have done, the oldest first, a second apart.
