@@ -81,13 +81,18 @@ async fn arming_is_checked_then_written_then_waited_for() {
     let nobody = ground.run(&with(&["--wait", "--timeout", "1"])).await;
     assert_eq!(nobody.code, 5, "no agent opens the term: {nobody:?}");
     assert!(
-        nobody.err.contains("armed, but no term has been opened"),
+        nobody.err.contains("armed, but no term has been opened since"),
         "the state is printed: {}",
         nobody.err
     );
     built.mode(Mode::Armed);
     built.open(1, 1);
     built.floor(1);
+    built.stale(&built.keys.term());
+    ground.plant(&built).await;
+    let earlier = ground.run(&with(&["--wait", "--timeout", "1"])).await;
+    assert!(earlier.code == 5 && earlier.out.contains("of an earlier arming"), "{earlier:?}");
+    built.stale.clear();
     ground.plant(&built).await;
     let arrived = ground.run(&with(&["--wait"])).await;
     assert!(arrived.code == 0 && arrived.out.contains("term 1 is open for db1"), "{arrived:?}");
@@ -97,6 +102,33 @@ async fn arming_is_checked_then_written_then_waited_for() {
     assert_eq!(ground.stored(&built.keys.mode()).await.unwrap()["mode"], "disarmed");
     let again = ground.run(&["disarm", "--reason", "drill", "--yes", "-o", "json"]).await;
     assert_eq!((again.code, &again.json()["result"]), (0, &"unchanged".into()));
+}
+
+#[tokio::test]
+async fn disarming_is_waited_for_until_the_agents_show_it() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    let mut status = host_status("db3", Role::Standby, true);
+    let armed = ground.serve_agent(status.clone()).await;
+    status.instances[0].mode = Mode::Disarmed;
+    let disarmed = ground.serve_agent(status).await;
+    for n in [1, 2, 4] {
+        built.remove_session(n);
+    }
+    for n in 1..=4 {
+        // The three without a session are asked in vain.
+        built.facts(n, |facts| facts.grpc = if n == 3 { armed.clone() } else { "127.0.0.1:1".into() });
+    }
+    ground.plant(&built).await;
+    let disarm = ["disarm", "--reason", "drill", "--yes", "--wait", "--timeout", "1"];
+    let behind = ground.run(&disarm).await;
+    assert!(behind.code == 5 && behind.out.contains("the agent of db3 still sees armed"), "{behind:?}");
+    built.mode(Mode::Disarmed);
+    built.facts(3, |facts| facts.grpc = disarmed.clone());
+    ground.plant(&built).await;
+    let seen = ground.run(&disarm).await;
+    assert!(seen.code == 0 && seen.out.contains("seen by the agents of db3;"), "{seen:?}");
+    assert!(seen.out.contains("not known: db1, db2, db4"), "{seen:?}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use holdfast_types::Mode;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{ModeRecord, Stored};
 
+use super::agents;
 use super::exit::{Exit, Failure};
 use super::order::{ATTEMPTS, Action, Order, Settled};
 use super::target::{Session, Target, now_wall_ms};
@@ -82,21 +83,36 @@ fn transaction(session: &Session, view: &ClusterView, mode: Mode, reason: &str) 
 }
 
 async fn unchanged(action: &Action<'_>, mode: Mode) -> Result<Exit, Failure> {
-    if mode == Mode::Armed && action.order.wait && !action.order.dry_run {
-        return action.wait(Check::default(), arming::arrived).await;
+    if action.order.wait && !action.order.dry_run {
+        return wait(action, mode, Check::default()).await;
     }
     let text = format!("is {mode} already, nothing was changed");
     Ok(action.end(Exit::Done, "unchanged", Check::default(), text))
 }
 
 async fn done(action: &Action<'_>, mode: Mode, check: Check) -> Result<Exit, Failure> {
-    if mode == Mode::Armed {
-        if action.order.wait {
-            return action.wait(check, arming::arrived).await;
-        }
-        let text = "is armed; the leader's agent opens the term now (arm --wait waits for it)";
-        return Ok(action.end(Exit::Done, "done", check, text));
+    if action.order.wait {
+        return wait(action, mode, check).await;
     }
-    let text = format!("is {mode}; Patroni alone decides from now on");
+    let text = match mode {
+        Mode::Armed => "is armed; the leader's agent opens the term now (arm --wait waits for it)".to_owned(),
+        Mode::Observe | Mode::Disarmed => {
+            format!(
+                "is {mode}; Patroni alone decides, as soon as the agents have seen it (disarm --wait waits)"
+            )
+        }
+    };
     Ok(action.end(Exit::Done, "done", check, text))
+}
+
+/// Armed is over when the term is open; disarmed when no agent takes the cluster for armed any more.
+async fn wait(action: &Action<'_>, mode: Mode, check: Check) -> Result<Exit, Failure> {
+    if mode == Mode::Armed {
+        return action.wait(check, async |view: &ClusterView| arming::arrived(view)).await;
+    }
+    let seen = async |view: &ClusterView| {
+        let modes = agents::modes(action.session, view).await;
+        arming::left(view, mode, &modes)
+    };
+    action.wait(check, seen).await
 }

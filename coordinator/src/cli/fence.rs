@@ -63,7 +63,7 @@ pub async fn fence(options: &FenceOptions) -> Result<Exit, Failure> {
         let (compares, write) = fence_transaction(&session, &view, &member, options.order.reason());
         if action.send(&view, compares, write).await? == Settled::Done {
             if options.order.wait {
-                return action.wait(check, |view| is_out(view, &member)).await;
+                return action.wait(check, async |view: &ClusterView| is_out(view, &member)).await;
             }
             return Ok(action.end(Exit::Done, "done", check, format!("{member} is fenced")));
         }
@@ -120,7 +120,7 @@ pub async fn unfence(options: &UnfenceOptions) -> Result<Exit, Failure> {
         ];
         if action.send(&view, compares, Write::Delete { key: keys.fence(&member) }).await? == Settled::Done {
             if options.order.wait {
-                return action.wait(check, |view| is_back(view, &member)).await;
+                return action.wait(check, async |view: &ClusterView| is_back(view, &member)).await;
             }
             return Ok(action.end(Exit::Done, "done", check, format!("{member} may come back")));
         }

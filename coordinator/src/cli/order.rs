@@ -141,13 +141,13 @@ impl Action<'_> {
     pub async fn wait(
         &self,
         check: Check,
-        arrived: impl Fn(&ClusterView) -> Result<String, String>,
+        arrived: impl AsyncFn(&ClusterView) -> Result<String, String>,
     ) -> Result<Exit, Failure> {
         let deadline = Instant::now() + Duration::from_secs(self.order.timeout);
         let mut last = "nothing was read".to_owned();
         loop {
             match self.session.view().await {
-                Ok(view) => match arrived(&view) {
+                Ok(view) => match arrived(&view).await {
                     Ok(text) => return Ok(self.end(Exit::Done, "done", check, text)),
                     Err(why) if Instant::now() >= deadline => {
                         print::prose(&StatusReport::new(&view, None).text());

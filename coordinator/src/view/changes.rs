@@ -62,6 +62,9 @@ fn without_agent(term: &Option<TermReport>) -> Option<TermReport> {
 }
 
 fn term_line(term: &TermReport) -> String {
+    if !term.in_force {
+        return format!("{} of {} is not in force: older than the mode", term.term, term.holder);
+    }
     match (&term.evidence, term.writable) {
         (Some(evidence), _) => {
             let next = term.successor.as_ref().map(|next| format!(", {next} follows")).unwrap_or_default();

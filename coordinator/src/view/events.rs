@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use holdfast_types::record::{AuditRecord, EventRecord, Step};
+use holdfast_types::record::{AuditRecord, EventRecord, Step, TermRecord};
+use holdfast_types::{MemberName, Term};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
@@ -229,9 +230,12 @@ impl HistoryReport {
             end: event.text.clone(),
         };
         let mut terms: Vec<TermLine> = view.events.iter().map(ended).collect();
-        if let Some((term, writer)) = view.writer() {
-            let (writer, end) = (writer.to_string(), "open".into());
-            terms.push(TermLine { term: term.0, writer, ended_at: None, end });
+        if let Some((term, writer)) = view.term.as_ref().map(|term| term.body()).and_then(open) {
+            let end = match view.reign() {
+                Some(_) => "open".into(),
+                None => format!("open, not in force: older than mode {}", view.mode()),
+            };
+            terms.push(TermLine { term: term.0, writer: writer.to_string(), ended_at: None, end });
         }
         Self {
             format: FORMAT,
@@ -260,6 +264,10 @@ impl HistoryReport {
         }
         format!("{timelines}\n{terms}\n")
     }
+}
+
+fn open(record: &TermRecord) -> Option<(Term, &MemberName)> {
+    Some((record.term, record.open_holder()?))
 }
 
 /// The steps in the order of time; clocks of two hosts may tell two of them the other way round.
@@ -337,6 +345,10 @@ mod tests {
             report.terms.iter().map(|line| (line.term, line.writer.as_str())).collect();
         assert_eq!(terms, [(4, "db1"), (5, "db1"), (4, "db1")]);
         assert!(report.text().contains("no recovery target specified"));
+        let mut disarmed = built();
+        disarmed.mode(holdfast_types::Mode::Disarmed);
+        let last = HistoryReport::new(&disarmed.view()).terms.pop().unwrap();
+        assert_eq!(last.end, "open, not in force: older than mode disarmed");
     }
 
     #[test]

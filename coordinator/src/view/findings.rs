@@ -5,7 +5,7 @@ use holdfast_types::record::{Evidence, FenceReason, Reign};
 use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
-use super::cluster::ClusterView;
+use super::cluster::{ClusterView, Seen};
 use super::text;
 
 /// How bad a finding is. The order is the order of the list.
@@ -116,9 +116,7 @@ impl List<'_> {
     /// The term and the hold.
     fn reign(&mut self) {
         let view = self.view;
-        if let Some(hold) =
-            view.hold.as_ref().map(|hold| hold.body()).filter(|hold| hold.released_by.is_none())
-        {
+        if let Some(hold) = view.hold_in_force().map(Seen::body) {
             let last = text::ago(hold.last_failover_wall_ms, view.read_wall_ms);
             self.outage(
                 format!("the failover of term {} is held (last one {last}): {}", hold.term, hold.text),
@@ -126,10 +124,10 @@ impl List<'_> {
                 text::order("hold end", &view.cluster),
             );
         }
-        let Some(term) = view.term.as_ref().map(|term| term.body()) else {
+        let Some(term) = view.reign() else {
             let (effect, next) =
                 ("no promotion is let through yet", text::order("arm --wait", &view.cluster));
-            return self.risk("armed, but no term has been opened", effect, next);
+            return self.risk("armed, but no term has been opened since", effect, next);
         };
         match &term.reign {
             Reign::Closed { holder, at_wall_ms, evidence, successor, .. } => {

@@ -71,7 +71,23 @@ fn armed_without_a_term_is_a_risk() {
         built.pairs.remove(&built.keys.term());
         built.pairs.remove(&built.keys.floor());
     });
-    assert_eq!(causes(&findings), ["armed, but no term has been opened"]);
+    let cause = "armed, but no term has been opened since";
+    assert_eq!(causes(&findings), [cause]);
+    let of_an_earlier_arming = after(|built| built.stale(&built.keys.term()));
+    assert_eq!(causes(&of_an_earlier_arming), [cause]);
+}
+
+#[test]
+fn a_hold_whose_term_is_over_is_none() {
+    let later = after(|built| {
+        built.hold();
+        built.open(5, 2);
+        built.floor(5);
+        built.raw(&built.keys.patroni_leader(), b"db2");
+        built.patroni_member(1, json!({"role": "replica", "replication_state": "streaming"}));
+        built.patroni_member(2, json!({"role": "primary", "replication_state": null}));
+    });
+    assert_eq!(later, []);
 }
 
 #[test]

@@ -53,6 +53,7 @@ fn term(view: &ClusterView) -> Option<TermReport> {
     let report = TermReport {
         term: record.term.0,
         state: "open",
+        in_force: view.reign().is_some(),
         holder: record.holder().to_string(),
         session: None,
         session_alive,
@@ -74,7 +75,7 @@ fn term(view: &ClusterView) -> Option<TermReport> {
 }
 
 fn hold(view: &ClusterView) -> Option<String> {
-    let hold = view.hold.as_ref()?.body();
+    let hold = view.hold()?.body();
     Some(match &hold.released_by {
         None => hold.text.clone(),
         Some(by) => {

@@ -73,6 +73,8 @@ pub struct TermReport {
     pub term: u64,
     /// `open` or `closed`.
     pub state: &'static str,
+    /// Whether it counts: the cluster is armed, and the record is younger than the arming.
+    pub in_force: bool,
     /// The present or last writer.
     pub holder: String,
     /// The writer's session, hexadecimal as etcdctl prints leases; of an open term only.

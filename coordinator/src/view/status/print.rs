@@ -68,6 +68,9 @@ impl StatusReport {
                 if let Some(evidence) = &term.evidence {
                     let _ = write!(out, ", {evidence}");
                 }
+                if !term.in_force {
+                    let _ = write!(out, " (not in force: older than mode {})", self.mode.mode);
+                }
             }
         }
         if let Some(floor) = &self.floor {

@@ -30,6 +30,8 @@ pub struct Built {
     pub cluster: ClusterId,
     pub keys: ClusterKeys,
     pub pairs: BTreeMap<String, Vec<u8>>,
+    /// Keys that are older than all others.
+    pub stale: Vec<String>,
 }
 
 impl Built {
@@ -40,7 +42,7 @@ impl Built {
             namespace: Namespace::new("service").unwrap(),
             scope: Scope::new("main").unwrap(),
         };
-        Self { keys: ClusterKeys::new(&cluster), cluster, pairs: BTreeMap::new() }
+        Self { keys: ClusterKeys::new(&cluster), cluster, pairs: BTreeMap::new(), stale: Vec::new() }
     }
 
     /// Patroni alone: db1 leads, db2 and db3 count (ANY 1), db4 is asynchronous. Agents live, nothing is armed.
@@ -71,6 +73,11 @@ impl Built {
 
     pub fn raw(&mut self, key: &str, value: &[u8]) {
         self.pairs.insert(key.to_owned(), value.to_vec());
+    }
+
+    /// From now on this key is older than all others, the mode among them.
+    pub fn stale(&mut self, key: &str) {
+        self.stale.push(key.to_owned());
     }
 
     pub fn record<T: Serialize + DeserializeOwned>(&mut self, key: &str, body: T) {
