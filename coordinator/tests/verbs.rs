@@ -21,13 +21,14 @@ async fn reading_verbs_show_what_is_there() {
     let status = ground.run(&["status"]).await;
     assert_eq!(status.code, 0, "{status:?}");
     assert!(status.out.starts_with("healthy: db1 writes in term 4\n"), "{}", status.out);
-    assert!(status.out.contains("etcd 1 of 1 answer, alarms -"), "{}", status.out);
+    assert!(status.out.contains("etcd 1 of 1 answer, quorum, alarms -"), "{}", status.out);
     let json = ground.run(&["status", "--region", "r1", "--cluster", "main", "-o", "json"]).await.json();
     assert_eq!(
         (&json["format"], &json["healthy"], &json["source"]),
         (&1.into(), &true.into(), &"etcd".into())
     );
-    assert_eq!(json["etcd"]["answering"], 1);
+    assert_eq!((&json["etcd"]["answering"], &json["etcd"]["has_quorum"]), (&1.into(), &true.into()));
+    assert!(json["etcd"]["read_us"].as_u64().is_some_and(|read_us| read_us > 0), "{}", json["etcd"]);
 
     let list = ground.run(&["list", "--cluster", "service/main", "-o", "json"]).await.json();
     assert_eq!(list["members"][1]["role"], "quorum_standby");
@@ -129,6 +130,36 @@ async fn disarming_is_waited_for_until_the_agents_show_it() {
     let seen = ground.run(&disarm).await;
     assert!(seen.code == 0 && seen.out.contains("seen by the agents of db3;"), "{seen:?}");
     assert!(seen.out.contains("not known: db1, db2, db4"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn class_off_is_armed_with_its_loss_stated_and_class_on_is_refused() {
+    let ground = Ground::new().await;
+    let mut built = Built::unarmed();
+    built.patroni("config", &json!({"synchronous_mode": true, "failsafe_mode": true}));
+    built.would(1, &["open the first term"]);
+    ground.plant(&built).await;
+    let arm = ["arm", "--reason", "go live", "--yes", "--wait", "--timeout", "1"];
+    let on = ground.run(&arm).await;
+    assert!(on.code == 3 && on.err.contains("every promotion would be refused"), "{on:?}");
+    assert!(on.err.contains("synchronous_mode=quorum, then arm again"), "{on:?}");
+    let observing = ground.run(&["status"]).await;
+    assert!(observing.out.contains("open the first term"), "{}", observing.out);
+    let would = ground.run(&["events", "-o", "json"]).await.json()["would"][0].clone();
+    assert_eq!((&would["member"], &would["text"]), (&"db1".into(), &"open the first term".into()));
+
+    built.asynchronous();
+    ground.plant(&built).await;
+    let off = ground.run(&arm).await;
+    assert!(off.code == 5 && off.err.contains("note: class off: acknowledged writes can be lost"), "{off:?}");
+    built.mode(Mode::Armed);
+    built.open(1, 1);
+    ground.plant(&built).await;
+    let arrived = ground.run(&arm).await;
+    assert!(arrived.code == 0 && arrived.out.contains("term 1 is open for db1; class off"), "{arrived:?}");
+    let status = ground.run(&["status"]).await;
+    assert!(status.out.starts_with("healthy: db1 writes in term 1\n"), "{}", status.out);
+    assert_eq!(ground.run(&["doctor"]).await.code, 0);
 }
 
 #[tokio::test]

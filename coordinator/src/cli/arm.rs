@@ -14,7 +14,11 @@ use super::exit::{Exit, Failure};
 use super::order::{ATTEMPTS, Action, Order, Settled};
 use super::target::{Session, Target, now_wall_ms};
 use crate::view::arming::{self, Check};
+use crate::view::class;
 use crate::view::cluster::ClusterView;
+
+const DISARM: &str =
+    "disarm: agents then do nothing, and Patroni alone decides, without the promises of an armed cluster";
 
 /// Options of `arm` and `disarm`.
 #[derive(Debug, Clone, Args)]
@@ -27,18 +31,15 @@ pub struct ModeOptions {
 
 /// Runs `arm`.
 pub async fn arm(options: &ModeOptions) -> Result<Exit, Failure> {
-    let would = "arm: agents then fence, close terms and hand over by themselves";
-    set(options, "arm", Mode::Armed, would).await
+    set(options, "arm", Mode::Armed).await
 }
 
 /// Runs `disarm`.
 pub async fn disarm(options: &ModeOptions) -> Result<Exit, Failure> {
-    let would =
-        "disarm: agents then do nothing, and Patroni alone decides, without the promises of an armed cluster";
-    set(options, "disarm", Mode::Disarmed, would).await
+    set(options, "disarm", Mode::Disarmed).await
 }
 
-async fn set(options: &ModeOptions, name: &'static str, mode: Mode, would: &str) -> Result<Exit, Failure> {
+async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
     let action =
         Action { session: &session, name, node: None, order: &options.order, output: options.target.output };
@@ -48,9 +49,9 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode, would: &str)
         if view.mode() == mode {
             return unchanged(&action, mode).await;
         }
-        let check = match mode {
-            Mode::Armed => arming::check(&view),
-            Mode::Observe | Mode::Disarmed => Check::default(),
+        let (check, would) = match mode {
+            Mode::Armed => (arming::check(&view), class::arming(&view.patroni)),
+            Mode::Observe | Mode::Disarmed => (Check::default(), DISARM),
         };
         if !asked && let Some(exit) = action.gate(&check, would)? {
             return Ok(exit);

@@ -7,7 +7,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::text;
+use super::{class, text};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -84,11 +84,9 @@ fn settings(view: &ClusterView, check: &mut Check) {
         }
         Some(Class::On) => check.block(
             "synchronous_mode is on: Patroni writes /sync before the hook, so every promotion would be refused",
-            "patronictl edit-config -s synchronous_mode=quorum",
+            "patronictl edit-config -s synchronous_mode=quorum, then arm again",
         ),
-        Some(Class::Off) => check.warn(
-            "synchronous_mode is off: a failover may lose commits, and only attested evidence is accepted",
-        ),
+        Some(Class::Off) => check.warnings.extend(class::loss(patroni)),
     }
     if patroni.switch("failsafe_mode") == Some(false) {
         let fix = "patronictl edit-config -s failsafe_mode=true";
@@ -105,7 +103,10 @@ fn settings(view: &ClusterView, check: &mut Check) {
 /// What `/config` says of the hook and the watchdog; a host's own file is not visible from here.
 fn hook(view: &ClusterView, check: &mut Check) {
     let Some(config) = &view.patroni.config else { return };
+    // Nothing is asked of a promotion in class off.
+    let needs_hook = view.patroni.class() != Some(Class::Off);
     match config["postgresql"]["pre_promote"].as_str() {
+        _ if !needs_hook => {}
         Some(command) if command.contains("promote-gate") => {}
         Some(command) => check.block(
             format!("pre_promote in /config is not Holdfast's: {command}"),
@@ -176,7 +177,10 @@ pub fn arrived(view: &ClusterView) -> Result<String, String> {
         None if view.patroni.class() == Some(Class::Quorum) => {
             Err(format!("term {term} is open for {writer}, without a floor record"))
         }
-        None => Ok(format!("term {term} is open for {writer}; this class has no floor record")),
+        None => Ok(format!(
+            "term {term} is open for {writer}; {}",
+            class::loss(&view.patroni).unwrap_or_else(|| "without a floor record".into())
+        )),
     }
 }
 
@@ -253,10 +257,15 @@ mod tests {
     #[test]
     fn an_asynchronous_cluster_may_be_armed_with_a_note() {
         let mut built = Built::unarmed();
-        built.patroni("config", &json!({"failsafe_mode": true}));
+        let config = json!({"failsafe_mode": true, "postgresql": {"pre_promote": "/bin/true"}});
+        built.patroni("config", &config);
         let check = check(&built.view());
-        assert_eq!(check.blockers, []);
-        assert!(check.warnings[0].contains("may lose commits"), "{:?}", check.warnings);
+        assert_eq!(check.blockers, [], "nothing is asked of a promotion there");
+        assert!(check.warnings[0].contains("acknowledged writes can be lost"), "{:?}", check.warnings);
+        built.mode(Mode::Armed);
+        built.open(4, 1);
+        let arrived = arrived(&built.view()).unwrap();
+        assert!(arrived.starts_with("term 4 is open for db1; class off: acknowledged"), "{arrived}");
     }
 
     #[test]

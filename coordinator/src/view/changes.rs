@@ -48,7 +48,8 @@ pub fn between(old: &ClusterView, new: &ClusterView) -> Vec<Change> {
     for route in now.routes.iter().filter(|route| !before.routes.contains(route)) {
         let target = route.target.as_deref().unwrap_or("nobody");
         let paused = if route.paused { ", clients wait" } else { "" };
-        say("route", format!("{} -> {target} in term {}{paused}", route.pooler, route.term));
+        let gone = if route.agent == "gone" { ", as last known: its agent is gone" } else { "" };
+        say("route", format!("{} -> {target} in term {}{paused}{gone}", route.pooler, route.term));
     }
     if before.headline() != now.headline() {
         say("health", now.headline());

@@ -222,6 +222,14 @@ impl ClusterView {
         self.facts.get(member).map(|facts| self.sessions.contains_key(&facts.host))
     }
 
+    /// Whether the agent of a pooler's host is alive: its route is then what that agent holds to be true. The key is
+    /// `host.pooler`, and both may hold dots.
+    pub fn pooler_alive(&self, pooler: &str) -> bool {
+        self.sessions
+            .keys()
+            .any(|host| pooler.strip_prefix(host.as_str()).is_some_and(|r| r.starts_with('.')))
+    }
+
     /// The `mod_revision` of the place that an order of this number takes in its ring; 0 when it is free.
     pub fn audit_revision(&self, number: u64) -> i64 {
         self.audit_places.get(&(number % keys::AUDITS_KEPT)).copied().unwrap_or(0)

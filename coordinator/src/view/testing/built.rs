@@ -89,6 +89,12 @@ impl Built {
         self.pairs.insert(key, value.to_string().into_bytes());
     }
 
+    /// Makes it class off: nobody counts, as Patroni leaves it.
+    pub fn asynchronous(&mut self) {
+        self.patroni("config", &json!({"ttl": 20, "failsafe_mode": true}));
+        self.patroni("sync", &json!({"leader": null, "quorum": 0, "sync_standby": null}));
+    }
+
     /// A member's key; `changes` replaces fields.
     pub fn patroni_member(&mut self, n: u8, changes: Value) {
         let mut data = json!({
@@ -133,15 +139,19 @@ impl Built {
     }
 
     pub fn session(&mut self, n: u8) {
+        self.session_of(&HostName::new(format!("db{n}")).unwrap());
+    }
+
+    fn session_of(&mut self, host: &HostName) {
         let session = SessionRecord {
-            host: HostName::new(format!("db{n}")).unwrap(),
-            boot_id: format!("boot-{n}"),
+            host: host.clone(),
+            boot_id: format!("boot-{host}"),
             incarnation: Incarnation(1),
-            grpc: format!("10.77.0.2{n}:7460"),
+            grpc: format!("{host}:7460"),
             version: "0.1.0".into(),
             reads_format: 1,
         };
-        self.record(&self.session_key(n), session);
+        self.record(&keys::session(&self.cluster.region, host), session);
     }
 
     pub fn remove_session(&mut self, n: u8) {
@@ -232,8 +242,14 @@ impl Built {
 
     pub fn route(&mut self, pooler: &str, target: Option<u8>) {
         let route = RouteRecord { term: Term(4), target: target.map(db), paused: target.is_none() };
-        let key = self.keys.route(&HostName::new("pool1").unwrap(), pooler);
-        self.record(&key, route);
+        let host = HostName::new("pool1").unwrap();
+        self.record(&self.keys.route(&host, pooler), route);
+        self.session_of(&host);
+    }
+
+    /// The pooler's host has died; its routes stay.
+    pub fn remove_pooler_session(&mut self) {
+        self.pairs.remove(&keys::session(&self.cluster.region, &HostName::new("pool1").unwrap()));
     }
 
     /// An order about db4.
