@@ -6,6 +6,7 @@
 pub mod agents;
 pub mod arming;
 pub mod changes;
+pub mod class;
 pub mod cluster;
 pub mod doctor;
 pub mod events;

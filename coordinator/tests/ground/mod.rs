@@ -124,7 +124,16 @@ impl Ground {
         let prefixes =
             ["/holdfast/", "/service/"].map(|prefix| Write::DeletePrefix { prefix: prefix.into() });
         self.must_txn(prefixes.to_vec()).await;
-        self.must_txn(built.pairs.iter().map(|(key, value)| Write::put(key, value.clone())).collect()).await;
+        // A term counts only if it is younger than the mode.
+        let old = |key: &String| built.stale.contains(key);
+        let mode = |key: &String| *key == built.keys.mode();
+        let put = |which: &dyn Fn(&String) -> bool| {
+            let of = built.pairs.iter().filter(|(key, _)| which(key));
+            of.map(|(key, value)| Write::put(key, value.clone())).collect::<Vec<_>>()
+        };
+        self.must_txn(put(&old)).await;
+        self.must_txn(put(&mode)).await;
+        self.must_txn(put(&|key| !old(key) && !mode(key))).await;
     }
 
     async fn must_txn(&self, writes: Vec<Write>) {
