@@ -104,6 +104,8 @@ struct Follower {
     cluster: String,
     telemetry: Telemetry,
     trace: Option<TraceContext>,
+    /// The term of a hold: its incident has had its ERROR line already.
+    held: Option<Term>,
 }
 
 impl Follower {
@@ -116,6 +118,7 @@ impl Follower {
             cluster: member.instance.cluster.to_string(),
             telemetry: member.telemetry.clone(),
             trace: trace::of_record(cluster),
+            held: cluster.hold.as_ref().map(|hold| hold.value.term),
         }
     }
 
@@ -146,13 +149,7 @@ impl Follower {
                     let attempts = [("holdfast.attempts", attempt.to_string())];
                     trace::step(&self.telemetry, self.trace, "verification", start, &attempts);
                     trace::incident(&self.telemetry, self.trace, &event);
-                    let gap_ms = gap_ms(&event).unwrap_or_default();
-                    tracing::error!(
-                        cluster = self.cluster, term = closed.0, from = %event.from, to = %self.me, gap_ms,
-                        trace_id = event.trace_id.as_deref().unwrap_or("none"),
-                        "the writer was lost and replaced; see: holdfast events"
-                    );
-                    return;
+                    return self.say_replaced(closed, &event);
                 }
                 Err(error) => {
                     tracing::warn!(cluster = self.cluster, attempt, %error, "the new writer is not proved yet")
@@ -163,6 +160,21 @@ impl Follower {
             cluster = self.cluster, to = %self.me,
             "the new writer cannot commit: no synchronous standby acknowledges; look at holdfast status"
         );
+    }
+}
+
+impl Follower {
+    /// One incident, one ERROR line: the hold had it, if there was one.
+    fn say_replaced(&self, closed: Term, event: &EventRecord) {
+        let gap_ms = gap_ms(event).unwrap_or_default();
+        let (from, to) = (&event.from, &self.me);
+        let trace_id = event.trace_id.as_deref().unwrap_or("none");
+        let text = "the writer was lost and replaced; see: holdfast events";
+        if self.held == Some(closed) {
+            tracing::warn!(cluster = self.cluster, term = closed.0, %from, %to, gap_ms, trace_id, "{text}");
+        } else {
+            tracing::error!(cluster = self.cluster, term = closed.0, %from, %to, gap_ms, trace_id, "{text}");
+        }
     }
 }
 
@@ -209,6 +221,7 @@ pub async fn hold(member: &Member, cluster: &Cluster, term: Term, last_failover_
         ),
         released_by: None,
         released_why: None,
+        paged: None,
     };
     let is = cluster.hold.as_ref().map_or(0, |hold| hold.mod_revision);
     let compares = vec![Compare::ModRevision { key: key.clone(), is }];

@@ -374,6 +374,7 @@ fn a_second_failover_so_soon_waits_for_a_person() {
         text: String::new(),
         released_by: None,
         released_why: None,
+        paged: None,
     };
     again.hold = Some(revised(record.clone(), 130));
     assert_eq!(actions(&again, &local), [], "said once");

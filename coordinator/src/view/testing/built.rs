@@ -237,6 +237,7 @@ impl Built {
             text: "a second failover within 10 min".into(),
             released_by,
             released_why: None,
+            paged: None,
         };
         self.record(&self.keys.hold(), hold);
     }

@@ -104,6 +104,9 @@ pub struct HoldRecord {
     /// That person's reason.
     #[serde(default)]
     pub released_why: Option<String>,
+    /// How paging a person went; absent while it runs, and where no command is configured.
+    #[serde(default)]
+    pub paged: Option<String>,
 }
 
 /// Where a pooler sends its clients.
