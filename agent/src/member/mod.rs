@@ -22,6 +22,7 @@ use holdfast_host::nftables::{self, Generation};
 use holdfast_host::{clock, durable};
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::tls::Identity;
+use holdfast_proto::trace::TraceContext;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{MemberFacts, Reign, TermRecord};
 use holdfast_types::{Mode, Position, Timeline};
@@ -108,8 +109,8 @@ pub struct State {
     pub after_stop: Option<core::AfterStop>,
     /// Our actual `synchronous_standby_names`, as far as a floor record waits for it.
     pub setting: Option<AnySetting>,
-    /// When the instance was looked at last, `CLOCK_BOOTTIME` in milliseconds.
-    pub looked_ms: u64,
+    /// The incident in which another agent asked last whether our PostgreSQL lives.
+    pub asked_in: Option<TraceContext>,
     /// What a standby has received, or a writer has written, when it was asked last.
     pub position: Option<Position>,
     /// The term as it was seen last, for `status` without etcd.
@@ -220,7 +221,6 @@ impl Member {
         self.look(eyes, &watched).await;
         {
             let mut state = self.state();
-            state.looked_ms = clock::boottime_ms();
             if connected {
                 state.term = core::term_in_force(&watched).map(|term| term_seen(&term.value));
             }

@@ -96,13 +96,17 @@ impl Member {
         i64::try_from(seen.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok()
     }
 
+    /// The writer's own agent, on one connection for as long as the writer is watched.
+    fn agent_of(&self, writer: &Writer, deadline: Duration) -> Option<AgentClient> {
+        let (host, address) = writer.agent.as_ref()?;
+        let expected = Peer::Host { region: self.config.region.clone(), host: host.clone() };
+        Some(AgentClient::new(self.identity.clone(), address, Some(expected), deadline))
+    }
+
     /// Asks the writer's PostgreSQL and, beside it, its own agent: either sign of life will do.
-    async fn probe(&self, writer: &Writer, deadline: Duration) -> Life {
+    async fn probe(&self, writer: &Writer, agent: Option<&AgentClient>, deadline: Duration) -> Life {
         let port = life::probe(&writer.address, writer.port, deadline);
         let agent = async {
-            let (host, address) = writer.agent.as_ref()?;
-            let expected = Peer::Host { region: self.config.region.clone(), host: host.clone() };
-            let agent = AgentClient::new(self.identity.clone(), address, Some(expected), deadline);
             let cluster = &self.instance.cluster;
             let instance = InstanceName {
                 namespace: cluster.namespace.clone(),
@@ -110,12 +114,12 @@ impl Member {
                 member: writer.member.clone(),
             };
             let question = LifeQuestion { instance, term: writer.term };
-            agent.life(&question, writer.trace.as_ref()).await.ok()
+            agent?.life(&question, writer.trace.as_ref()).await.ok()
         };
         let (port, agent) = tokio::join!(port, agent);
-        let fresh = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let fresh_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         match agent {
-            Some(answer) if answer.life == message::Life::Alive && answer.age_ms <= fresh => Life::Alive,
+            Some(answer) if answer.life == message::Life::Alive && answer.age_ms <= fresh_ms => Life::Alive,
             _ => port,
         }
     }
@@ -123,6 +127,7 @@ impl Member {
     /// Probes until the writer is in time again or is no longer the writer.
     async fn watch_for_life(&self, writer: &Writer) {
         let deadline = Duration::from_millis(self.config.timings.probe_deadline_ms());
+        let agent = self.agent_of(writer, deadline);
         let mut last_sign = None;
         let mut silent_since_ms = clock::boottime_ms();
         let mut probes: Vec<Life> = Vec::new();
@@ -148,7 +153,7 @@ impl Member {
                 }
                 last_sign = sign;
             }
-            let probe = self.probe(writer, deadline).await;
+            let probe = self.probe(writer, agent.as_ref(), deadline).await;
             if probe == Life::Alive {
                 silent_since_ms = clock::boottime_ms();
             }

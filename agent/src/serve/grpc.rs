@@ -87,17 +87,26 @@ impl Host for Answers {
     async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal> {
         let start = SystemTime::now();
         let member = self.member(&question.instance)?;
-        // In the asker's incident, if there will be one: it shows that this host was reached, and by whom.
-        let from = [("holdfast.asker", asker.caller.peer.to_string())];
-        act::trace::step(&member.telemetry, asker.trace, "life", start, &from);
-        let state = member.state();
-        let life = match state.postgres {
-            Some(Postgres::Running { in_recovery: Some(_) }) => Life::Alive,
-            Some(Postgres::Gone) => Life::Stopped,
-            Some(Postgres::Running { in_recovery: None } | Postgres::Unknown) | None => Life::Unknown,
+        // Asked now, not remembered: who asks has heard nothing from it for a while.
+        let answers = member.sql.is_in_recovery().await.is_ok();
+        let (life, term, is_first) = {
+            let mut state = member.state();
+            let life = match state.postgres {
+                _ if answers => Life::Alive,
+                Some(Postgres::Gone) => Life::Stopped,
+                Some(Postgres::Running { .. } | Postgres::Unknown) | None => Life::Unknown,
+            };
+            let is_first = state.asked_in != asker.trace;
+            state.asked_in = asker.trace;
+            (life, state.term.as_ref().map_or(question.term, |term| term.term), is_first)
         };
-        let term = state.term.as_ref().map_or(question.term, |term| term.term);
-        let age_ms = clock::boottime_ms().saturating_sub(state.looked_ms);
+        // In the asker's incident, if there will be one: it shows that this host was reached, and by whom. Once: it is asked
+        // several times a second.
+        if is_first {
+            let from = [("holdfast.asker", asker.caller.peer.to_string())];
+            act::trace::step(&member.telemetry, asker.trace, "life", start, &from);
+        }
+        let age_ms = u64::try_from(start.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
         Ok(LifeAnswer { term, life, age_ms })
     }
 }
