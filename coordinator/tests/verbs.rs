@@ -214,6 +214,28 @@ async fn a_viewer_looks_and_does_not_act() {
     assert!(order.code == 3 && order.err.contains("holdfast://viewer/bob"), "{order:?}");
 }
 
+#[test]
+fn certificates_are_told_as_a_table_and_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let init = run_alone(&["pki", "init", "--dir", &at("pki")]);
+    assert!(init.code == 0 && init.out.contains("ca.key | key"), "{init:?}");
+    assert!(init.err.contains("keep ca.key away"), "prose stands beside the answer: {init:?}");
+    let ann = ["pki", "operator", "--dir", &at("pki"), "--name", "ann", "--out", &at("ann"), "-o", "json"];
+    let made = run_alone(&ann).json();
+    assert_eq!((&made["format"], &made["action"]), (&1.into(), &"pki operator".into()));
+    assert_eq!(made["name"], "holdfast://operator/ann");
+    let files = made["files"].as_array().unwrap();
+    let holds: Vec<_> = files.iter().map(|file| file["holds"].as_str().unwrap()).collect();
+    assert_eq!(holds, ["certificate", "key", "authority"]);
+    assert!(
+        files.iter().all(|file| std::path::Path::new(file["path"].as_str().unwrap()).is_file()),
+        "{made}"
+    );
+    let again = run_alone(&ann);
+    assert!(again.code == 3 && again.out.is_empty(), "nothing is overwritten: {again:?}");
+}
+
 #[tokio::test]
 async fn a_hold_is_ended_with_a_name() {
     let ground = Ground::new().await;
