@@ -29,6 +29,7 @@ async fn reading_verbs_show_what_is_there() {
     );
     assert_eq!((&json["etcd"]["answering"], &json["etcd"]["has_quorum"]), (&1.into(), &true.into()));
     assert!(json["etcd"]["read_us"].as_u64().is_some_and(|read_us| read_us > 0), "{}", json["etcd"]);
+    assert!(json["etcd"]["fsync_p99_us"].as_u64().is_some_and(|us| us >= 1_000), "{}", json["etcd"]);
 
     let list = ground.run(&["list", "--cluster", "service/main", "-o", "json"]).await.json();
     assert_eq!(list["members"][1]["role"], "quorum_standby");
