@@ -29,6 +29,7 @@ async fn reading_verbs_show_what_is_there() {
     );
     assert_eq!((&json["etcd"]["answering"], &json["etcd"]["has_quorum"]), (&1.into(), &true.into()));
     assert!(json["etcd"]["read_us"].as_u64().is_some_and(|read_us| read_us > 0), "{}", json["etcd"]);
+    assert!(json["etcd"]["fsync_p99_us"].as_u64().is_some_and(|us| us >= 1_000), "{}", json["etcd"]);
 
     let list = ground.run(&["list", "--cluster", "service/main", "-o", "json"]).await.json();
     assert_eq!(list["members"][1]["role"], "quorum_standby");
@@ -212,6 +213,28 @@ async fn a_viewer_looks_and_does_not_act() {
     assert_eq!(ground.run(&["status"]).await.code, 0);
     let order = ground.run(&["disarm", "--reason", "x", "--yes"]).await;
     assert!(order.code == 3 && order.err.contains("holdfast://viewer/bob"), "{order:?}");
+}
+
+#[test]
+fn certificates_are_told_as_a_table_and_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let init = run_alone(&["pki", "init", "--dir", &at("pki")]);
+    assert!(init.code == 0 && init.out.contains("ca.key | key"), "{init:?}");
+    assert!(init.err.contains("keep ca.key away"), "prose stands beside the answer: {init:?}");
+    let ann = ["pki", "operator", "--dir", &at("pki"), "--name", "ann", "--out", &at("ann"), "-o", "json"];
+    let made = run_alone(&ann).json();
+    assert_eq!((&made["format"], &made["action"]), (&1.into(), &"pki operator".into()));
+    assert_eq!(made["name"], "holdfast://operator/ann");
+    let files = made["files"].as_array().unwrap();
+    let holds: Vec<_> = files.iter().map(|file| file["holds"].as_str().unwrap()).collect();
+    assert_eq!(holds, ["certificate", "key", "authority"]);
+    assert!(
+        files.iter().all(|file| std::path::Path::new(file["path"].as_str().unwrap()).is_file()),
+        "{made}"
+    );
+    let again = run_alone(&ann);
+    assert!(again.code == 3 && again.out.is_empty(), "nothing is overwritten: {again:?}");
 }
 
 #[tokio::test]

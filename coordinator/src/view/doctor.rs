@@ -148,10 +148,11 @@ impl DoctorReport {
     fn etcd_server(&mut self, what: String, status: &EndpointStatus) {
         let size = text::bytes(status.db_size_bytes);
         let found = format!(
-            "{}, {} ms with its connection, linearizable read {}, {size}{}",
+            "{}, {} ms with its connection, linearizable read {}, fsync p99 {}, {size}{}",
             status.version,
             status.took_ms,
             status.read_us.map_or("without answer".into(), text::micros),
+            status.fsync_p99_us.map_or(text::UNKNOWN.into(), text::micros),
             if status.leads { ", leads" } else { "" }
         );
         if !status.has_leader {
@@ -267,6 +268,7 @@ mod tests {
             db_size_bytes: size,
             took_ms,
             read_us: Some(800),
+            fsync_p99_us: None,
         };
         EndpointHealth { endpoint: "e:2379".into(), status: Ok(status) }
     }

@@ -162,6 +162,7 @@ fn etcds_own_faults_are_found() {
         db_size_bytes: 1,
         took_ms: 1,
         read_us: Some(800),
+        fsync_p99_us: None,
     };
     let endpoint = |endpoint: &str, status| EndpointHealth { endpoint: endpoint.into(), status };
     let etcd = EtcdHealth {
@@ -178,7 +179,16 @@ fn etcds_own_faults_are_found() {
 fn etcds_quorum_space_and_speed_are_judged() {
     let server = |has_leader, db_size_bytes, read_us| {
         let version = "3.4.23".into();
-        let status = EndpointStatus { version, leads: false, has_leader, db_size_bytes, took_ms: 1, read_us };
+        let fsync_p99_us = None;
+        let status = EndpointStatus {
+            version,
+            leads: false,
+            has_leader,
+            db_size_bytes,
+            took_ms: 1,
+            read_us,
+            fsync_p99_us,
+        };
         EndpointHealth { endpoint: "a:1".into(), status: Ok(status) }
     };
     let judge = |endpoints| {

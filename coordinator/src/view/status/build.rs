@@ -156,5 +156,6 @@ fn etcd_report(etcd: &EtcdHealth) -> EtcdReport {
         has_quorum: etcd.has_quorum(),
         db_size_bytes: etcd.db_size_bytes(),
         read_us: etcd.read_us(),
+        fsync_p99_us: etcd.fsync_p99_us(),
     }
 }

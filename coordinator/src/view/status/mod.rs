@@ -165,6 +165,9 @@ pub struct EtcdReport {
     /// The slowest answer to one linearizable read, in microseconds: the way to the server and its question to a quorum,
     /// without a write to any disk. Absent when nobody answered one.
     pub read_us: Option<u64>,
+    /// The slowest server's time within which 99 of 100 fsyncs of its log were done since it started, in microseconds,
+    /// rounded up to a bound of its histogram. Absent when no server tells.
+    pub fsync_p99_us: Option<u64>,
 }
 
 #[cfg(test)]

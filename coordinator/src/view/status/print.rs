@@ -99,9 +99,10 @@ impl StatusReport {
             };
             let size = etcd.db_size_bytes.map_or(text::UNKNOWN.into(), text::bytes);
             let read = etcd.read_us.map_or("without answer".into(), text::micros);
+            let fsync = etcd.fsync_p99_us.map_or(text::UNKNOWN.into(), text::micros);
             let _ = write!(
                 out,
-                "\netcd {} of {members} answer, {quorum}, alarms {alarms}, {size}, linearizable read {read}",
+                "\netcd {} of {members} answer, {quorum}, alarms {alarms}, {size}, linearizable read {read}, fsync p99 {fsync}",
                 etcd.answering
             );
         }

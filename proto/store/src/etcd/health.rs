@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use etcd_client::{AlarmAction, AlarmType};
 use tokio::task::JoinSet;
 
-use super::EtcdOptions;
 use super::link::Link;
+use super::{EtcdOptions, metrics};
 
 /// What the servers say of themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +42,12 @@ pub struct EndpointStatus {
     /// How long the answer took, connecting included, in milliseconds.
     pub took_ms: u64,
     /// How long one linearizable read of one key took over the same connection, in microseconds: the way to the server,
-    /// and its question to a quorum whether it is still up to date. No disk is written, so it says nothing of fsync,
-    /// which etcd tells over HTTP only. Absent when there was no answer.
+    /// and its question to a quorum whether it is still up to date, without a write to any disk. Absent when there was no
+    /// answer.
     pub read_us: Option<u64>,
+    /// The time within which 99 of 100 fsyncs of its log were done since it started, in microseconds, rounded up to a
+    /// bound of its histogram. Absent when it does not tell.
+    pub fsync_p99_us: Option<u64>,
 }
 
 impl EtcdHealth {
@@ -65,6 +68,11 @@ impl EtcdHealth {
     /// The slowest linearizable read that was answered, in microseconds.
     pub fn read_us(&self) -> Option<u64> {
         self.answers().filter_map(|status| status.read_us).max()
+    }
+
+    /// The slowest server's fsync, see [`EndpointStatus::fsync_p99_us`].
+    pub fn fsync_p99_us(&self) -> Option<u64> {
+        self.answers().filter_map(|status| status.fsync_p99_us).max()
     }
 
     /// The largest database file in bytes.
@@ -114,6 +122,7 @@ async fn ask_one(options: EtcdOptions) -> Answer {
         db_size_bytes: u64::try_from(answer.db_size()).unwrap_or(0),
         took_ms: millis(sent.elapsed()),
         read_us: None,
+        fsync_p99_us: None,
     });
     let (mut members, mut alarms) = (None, None);
     if let Ok(status) = &mut status {
@@ -124,7 +133,12 @@ async fn ask_one(options: EtcdOptions) -> Answer {
         let ask = |client: std::sync::Arc<etcd_client::Client>| async move {
             client.maintenance_client().alarm(AlarmAction::Get, AlarmType::None, None).await
         };
-        let (list, raised) = tokio::join!(link.call("member list", list), link.call("alarms", ask));
+        let (list, raised, fsync) = tokio::join!(
+            link.call("member list", list),
+            link.call("alarms", ask),
+            metrics::fsync_p99_us(link.options())
+        );
+        status.fsync_p99_us = fsync;
         members = list.ok().map(|answer| answer.members().len());
         alarms = raised.ok().map(|answer| {
             answer.alarms().iter().map(|alarm| format!("{:?}", alarm.alarm()).to_uppercase()).collect()
