@@ -8,7 +8,7 @@ use crate::lab::spec::Role;
 /// Where agents serve gRPC.
 pub const GRPC_PORT: u16 = 7460;
 /// Where they serve Prometheus, on loopback.
-const METRICS_PORT: u16 = 7461;
+pub const METRICS_PORT: u16 = 7461;
 
 /// `agent.toml` of a host.
 pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<String, toml::ser::Error> {
