@@ -132,6 +132,6 @@ mod tests {
         assert_eq!(names(true, "pool1"), ["agent", "pgbouncer"]);
         assert_eq!(names(false, "pool1"), ["pgbouncer", "repoint-main"]);
         assert_eq!(names(true, "e1"), ["etcd"]);
-        assert_eq!(names(true, "client"), [""; 0]);
+        assert_eq!((names(true, "client"), names(false, "client")), (vec!["agent".to_owned()], vec![]));
     }
 }
