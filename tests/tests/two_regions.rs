@@ -51,7 +51,9 @@ fn each_region_is_whole(lab: &Lab, described: &Value) {
         let (etcd, cluster) = (&region["etcd"], &region["clusters"][0]);
         assert_eq!(etcd["endpoints"].as_array().unwrap().len(), 3);
         assert_eq!(cluster["armed"], "armed");
-        for (kind, to) in [("libpq", None), ("pgbouncer", Some(if client == "client" { "pool1" } else { "r2-pool1" }))] {
+        for (kind, to) in
+            [("libpq", None), ("pgbouncer", Some(if client == "client" { "pool1" } else { "r2-pool1" }))]
+        {
             assert!(lab.commits(client, &route(cluster, kind, to)), "{client} writes through {kind}");
         }
         let endpoint = format!("https://{}", text(&etcd["endpoints"][0]));
@@ -117,8 +119,11 @@ fn the_second_region_is_broken_and_healed(lab: &Lab, described: &Value) {
     let refused = lab.fails(2, &["fault", lab.name(), "kill", "@leader", "postmaster"]);
     assert!(refused.contains("r1, r2"), "{refused}");
     let cluster = &described["regions"][1]["clusters"][0];
-    let mut neighbour =
-        Session::open(lab, "client", &route(&described["regions"][0]["clusters"][0], "pgbouncer", Some("pool1")));
+    let mut neighbour = Session::open(
+        lab,
+        "client",
+        &route(&described["regions"][0]["clusters"][0], "pgbouncer", Some("pool1")),
+    );
     neighbour.commit();
 
     let fault = lab.run(&["fault", lab.name(), "kill", "@leader@r2", "postmaster"]);
@@ -176,6 +181,7 @@ fn a_second_lab_comes_and_goes_beside_it(lab: &Lab, described: &Value) {
     assert_eq!(leftovers("t_beside"), [""; 0]);
     assert_eq!(open.commit(), backend);
     assert!(lab.writes("pgbouncer", Some("pool1")));
-    let nobody = within(10_000, &[env!("CARGO_BIN_EXE_holdfast-lab"), "down", "--prefix", "t_beside", "t_beside"]);
+    let nobody =
+        within(10_000, &[env!("CARGO_BIN_EXE_holdfast-lab"), "down", "--prefix", "t_beside", "t_beside"]);
     assert_eq!(nobody.code, Some(2), "--prefix belongs to --all: {}", nobody.stderr);
 }
