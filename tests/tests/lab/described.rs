@@ -96,12 +96,12 @@ fn particular_hosts(lab: &Lab, described: &Value) {
     let etcd = &host(described, "e1")["etcd"];
     assert_eq!(etcd["ports"], serde_json::json!({ "client": 2379, "peer": 2380 }));
     assert!(Path::new(text(&etcd["data_dir"])).join("member").exists(), "{etcd}");
-    for name in ["db1", "pool1", "backup1"] {
+    for name in ["db1", "pool1", "backup1", "client"] {
         let agent = &host(described, name)["agent"];
         assert_eq!(agent["ports"], serde_json::json!({ "grpc": 7460, "metrics": 7461 }));
         exists(&agent["config"]);
     }
-    assert!(host(described, "client")["agent"].is_null() && host(described, "client")["etcd"].is_null());
+    assert!(host(described, "e1")["agent"].is_null() && host(described, "client")["etcd"].is_null());
     let poolers = host(described, "pool1")["pooler"].as_array().unwrap();
     for (pooler, port) in poolers.iter().zip([6432, 6433]) {
         assert_eq!(pooler["port"], port);

@@ -23,7 +23,8 @@ except ssl.SSLError as error:
     sys.exit('refused: ' + str(error.reason))
 except OSError as error:
     sys.exit('refused: ' + str(error))
-if not answer or b' 400 ' in answer[:16]: sys.exit('refused: ' + repr(answer))
+# In clear a server says no by HTTP's 400 or by a fatal alert of TLS.
+if not answer or b' 400 ' in answer[:16] or answer[:1] == b'\x15': sys.exit('refused: ' + repr(answer))
 print('answered', answer)"#;
 
 /// HTTP/2's preface and an empty SETTINGS frame, to which a server answers with its own.
