@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::Client;
 use crate::config::Config;
 use crate::gate::remembered::Remembered;
 use crate::member::Member;
@@ -41,6 +42,7 @@ pub async fn boot_deny(config: &Config) -> Result<()> {
 
 /// Runs until SIGTERM or SIGINT. The session is left to run out: an agent that comes back in its time goes on with it.
 pub async fn run(config: Config, identity: Identity) -> Result<()> {
+    end_at_a_panic();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(&config.log))
         .with_writer(std::io::stderr)
@@ -58,6 +60,9 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     let tools = (identity.clone(), telemetry.clone());
     let members = start_members(&config, &world, &session, &tools)?;
     let routes = start_routers(&config, &world, &telemetry);
+    for cluster in &config.clients {
+        tokio::spawn(Client::new(cluster, Arc::clone(&world)).run());
+    }
     let host = Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes));
     serve_metrics(&config, &host, &tools).await?;
     let listener = TcpListener::bind(config.grpc_listen)
@@ -82,10 +87,21 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     Ok(())
 }
 
+/// A task that panics takes the agent with it: one that went on without its member would hold the host's session and do
+/// nothing for it. The supervisor starts it again, within the same session.
+fn end_at_a_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
 fn watch_clusters(config: &Config, store: Arc<dyn Store>) -> World {
     let of_instances = config.instances.iter().map(|instance| instance.cluster.clone());
     let of_poolers = config.poolers.iter().map(|pooler| pooler.cluster.clone());
-    let clusters: Vec<_> = of_instances.chain(of_poolers).collect();
+    let of_clients = config.clients.iter().cloned();
+    let clusters: Vec<_> = of_instances.chain(of_poolers).chain(of_clients).collect();
     World::start(store, &config.region, &clusters)
 }
 

@@ -4,8 +4,10 @@
 //! The same binary is the agent, the promotion hook, and (called as `postgres`) the start gate.
 
 mod act;
+mod client;
 mod config;
 mod daemon;
+mod disk;
 mod gate;
 mod member;
 mod observe;
@@ -69,7 +71,9 @@ enum Verb {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     if gate::start::is_called_as_postgres(arguments.next().as_deref()) {
-        return gate::start::run(&arguments.collect::<Vec<_>>()).into();
+        let file =
+            std::env::var_os("HOLDFAST_CONFIG").map_or_else(|| config::DEFAULT_PATH.into(), PathBuf::from);
+        return gate::start::run(&file, &arguments.collect::<Vec<_>>()).into();
     }
     let arguments = Arguments::parse();
     match arguments.verb {
@@ -77,7 +81,9 @@ fn main() -> ExitCode {
             println!("holdfast-agent {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        Verb::StartGate { arguments } => return gate::start::run(&arguments).into(),
+        Verb::StartGate { arguments: of_postgres } => {
+            return gate::start::run(&arguments.config, &of_postgres).into();
+        }
         _ => {}
     }
     match with_configuration(arguments) {

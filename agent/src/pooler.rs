@@ -3,7 +3,7 @@
 //! The order is measured (`facts/baseline.md` 5.1): refuse and close every connection to the lost writer first, so that
 //! PAUSE has nothing to wait for; on the new term the target, RELOAD, RESUME.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,7 @@ use tokio_postgres::NoTls;
 
 use crate::act::{incident, trace};
 use crate::config::{Config, Pooler};
+use crate::disk::Disk;
 use crate::telemetry::Telemetry;
 use crate::world::World;
 
@@ -38,6 +39,10 @@ pub struct Router {
     world: Arc<World>,
     refuse: nftables::Refuse,
     applied: Option<Route>,
+    disk: Disk,
+    /// Clients may be paused, or a writer refused, by this start of the agent or by an earlier one: kept on disk before it is
+    /// done, so that whoever comes after us lets go of it.
+    held: bool,
     term: Option<Term>,
     held_at: Option<SystemTime>,
     telemetry: Telemetry,
@@ -56,7 +61,10 @@ impl Router {
         };
         let keys = ClusterKeys::new(&pooler.cluster);
         let refuse = nftables::Refuse::new(&pooler.name);
+        let held = held_file(&config, &pooler).exists();
         Self {
+            disk: Disk::default(),
+            held,
             pooler,
             config,
             keys,
@@ -95,7 +103,8 @@ impl Router {
                     }
                 }
             }
-            if connected && cluster.mode() != Mode::Armed && self.applied.is_some() {
+            let let_go = matches!(cluster.known_mode(), Some(Mode::Observe | Mode::Disarmed));
+            if connected && let_go && (self.applied.is_some() || self.held) {
                 match self.release().await {
                     Ok(()) => (self.applied, self.held_at) = (None, None),
                     Err(error) => {
@@ -112,9 +121,10 @@ impl Router {
     }
 
     /// No longer armed: nobody is refused, nobody waits; the target stays as it is, for whoever routes from now on.
-    async fn release(&self) -> Result<()> {
+    async fn release(&mut self) -> Result<()> {
         self.refuse.only(&[]).await.context("refusing nobody")?;
         self.but("not paused", "RESUME").await?;
+        self.keep_held(false).await?;
         tracing::info!(pooler = self.pooler.name, "no longer armed: clients are let go");
         Ok(())
     }
@@ -145,6 +155,7 @@ impl Router {
             Route::Leave => Ok(()),
             Route::Hold { term, lost } => {
                 self.term = Some(*term);
+                self.keep_held(true).await?;
                 if let Some((address, port)) = lost {
                     self.refuse
                         .only(&[(address.clone(), *port)])
@@ -166,17 +177,33 @@ impl Router {
             Route::To { term, writer, address } => {
                 self.term = Some(*term);
                 self.refuse.only(&[]).await.context("refusing nobody")?;
-                let text = target(&address.0, address.1);
-                let before = durable::read_optional(&self.pooler.target_file).with_context(|| self.at())?;
-                if before.as_deref() != Some(text.as_bytes()) {
-                    replace(&self.pooler.target_file, text.as_bytes()).with_context(|| self.at())?;
-                }
+                self.write_target(target(&address.0, address.1)).await.with_context(|| self.at())?;
                 self.admin("RELOAD").await?;
                 self.but("not paused", "RESUME").await?;
                 tracing::info!(pooler = self.pooler.name, term = term.0, %writer, "clients are sent to the writer");
+                self.keep_held(false).await?;
                 self.report(*term, Some(writer)).await
             }
         }
+    }
+
+    async fn keep_held(&mut self, held: bool) -> Result<()> {
+        if self.held != held {
+            let file = held_file(&self.config, &self.pooler);
+            let at = file.display().to_string();
+            self.disk.keep(file, held.then(Vec::new)).await.context(at)?;
+            self.held = held;
+        }
+        Ok(())
+    }
+
+    async fn write_target(&self, text: String) -> std::io::Result<()> {
+        let path = self.pooler.target_file.clone();
+        let write = move || match durable::read_optional(&path)? {
+            Some(before) if before == text.as_bytes() => Ok(()),
+            _ => replace(&path, text.as_bytes()),
+        };
+        self.disk.write(write).await
     }
 
     fn at(&self) -> String {
@@ -217,12 +244,18 @@ impl Router {
         if target.is_some() {
             let (store, keys, closed) =
                 (Arc::clone(&self.world.store), self.keys.clone(), Term(term.0.saturating_sub(1)));
-            tokio::spawn(
-                async move { incident::add_step(&store, &keys, closed, Step::Routed, |_| ()).await },
-            );
+            tokio::spawn(async move {
+                if let Err(error) = incident::add_step(&store, &keys, closed, Step::Routed, |_| ()).await {
+                    tracing::warn!(%error, "that clients were sent to the writer is not recorded in the incident");
+                }
+            });
         }
         Ok(())
     }
+}
+
+fn held_file(config: &Config, pooler: &Pooler) -> PathBuf {
+    config.state_dir.join(format!("pooler-{}.held", pooler.name))
 }
 
 /// The file that PgBouncer's configuration includes: every database name goes to the writer.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::disk::{self, Disk};
 
 /// What is known of our session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,6 +49,7 @@ pub struct Keeper {
     counter: PathBuf,
     ttl_s: i64,
     renew: Duration,
+    disk: Disk,
     record: SessionRecord,
     held: watch::Sender<Held>,
 }
@@ -65,6 +67,7 @@ impl Keeper {
             counter,
             ttl_s: config.timings.session_ttl_s(),
             renew: Duration::from_millis(config.timings.renew_interval_ms()),
+            disk: Disk::default(),
             record: SessionRecord {
                 host: config.host.clone(),
                 boot_id: clock::boot_id().context("cannot read the boot id of the kernel")?,
@@ -96,8 +99,15 @@ impl Keeper {
                     let why = self.renew_while_it_lasts(held).await;
                     tracing::warn!(%why, "the session in etcd has ended; a new one is begun");
                     lease = None;
-                    if let Err(error) = self.raise_incarnation() {
-                        tracing::error!(%error, "the incarnation cannot be kept on disk; no session is begun without it");
+                    let mut said = false;
+                    while let Err(error) = self.raise_incarnation().await {
+                        if !said {
+                            tracing::error!(
+                                error = format!("{error:#}"),
+                                "the incarnation cannot be kept on disk; no session is begun without it"
+                            );
+                        }
+                        said = true;
                         tokio::time::sleep(self.renew).await;
                     }
                 }
@@ -115,8 +125,9 @@ impl Keeper {
         (kept.boot_id == self.record.boot_id).then_some(kept.lease)
     }
 
-    fn raise_incarnation(&mut self) -> anyhow::Result<()> {
-        self.record.incarnation = next_incarnation(&self.counter)?;
+    async fn raise_incarnation(&mut self) -> anyhow::Result<()> {
+        let counter = self.counter.clone();
+        self.record.incarnation = disk::look(move || next_incarnation(&counter)).await??;
         Ok(())
     }
 
@@ -124,7 +135,7 @@ impl Keeper {
         let lease = self.store.grant(self.ttl_s).await?;
         let kept = Kept { lease, boot_id: self.record.boot_id.clone() };
         let bytes = serde_json::to_vec(&kept).expect("a number and a text are JSON");
-        if let Err(error) = durable::write(&self.kept, &bytes) {
+        if let Err(error) = self.disk.keep(self.kept.clone(), Some(bytes)).await {
             tracing::warn!(%error, path = %self.kept.display(), "the lease id cannot be kept: a restart of the agent will look like a boot");
         }
         self.renew(lease).await?;
@@ -132,30 +143,35 @@ impl Keeper {
         Ok(lease)
     }
 
-    /// Puts the session's key, unless a later start of this host's agent has put its own.
+    /// Puts the session's key, unless a later start of this host's agent has put its own: then there is no session for us.
     async fn announce(&self, lease: i64) -> Result<(), StoreError> {
         loop {
             let found = self.store.read(vec![Read::Key(self.key.clone())]).await?;
             let old = found.get(&self.key);
-            if let Some(record) = old.and_then(|pair| holdfast_store::decode::<SessionRecord>(pair).ok())
+            let decoded = old.and_then(|pair| holdfast_store::decode::<SessionRecord>(pair).ok());
+            if let Some(record) = &decoded
                 && record.body.incarnation > self.record.incarnation
             {
+                // Two hosts with one name, or a state directory from a backup. Whoever came later goes on; this one must not
+                // take its place, and must not be silent.
                 tracing::error!(
                     ours = self.record.incarnation.0,
                     theirs = record.body.incarnation.0,
-                    "another agent holds this host's session: two hosts have one name, or two agents run here; stop one"
+                    file = %self.counter.display(),
+                    "another agent holds this host's session: two hosts have one name, or the state directory is an old one; \
+                     stop one agent, or write the higher number into the file"
                 );
+                tokio::time::sleep(self.renew).await;
+                return Err(StoreError::LeaseNotFound { call: "announce" });
             }
+            let stored = decoded
+                .map_or_else(|| Stored::new(self.record.clone()), |old| old.with_body(self.record.clone()));
             let txn = Txn {
                 compares: vec![Compare::ModRevision {
                     key: self.key.clone(),
                     is: found.mod_revision(&self.key),
                 }],
-                writes: vec![Write::Put {
-                    key: self.key.clone(),
-                    value: Stored::new(self.record.clone()).encode(),
-                    lease,
-                }],
+                writes: vec![Write::Put { key: self.key.clone(), value: stored.encode(), lease }],
                 otherwise_read: Vec::new(),
             };
             if let TxnOutcome::Succeeded { .. } = self.store.txn(txn).await? {

@@ -33,13 +33,18 @@ fn main() -> ExitCode {
 
 /// `pki` needs no region: it works before there is one.
 fn make(pki: pki::Pki) -> ExitCode {
+    let output = pki.output;
     match pki::run(pki) {
-        Ok(said) => {
-            anstream::eprintln!("{said}");
+        Ok(made) => {
+            match output {
+                cli::Output::Json => cli::print::json(&made),
+                cli::Output::Table => cli::print::data(&made.table()),
+            }
+            cli::print::prose(&made.text);
             ExitCode::SUCCESS
         }
         Err(error) => {
-            anstream::eprintln!("error: {error}");
+            cli::print::prose(&format!("holdfast: {error}"));
             let exit = match error {
                 _ if error.is_usage() => cli::Exit::Usage,
                 pki::PkiError::Exists { .. } | pki::PkiError::OtherAuthority { .. } => cli::Exit::Refused,

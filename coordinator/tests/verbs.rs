@@ -21,13 +21,15 @@ async fn reading_verbs_show_what_is_there() {
     let status = ground.run(&["status"]).await;
     assert_eq!(status.code, 0, "{status:?}");
     assert!(status.out.starts_with("healthy: db1 writes in term 4\n"), "{}", status.out);
-    assert!(status.out.contains("etcd 1 of 1 answer, alarms -"), "{}", status.out);
+    assert!(status.out.contains("etcd 1 of 1 answer, quorum, alarms -"), "{}", status.out);
     let json = ground.run(&["status", "--region", "r1", "--cluster", "main", "-o", "json"]).await.json();
     assert_eq!(
         (&json["format"], &json["healthy"], &json["source"]),
         (&1.into(), &true.into(), &"etcd".into())
     );
-    assert_eq!(json["etcd"]["answering"], 1);
+    assert_eq!((&json["etcd"]["answering"], &json["etcd"]["has_quorum"]), (&1.into(), &true.into()));
+    assert!(json["etcd"]["read_us"].as_u64().is_some_and(|read_us| read_us > 0), "{}", json["etcd"]);
+    assert!(json["etcd"]["fsync_p99_us"].as_u64().is_some_and(|us| us >= 1_000), "{}", json["etcd"]);
 
     let list = ground.run(&["list", "--cluster", "service/main", "-o", "json"]).await.json();
     assert_eq!(list["members"][1]["role"], "quorum_standby");
@@ -55,7 +57,9 @@ async fn arming_is_checked_then_written_then_waited_for() {
 
     let asked = ground.run(&["arm", "--reason", "go live"]).await;
     assert_eq!(asked.code, 2, "nobody can be asked: {asked:?}");
-    let dry = ground.run(&with(&["--dry-run", "-o", "json"])).await;
+    let why = ground.run(&["arm", "--yes"]).await;
+    assert!(why.code == 2 && why.err.contains("--reason"), "every order has a reason: {why:?}");
+    let dry = ground.run(&["arm", "--dry-run", "-o", "json"]).await;
     assert_eq!((dry.code, &dry.json()["result"]), (0, &"would_do".into()));
     assert_eq!(ground.stored(&built.keys.mode()).await, None, "a dry run writes nothing");
 
@@ -73,17 +77,24 @@ async fn arming_is_checked_then_written_then_waited_for() {
     let mode = ground.stored(&built.keys.mode()).await.unwrap();
     assert_eq!((&mode["mode"], &mode["reason"]), (&"armed".into(), &"go live".into()));
     assert_eq!(mode["by"], "holdfast://operator/ann");
+    let order = ground.stored(&built.keys.audit(0)).await.unwrap();
+    assert_eq!((&order["verb"], &order["reason"]), (&"arm".into(), &"go live".into()));
 
     let nobody = ground.run(&with(&["--wait", "--timeout", "1"])).await;
     assert_eq!(nobody.code, 5, "no agent opens the term: {nobody:?}");
     assert!(
-        nobody.err.contains("armed, but no term has been opened"),
+        nobody.err.contains("armed, but no term has been opened since"),
         "the state is printed: {}",
         nobody.err
     );
     built.mode(Mode::Armed);
     built.open(1, 1);
     built.floor(1);
+    built.stale(&built.keys.term());
+    ground.plant(&built).await;
+    let earlier = ground.run(&with(&["--wait", "--timeout", "1"])).await;
+    assert!(earlier.code == 5 && earlier.out.contains("of an earlier arming"), "{earlier:?}");
+    built.stale.clear();
     ground.plant(&built).await;
     let arrived = ground.run(&with(&["--wait"])).await;
     assert!(arrived.code == 0 && arrived.out.contains("term 1 is open for db1"), "{arrived:?}");
@@ -93,6 +104,63 @@ async fn arming_is_checked_then_written_then_waited_for() {
     assert_eq!(ground.stored(&built.keys.mode()).await.unwrap()["mode"], "disarmed");
     let again = ground.run(&["disarm", "--reason", "drill", "--yes", "-o", "json"]).await;
     assert_eq!((again.code, &again.json()["result"]), (0, &"unchanged".into()));
+}
+
+#[tokio::test]
+async fn disarming_is_waited_for_until_the_agents_show_it() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    let mut status = host_status("db3", Role::Standby, true);
+    let armed = ground.serve_agent(status.clone()).await;
+    status.instances[0].mode = Mode::Disarmed;
+    let disarmed = ground.serve_agent(status).await;
+    for n in [1, 2, 4] {
+        built.remove_session(n);
+    }
+    for n in 1..=4 {
+        // The three without a session are asked in vain.
+        built.facts(n, |facts| facts.grpc = if n == 3 { armed.clone() } else { "127.0.0.1:1".into() });
+    }
+    ground.plant(&built).await;
+    let disarm = ["disarm", "--reason", "drill", "--yes", "--wait", "--timeout", "1"];
+    let behind = ground.run(&disarm).await;
+    assert!(behind.code == 5 && behind.out.contains("the agent of db3 still sees armed"), "{behind:?}");
+    built.mode(Mode::Disarmed);
+    built.facts(3, |facts| facts.grpc = disarmed.clone());
+    ground.plant(&built).await;
+    let seen = ground.run(&disarm).await;
+    assert!(seen.code == 0 && seen.out.contains("seen by the agents of db3;"), "{seen:?}");
+    assert!(seen.out.contains("not known: db1, db2, db4"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn class_off_is_armed_with_its_loss_stated_and_class_on_is_refused() {
+    let ground = Ground::new().await;
+    let mut built = Built::unarmed();
+    built.patroni("config", &json!({"synchronous_mode": true, "failsafe_mode": true}));
+    built.would(1, &["open the first term"]);
+    ground.plant(&built).await;
+    let arm = ["arm", "--reason", "go live", "--yes", "--wait", "--timeout", "1"];
+    let on = ground.run(&arm).await;
+    assert!(on.code == 3 && on.err.contains("every promotion would be refused"), "{on:?}");
+    assert!(on.err.contains("synchronous_mode=quorum, then arm again"), "{on:?}");
+    let observing = ground.run(&["status"]).await;
+    assert!(observing.out.contains("open the first term"), "{}", observing.out);
+    let would = ground.run(&["events", "-o", "json"]).await.json()["would"][0].clone();
+    assert_eq!((&would["member"], &would["text"]), (&"db1".into(), &"open the first term".into()));
+
+    built.asynchronous();
+    ground.plant(&built).await;
+    let off = ground.run(&arm).await;
+    assert!(off.code == 5 && off.err.contains("note: class off: acknowledged writes can be lost"), "{off:?}");
+    built.mode(Mode::Armed);
+    built.open(1, 1);
+    ground.plant(&built).await;
+    let arrived = ground.run(&arm).await;
+    assert!(arrived.code == 0 && arrived.out.contains("term 1 is open for db1; class off"), "{arrived:?}");
+    let status = ground.run(&["status"]).await;
+    assert!(status.out.starts_with("healthy: db1 writes in term 1\n"), "{}", status.out);
+    assert_eq!(ground.run(&["doctor"]).await.code, 0);
 }
 
 #[tokio::test]
@@ -117,14 +185,22 @@ async fn fences_are_set_and_lifted_only_where_it_is_safe() {
     );
     let again = ground.run(&["fence", "db4", "--reason", "other", "--yes", "-o", "json"]).await;
     assert_eq!(again.json()["result"], "unchanged");
-    let back = ground.run(&["unfence", "db4", "--yes"]).await;
+    let back = ground.run(&["unfence", "db4", "--reason", "new disk", "--yes"]).await;
     assert_eq!(back.code, 0, "{back:?}");
     assert_eq!(ground.stored(&built.keys.fence(&db(4))).await, None);
+    let orders = ground.run(&["events", "-o", "json"]).await.json()["orders"].clone();
+    let told = |n: usize| {
+        let order = |field: &str| orders[n][field].to_string().replace('"', "");
+        ["id", "verb", "node", "by", "reason"].map(order).join(" ")
+    };
+    assert_eq!(told(0), "1 unfence db4 holdfast://operator/ann new disk");
+    assert_eq!(told(1), "0 fence db4 holdfast://operator/ann bad disk");
+    assert!(orders[0]["from"].as_str().is_some_and(|from| !from.is_empty()), "{orders}");
 
     built.fence_deposed(3, 3);
     built.patroni_member(3, json!({"timeline": 1, "xlog_location": 0x0400_1000, "replication_state": null}));
     ground.plant(&built).await;
-    let beyond = ground.run(&["unfence", "db3", "--yes"]).await;
+    let beyond = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert!(beyond.code == 3 && beyond.err.contains("beyond the fork at 0/4000000"), "{beyond:?}");
     assert!(ground.stored(&built.keys.fence(&db(3))).await.is_some(), "it stays fenced");
 }
@@ -139,6 +215,28 @@ async fn a_viewer_looks_and_does_not_act() {
     assert!(order.code == 3 && order.err.contains("holdfast://viewer/bob"), "{order:?}");
 }
 
+#[test]
+fn certificates_are_told_as_a_table_and_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let init = run_alone(&["pki", "init", "--dir", &at("pki")]);
+    assert!(init.code == 0 && init.out.contains("ca.key | key"), "{init:?}");
+    assert!(init.err.contains("keep ca.key away"), "prose stands beside the answer: {init:?}");
+    let ann = ["pki", "operator", "--dir", &at("pki"), "--name", "ann", "--out", &at("ann"), "-o", "json"];
+    let made = run_alone(&ann).json();
+    assert_eq!((&made["format"], &made["action"]), (&1.into(), &"pki operator".into()));
+    assert_eq!(made["name"], "holdfast://operator/ann");
+    let files = made["files"].as_array().unwrap();
+    let holds: Vec<_> = files.iter().map(|file| file["holds"].as_str().unwrap()).collect();
+    assert_eq!(holds, ["certificate", "key", "authority"]);
+    assert!(
+        files.iter().all(|file| std::path::Path::new(file["path"].as_str().unwrap()).is_file()),
+        "{made}"
+    );
+    let again = run_alone(&ann);
+    assert!(again.code == 3 && again.out.is_empty(), "nothing is overwritten: {again:?}");
+}
+
 #[tokio::test]
 async fn a_hold_is_ended_with_a_name() {
     let ground = Ground::new().await;
@@ -149,6 +247,9 @@ async fn a_hold_is_ended_with_a_name() {
     assert_eq!(ended.code, 0, "{ended:?}");
     let record = ground.stored(&built.keys.hold()).await.unwrap();
     assert_eq!((&record["released_by"], &record["term"]), (&"holdfast://operator/ann".into(), &4.into()));
+    assert_eq!(record["released_why"], "looked at it");
+    let orders = ground.run(&["events"]).await;
+    assert!(orders.out.contains("hold end") && orders.out.contains("looked at it"), "{orders:?}");
     let again = ground.run(&["hold", "end", "--reason", "again", "--yes", "-o", "json"]).await;
     assert_eq!(again.json()["result"], "unchanged");
 }
@@ -220,7 +321,7 @@ async fn a_stopped_member_comes_back_by_its_agents_word() {
     built.fence_deposed(3, 3);
     built.patroni_member(3, json!({"state": "stopped", "xlog_location": null, "replication_state": null}));
     ground.plant(&built).await;
-    let unknown = ground.run(&["unfence", "db3", "--yes"]).await;
+    let unknown = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert!(unknown.code == 3 && unknown.err.contains("unknown"), "{unknown:?}");
 
     let mut status = host_status("db3", Role::Stopped, true);
@@ -230,10 +331,10 @@ async fn a_stopped_member_comes_back_by_its_agents_word() {
     let beyond_the_fork = ground.serve_agent(status).await;
     built.facts(3, |facts| facts.grpc = beyond_the_fork.clone());
     ground.plant(&built).await;
-    let refused = ground.run(&["unfence", "db3", "--yes"]).await;
+    let refused = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert!(refused.code == 3 && refused.err.contains("beyond the fork"), "{refused:?}");
     built.facts(3, |facts| facts.grpc = before_the_fork.clone());
     ground.plant(&built).await;
-    let back = ground.run(&["unfence", "db3", "--yes"]).await;
+    let back = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert_eq!(back.code, 0, "{back:?}");
 }

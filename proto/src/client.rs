@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::convert::{ConvertError, envelope};
-use crate::message::{HostStatus, LifeAnswer, LifeQuestion, Order};
+use crate::message::{HostStatus, LifeAnswer, LifeQuestion};
 use crate::tls::{Connector, Identity, Peer, Protocol, channel};
 use crate::trace::TraceContext;
 use crate::wire::{self, agent_client};
@@ -22,7 +22,7 @@ pub enum CallError {
         /// Its reason.
         text: String,
     },
-    /// It could not be asked, or did not answer in time. Whether it has acted on an order is unknown.
+    /// It could not be asked, or did not answer in time.
     #[error("{agent} does not answer: {text}")]
     Unreachable {
         /// Whom we asked.
@@ -71,25 +71,15 @@ impl AgentClient {
         reply.into_inner().try_into().map_err(|error| self.answer(error))
     }
 
-    /// A sign of life of one of its instances.
-    pub async fn life(&self, question: &LifeQuestion) -> Result<LifeAnswer, CallError> {
-        let request = wire::LifeRequest::from(question);
+    /// A sign of life of one of its instances, asked for within an incident.
+    pub async fn life(
+        &self,
+        question: &LifeQuestion,
+        trace: Option<&TraceContext>,
+    ) -> Result<LifeAnswer, CallError> {
+        let request = traced(wire::LifeRequest::from(question), trace);
         let reply = self.calls.clone().life(request).await.map_err(|status| self.failure(&status))?;
         reply.into_inner().try_into().map_err(|error| self.answer(error))
-    }
-
-    /// Has one of its members taken out; returns what was done.
-    pub async fn fence(&self, order: &Order, trace: Option<&TraceContext>) -> Result<String, CallError> {
-        let request = traced(wire::FenceRequest::from(order), trace);
-        let reply = self.calls.clone().fence(request).await.map_err(|status| self.failure(&status))?;
-        Ok(reply.into_inner().done)
-    }
-
-    /// Has one of its members let back in; returns what was done.
-    pub async fn unfence(&self, order: &Order, trace: Option<&TraceContext>) -> Result<String, CallError> {
-        let request = traced(wire::UnfenceRequest::from(order), trace);
-        let reply = self.calls.clone().unfence(request).await.map_err(|status| self.failure(&status))?;
-        Ok(reply.into_inner().done)
     }
 
     fn answer(&self, error: ConvertError) -> CallError {

@@ -10,13 +10,10 @@ use holdfast_types::{
 };
 
 use crate::message::{
-    HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion, Order, PoolerStatus,
-    PromiseHeld, Role, TermSeen,
+    HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion, PoolerStatus, PromiseHeld,
+    Role, TermSeen,
 };
 use crate::wire;
-
-/// The longest reason that is kept with an order.
-pub const REASON_BYTES_MAX: usize = 1_000;
 
 /// Why a message cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +24,6 @@ pub enum ConvertError {
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A text without a bound does not go into records.
-    #[error("the reason has {0} bytes, at most {REASON_BYTES_MAX} are taken")]
-    Reason(usize),
     /// Written by a newer build.
     #[error("the message needs a reader of format {0}, this build reads up to {FORMAT}: upgrade this host")]
     TooNew(u64),
@@ -287,47 +281,6 @@ impl TryFrom<wire::LifeReply> for LifeAnswer {
             Wire::Unspecified => Life::Unknown,
         };
         Ok(Self { term: Term(reply.term), life, age_ms: reply.age_ms })
-    }
-}
-
-fn order(
-    envelope: Option<wire::Envelope>,
-    named: Option<wire::Instance>,
-    term: u64,
-    reason: String,
-) -> Result<Order> {
-    opened(envelope)?;
-    if reason.len() > REASON_BYTES_MAX {
-        return Err(ConvertError::Reason(reason.len()));
-    }
-    Ok(Order { instance: instance(named)?, term: Term(term), reason })
-}
-
-impl From<&Order> for wire::FenceRequest {
-    fn from(order: &Order) -> Self {
-        let (instance, term) = (Some((&order.instance).into()), order.term.0);
-        Self { envelope: envelope(), instance, term, reason: order.reason.clone() }
-    }
-}
-
-impl TryFrom<wire::FenceRequest> for Order {
-    type Error = ConvertError;
-    fn try_from(request: wire::FenceRequest) -> Result<Self> {
-        order(request.envelope, request.instance, request.term, request.reason)
-    }
-}
-
-impl From<&Order> for wire::UnfenceRequest {
-    fn from(order: &Order) -> Self {
-        let (instance, term) = (Some((&order.instance).into()), order.term.0);
-        Self { envelope: envelope(), instance, term, reason: order.reason.clone() }
-    }
-}
-
-impl TryFrom<wire::UnfenceRequest> for Order {
-    type Error = ConvertError;
-    fn try_from(request: wire::UnfenceRequest) -> Result<Self> {
-        order(request.envelope, request.instance, request.term, request.reason)
     }
 }
 

@@ -148,35 +148,10 @@ pub struct LifeAnswer {
     pub age_ms: u64,
 }
 
-/// What an order is about, and why it is given. An agent that knows a higher term refuses it (promise I10).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
-    /// Which instance.
-    pub instance: InstanceName,
-    /// The term that the giver of the order saw.
-    pub term: Term,
-    /// Why, for the record.
-    pub reason: String,
-}
-
 /// Why an agent does not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The instance lives elsewhere.
     #[error("{0} is not on this host; ask the agent of its own host")]
     NotHere(String),
-    /// Something has happened since the order was given.
-    #[error("the order is of term {asked}, term {present} is in force; look again and repeat it")]
-    OldTerm {
-        /// The order's.
-        asked: Term,
-        /// The agent's.
-        present: Term,
-    },
-    /// A safety check stands against it.
-    #[error("{0}")]
-    Unsafe(String),
-    /// The agent cannot do it now.
-    #[error("{0}")]
-    Unavailable(String),
 }

@@ -12,8 +12,8 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::authorisation::Authorisation;
-use crate::convert::{ConvertError, envelope, opened};
-use crate::message::{HostStatus, LifeAnswer, LifeQuestion, Order, Refusal};
+use crate::convert::{ConvertError, opened};
+use crate::message::{HostStatus, LifeAnswer, LifeQuestion, Refusal};
 use crate::tls::{AcceptLimits, Caller, Identity, incoming};
 use crate::trace::TraceContext;
 use crate::wire::{self, agent_server};
@@ -22,12 +22,12 @@ use crate::wire::{self, agent_server};
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// A caller has a handful of questions at a time.
 const CALLS_PER_CONNECTION_MAX: usize = 16;
-/// The largest request is an order with its reason.
+/// The largest request is a question with its names.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
-/// Who gave an order, and within which incident.
+/// Who asks, and within which incident.
 #[derive(Debug, Clone)]
-pub struct Giver {
+pub struct Asker {
     /// Name and address.
     pub caller: Caller,
     /// The incident's trace, if the caller named one.
@@ -40,11 +40,7 @@ pub trait Host: Send + Sync + 'static {
     /// Its own view. Never waits: it is what was seen last.
     async fn status(&self) -> HostStatus;
     /// A sign of life of one instance.
-    async fn life(&self, question: LifeQuestion) -> Result<LifeAnswer, Refusal>;
-    /// Takes a member out; says in one line what was done.
-    async fn fence(&self, order: Order, giver: Giver) -> Result<String, Refusal>;
-    /// Lets a member back in; says in one line what was done.
-    async fn unfence(&self, order: Order, giver: Giver) -> Result<String, Refusal>;
+    async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal>;
 }
 
 /// Serves until `until` is ready, then finishes the calls in flight.
@@ -74,15 +70,11 @@ struct Service {
     host: Arc<dyn Host>,
 }
 
-fn giver<T>(request: &Request<T>) -> Result<Giver, Status> {
+fn asker<T>(request: &Request<T>) -> Result<Asker, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
     let caller =
         caller.ok_or_else(|| Status::unauthenticated("the connection has no verified certificate"))?;
-    Ok(Giver { caller, trace: TraceContext::extract(request.metadata()) })
-}
-
-fn done(result: Result<String, Refusal>) -> Result<Response<wire::OrderReply>, Status> {
-    Ok(Response::new(wire::OrderReply { envelope: envelope(), done: result? }))
+    Ok(Asker { caller, trace: TraceContext::extract(request.metadata()) })
 }
 
 #[tonic::async_trait]
@@ -96,23 +88,8 @@ impl agent_server::Agent for Service {
     }
 
     async fn life(&self, request: Request<wire::LifeRequest>) -> Result<Response<wire::LifeReply>, Status> {
-        Ok(Response::new(self.host.life(request.into_inner().try_into()?).await?.into()))
-    }
-
-    async fn fence(
-        &self,
-        request: Request<wire::FenceRequest>,
-    ) -> Result<Response<wire::OrderReply>, Status> {
-        let giver = giver(&request)?;
-        done(self.host.fence(request.into_inner().try_into()?, giver).await)
-    }
-
-    async fn unfence(
-        &self,
-        request: Request<wire::UnfenceRequest>,
-    ) -> Result<Response<wire::OrderReply>, Status> {
-        let giver = giver(&request)?;
-        done(self.host.unfence(request.into_inner().try_into()?, giver).await)
+        let asker = asker(&request)?;
+        Ok(Response::new(self.host.life(request.into_inner().try_into()?, asker).await?.into()))
     }
 }
 
@@ -130,9 +107,6 @@ impl From<Refusal> for Status {
         let text = refusal.to_string();
         match refusal {
             Refusal::NotHere(_) => Self::not_found(text),
-            Refusal::OldTerm { .. } => Self::aborted(text),
-            Refusal::Unsafe(_) => Self::failed_precondition(text),
-            Refusal::Unavailable(_) => Self::unavailable(text),
         }
     }
 }

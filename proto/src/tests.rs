@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::client::{AgentClient, CallError};
 use crate::message::*;
-use crate::server::{Giver, Host, serve};
+use crate::server::{Asker, Host, serve};
 use crate::tls::testing::Authority;
 use crate::tls::{Identity, Peer};
 use crate::trace::TraceContext;
@@ -62,27 +62,21 @@ pub fn status() -> HostStatus {
     }
 }
 
-/// A host that keeps who fenced it.
+/// A host that keeps who asked it.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<(Order, Giver)>>);
+struct Recorder(Mutex<Vec<(LifeQuestion, Asker)>>);
 
 #[tonic::async_trait]
 impl Host for Recorder {
     async fn status(&self) -> HostStatus {
         status()
     }
-    async fn life(&self, question: LifeQuestion) -> Result<LifeAnswer, Refusal> {
-        match question.term {
-            Term(4) => Ok(LifeAnswer { term: Term(4), life: Life::Stopped, age_ms: 12 }),
-            asked => Err(Refusal::OldTerm { asked, present: Term(4) }),
+    async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal> {
+        if question.term == Term(9) {
+            return Err(Refusal::NotHere("db1".into()));
         }
-    }
-    async fn fence(&self, order: Order, giver: Giver) -> Result<String, Refusal> {
-        self.0.lock().unwrap().push((order, giver));
-        Ok("fenced".into())
-    }
-    async fn unfence(&self, _: Order, _: Giver) -> Result<String, Refusal> {
-        Err(Refusal::Unsafe("its WAL has forked".into()))
+        self.0.lock().unwrap().push((question, asker));
+        Ok(LifeAnswer { term: Term(4), life: Life::Stopped, age_ms: 12 })
     }
 }
 
@@ -117,29 +111,30 @@ impl Served {
     }
 }
 
-fn order() -> Order {
-    Order { instance: instance(), term: Term(4), reason: "disk".into() }
+fn question(term: u64) -> LifeQuestion {
+    LifeQuestion { instance: instance(), term: Term(term) }
 }
 
 #[tokio::test]
-async fn an_order_arrives_with_its_giver_and_its_trace() {
+async fn a_question_arrives_with_its_asker_and_its_trace() {
     let served = Served::new().await;
     let trace = TraceContext::new_root();
     let client = served.client("holdfast://r1/host/db2");
-    assert_eq!(client.fence(&order(), Some(&trace)).await.unwrap(), "fenced");
+    let answer = client.life(&question(4), Some(&trace)).await.unwrap();
+    assert_eq!(answer, LifeAnswer { term: Term(4), life: Life::Stopped, age_ms: 12 });
     let got = served.recorder.0.lock().unwrap();
-    let (arrived, giver) = &got[0];
-    assert_eq!(*arrived, order());
-    assert_eq!(giver.caller.peer.to_string(), "holdfast://r1/host/db2");
-    assert_eq!(giver.trace, Some(trace));
+    let (arrived, asker) = &got[0];
+    assert_eq!(*arrived, question(4));
+    assert_eq!(asker.caller.peer.to_string(), "holdfast://r1/host/db2");
+    assert_eq!(asker.trace, Some(trace));
 }
 
 #[tokio::test]
-async fn a_viewer_sees_and_may_not_act() {
+async fn a_viewer_sees_and_may_not_ask_what_hosts_ask() {
     let served = Served::new().await;
     let viewer = served.client("holdfast://viewer/wall");
     assert_eq!(viewer.status().await.unwrap(), status());
-    let error = viewer.fence(&order(), None).await.unwrap_err();
+    let error = viewer.life(&question(4), None).await.unwrap_err();
     assert!(
         matches!(&error, CallError::Refused { text, .. } if text.contains("holdfast://viewer/wall may not call")),
         "{error}"
@@ -151,13 +146,8 @@ async fn a_viewer_sees_and_may_not_act() {
 async fn refusals_keep_their_reason() {
     let served = Served::new().await;
     let host = served.client("holdfast://r1/host/db2");
-    let old = host.life(&LifeQuestion { instance: instance(), term: Term(3) }).await.unwrap_err();
-    assert!(old.to_string().contains("term 4 is in force"), "{old}");
-    let now = host.life(&LifeQuestion { instance: instance(), term: Term(4) }).await.unwrap();
-    assert_eq!(now, LifeAnswer { term: Term(4), life: Life::Stopped, age_ms: 12 });
-    let operator = served.client("holdfast://operator/ann");
-    let forked = operator.unfence(&order(), None).await.unwrap_err();
-    assert!(matches!(&forked, CallError::Refused { text, .. } if text == "its WAL has forked"), "{forked}");
+    let elsewhere = host.life(&question(9), None).await.unwrap_err();
+    assert!(elsewhere.to_string().contains("db1 is not on this host"), "{elsewhere}");
 }
 
 #[tokio::test]

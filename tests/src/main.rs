@@ -1,20 +1,17 @@
 //! `holdfast-lab`: a region in a box, for people, tests and benchmarks.
 //!
-//! JSON on standard output, prose on standard error. Exit codes of DESIGN section 7: 0 done, 1 failed, 2 usage.
+//! JSON on standard output, prose on standard error. Exit codes of DESIGN section 7; `lab::failure` says which is which here.
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use holdfast_lab::lab::control::{self, Request};
+use holdfast_lab::lab::failure::{self, Exit, Failure};
 use holdfast_lab::lab::fault::{self, Kind, Order};
 use holdfast_lab::lab::spec::Spec;
-use holdfast_lab::lab::{describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
+use holdfast_lab::lab::{arm, describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
 use serde_json::{Value, json};
-
-/// Exit codes of every Holdfast program (DESIGN section 7).
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
 
 /// Regions of real etcd, Patroni, PostgreSQL, PgBouncer and Holdfast in namespaces of this machine.
 #[derive(Debug, Parser)]
@@ -28,7 +25,7 @@ struct Arguments {
 enum Verb {
     /// Bring a lab up; ends when it is healthy
     Up {
-        /// A TOML file, or: holdfast, holdfast-fast, patroni-default, patroni-tuned, quick
+        /// A TOML file, or: holdfast, holdfast-fast, patroni-default, patroni-tuned, quick, two-regions
         spec: Option<String>,
         /// Name of the lab: a-z, 0-9 and _
         #[arg(long, value_parser = name)]
@@ -55,9 +52,10 @@ enum Verb {
         lab: String,
         /// host-death, power-cycle, freeze, thaw, link-cut, etcd-cut, etcd-down, kill, stop, continue
         kind: Kind,
-        /// A host, or @leader; etcd-down without a host means all
+        /// A host, or @leader[:SCOPE][@REGION]; etcd-down takes @region:REGION too, and without any it means all
         host: Option<String>,
-        /// For kill, stop, continue: postmaster, postgres, patroni, agent, pgbouncer, etcd
+        /// For kill, stop, continue: postmaster, postgres, patroni, pgbouncer (each with :SCOPE where there are several
+        /// clusters), agent, etcd
         target: Option<String>,
         /// For link-cut: drop only the packets between HOST and this one
         #[arg(long)]
@@ -84,6 +82,9 @@ enum Verb {
         /// Every lab of this machine
         #[arg(long, conflicts_with = "lab")]
         all: bool,
+        /// With --all: only those whose names begin so
+        #[arg(long, requires = "all", default_value = "", hide_default_value = true)]
+        prefix: String,
     },
     /// The init of a host
     #[command(hide = true)]
@@ -103,13 +104,6 @@ fn main() -> ExitCode {
         Verb::Supervise { lab, host } => {
             return ended(files::load(&lab).and_then(|plan| supervise::run(plan, &host)));
         }
-        Verb::Up { spec, name } => match Spec::load(spec.as_deref()) {
-            Ok(spec) => return ended(runtime().and_then(|runtime| runtime.block_on(bring_up(&name, spec)))),
-            Err(error) => {
-                eprintln!("holdfast-lab: {error}");
-                return USAGE.into();
-            }
-        },
         verb => verb,
     };
     ended(runtime().and_then(|runtime| runtime.block_on(run(verb))))
@@ -127,17 +121,29 @@ fn ended(result: Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("holdfast-lab: {error:#}");
-            FAILED.into()
+            // The numbers are the contract.
+            ExitCode::from(failure::exit(&error) as u8)
         }
     }
 }
 
-async fn bring_up(lab: &str, spec: Spec) -> Result<()> {
+async fn bring_up(lab: &str, spec: Option<&str>) -> Result<()> {
+    let spec = Spec::load(spec).map_err(|error| Failure::usage(error.to_string()))?;
     let started = std::time::Instant::now();
     let plan = up::up(lab, spec).await?;
-    let seconds = started.elapsed().as_secs_f64();
+    let (seconds, unarmed) = (started.elapsed().as_secs_f64(), arm::unarmed(&plan));
     eprintln!("lab {lab} is healthy after {seconds:.1} s; holdfast-lab describe {lab} says how to reach it");
-    print(&json!({ "lab": lab, "seconds": seconds, "operator_config": plan.operator_config() }))
+    print(&json!({
+        "lab": lab, "seconds": seconds, "operator_config": plan.operator_config(), "not_armed": unarmed,
+    }))?;
+    if unarmed.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "{}; the lab stays up, observed only; holdfast arm, or holdfast-lab down {lab}",
+        unarmed.join("; ")
+    );
+    Err(Failure::with(Exit::PartlyDone, text))
 }
 
 async fn run(verb: Verb) -> Result<()> {
@@ -146,9 +152,9 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::Describe { lab } => print(&describe::describe(&files::load(&lab)?).await),
         Verb::Exec { lab, host, command } => {
             let plan = files::load(&lab)?;
-            let (_, host) = plan.host(&host).with_context(|| format!("lab {lab} has no host {host}"))?;
+            let (_, host) = plan.named_host(&host)?;
             let supervisor = control::ask(&host.control_socket(), &Request::Status).await?;
-            exec::exec(host, &supervisor, &command)
+            exec::exec(&plan, host, &supervisor, &command)
         }
         Verb::Fault { lab, kind, host, target, peer } => {
             let order = Order { kind, host, target, peer };
@@ -160,15 +166,10 @@ async fn run(verb: Verb) -> Result<()> {
         }
         Verb::Run { lab, scenario } => print(&scenario::run(&files::load(&lab)?, &scenario).await?),
         Verb::Down { lab: Some(lab), .. } => down::down(&lab).await,
-        Verb::Down { lab: None, .. } => {
-            for lab in files::labs()? {
-                down::down(&lab).await.with_context(|| format!("lab {lab}"))?;
-                eprintln!("lab {lab} is down");
-            }
-            Ok(())
-        }
+        Verb::Down { lab: None, prefix, .. } => down::all(&prefix).await,
         Verb::Repoint { lab, host, scope } => repoint::run(&files::load(&lab)?, &host, &scope).await,
-        Verb::Up { .. } | Verb::Supervise { .. } => unreachable!("main has done these"),
+        Verb::Up { spec, name } => bring_up(&name, spec.as_deref()).await,
+        Verb::Supervise { .. } => unreachable!("main has done this"),
     }
 }
 

@@ -153,7 +153,9 @@ impl Region {
         // Patroni's loop of a second tries again and again meanwhile.
         eventually("the start gate refuses it", || self.log(target, "patroni-main").contains("is fenced"));
         assert!(!self.lab.streams(target), "a fenced node must not start");
-        eventually("it may come back", || self.holdfast(&["unfence", target, "--yes"]).0 == Some(0));
+        eventually("it may come back", || {
+            self.holdfast(&["unfence", target, "--reason", "looked at", "--yes"]).0 == Some(0)
+        });
         eventually("it streams again", || self.lab.streams(target));
     }
 

@@ -30,6 +30,8 @@ pub struct Stopped<'o> {
     pub gate_shut: bool,
     /// Patroni was told to restart or stop PostgreSQL: it knows what it is doing.
     pub by_order: bool,
+    /// The node is fenced: its PostgreSQL must not start on the spot, so the term is given away whoever can follow.
+    pub must_go: bool,
     /// What the control file says.
     pub control: &'o ControlState,
     /// Every configuration in force, or `None` when that is unknown.
@@ -65,7 +67,7 @@ pub fn decide(stopped: &Stopped<'_>) -> Verdict {
     };
     // Once the gate has been shut for it, the decision stands: the standbys stop streaming *because* the writer is gone,
     // so looking at them again would take it back every time.
-    if kind == StopKind::Stopped && !stopped.gate_shut {
+    if kind == StopKind::Stopped && !stopped.gate_shut && !stopped.must_go {
         let Some(in_force) = stopped.in_force else {
             return Verdict::RestartInPlace("the synchronous configurations in force are unknown");
         };
@@ -91,6 +93,7 @@ mod tests {
             processes_gone: true,
             gate_shut: true,
             by_order: false,
+            must_go: false,
             control: &ControlState::InProduction,
             in_force: Some(in_force),
             streaming: lasting(names(&["b", "c"])),
@@ -122,6 +125,8 @@ mod tests {
         ));
         assert!(matches!(judge(|s| (s.gate_shut, s.in_force) = (false, None)), Verdict::RestartInPlace(_)));
         assert!(matches!(judge(|s| s.by_order = true), Verdict::RestartInPlace(_)));
+        let fenced = judge(|s| (s.gate_shut, s.must_go, s.eligible) = (false, true, &nobody));
+        assert_eq!(fenced, Verdict::ShutAndKill, "a fenced writer does not start on the spot");
         let other = ControlState::Other("in crash recovery".into());
         assert!(matches!(judge(|s| s.control = &other), Verdict::RestartInPlace(_)));
     }

@@ -44,6 +44,8 @@ pub struct View<'o> {
     pub leader_key: Option<&'o Revised<MemberName>>,
     /// Patroni's `/failover` exists.
     pub failover_key: bool,
+    /// Revision of Patroni's `/config`; 0 is absent.
+    pub config_mod_revision: i64,
     /// Members that could follow.
     pub candidates: &'o [Candidate],
     /// Wall clock for the record, milliseconds since 1970.
@@ -132,6 +134,8 @@ pub struct ClosePlan {
     pub promise_mod_revisions: BTreeMap<MemberName, i64>,
     /// Compare; 0 is absent.
     pub leader_mod_revision: i64,
+    /// Compare: a pause that began meanwhile keeps the term open.
+    pub config_mod_revision: i64,
     /// Compare.
     pub out_of_office: OutOfOffice,
     /// Write.
@@ -187,6 +191,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         sync_mod_revision: sync.mod_revision,
         promise_mod_revisions: promises,
         leader_mod_revision: view.leader_key.map_or(0, |key| key.mod_revision),
+        config_mod_revision: view.config_mod_revision,
         out_of_office,
         closed: TermRecord { term: record.term, reign, trace: record.trace.clone() },
         delete_failover: view.failover_key,
@@ -235,12 +240,17 @@ fn count(
     let record = &view.term.value;
     let writer = record.holder();
     let in_force: Vec<Configuration> = in_force::configurations(floor, sync, view.sync_history, writer)?;
-    // A promise of a data directory that has been replaced since says nothing about what is there now.
+    // A promise of a data directory that has been replaced since says nothing about what is there now; and what has been
+    // replaced since the floor record says nothing about what was acknowledged.
+    let same_data = |member: &MemberName, uuid: &String| {
+        view.data_uuids.get(member) == Some(uuid)
+            && floor.data_uuids.get(member).is_none_or(|recorded| recorded == uuid)
+    };
     let valid = |(member, promise): &(&MemberName, &Revised<Promise>)| {
         *member != writer
             && promise.value.term == record.term
             && promise.value.writer == *writer
-            && view.data_uuids.get(*member).is_none_or(|uuid| *uuid == promise.value.data_uuid)
+            && same_data(member, &promise.value.data_uuid)
     };
     let promises: Vec<_> = view.promises.iter().filter(valid).collect();
     let promisers: BTreeSet<MemberName> = promises.iter().map(|(member, _)| (*member).clone()).collect();

@@ -3,11 +3,11 @@
 //! Made by the shell from a linearizable read or from a watch; every decision about a cluster is made on one of these.
 //! A record that this build cannot read is *unknown*, and named in [`Cluster::unreadable`]; it is never taken for absent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{
     Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord, Promise,
-    SessionRecord, TermRecord,
+    SessionRecord, TermRecord, Unknown,
 };
 use holdfast_types::{HostName, MemberName, Mode, SessionId};
 
@@ -41,6 +41,8 @@ pub struct PatroniConfig {
     pub paused: bool,
     /// `failsafe_mode`.
     pub failsafe_mode: bool,
+    /// Revision of the key, by which a transaction compares it.
+    pub mod_revision: i64,
 }
 
 /// A cluster at one revision of etcd.
@@ -76,18 +78,46 @@ pub struct Cluster {
     pub facts: BTreeMap<MemberName, MemberFacts>,
     /// Fence records.
     pub fences: BTreeMap<MemberName, Revised<FenceRecord>>,
+    /// Members with a fence record that this build cannot read: they are fenced.
+    pub unreadable_fences: BTreeSet<MemberName>,
     /// The hold record.
     pub hold: Option<Revised<HoldRecord>>,
     /// The incidents that are still in the ring.
     pub events: Vec<Revised<EventRecord>>,
+    /// What this build does not know of the records of our own, by their keys: it is kept when they are written again.
+    pub unknown: BTreeMap<String, Unknown>,
     /// Keys that could not be read, with the reason.
     pub unreadable: BTreeMap<String, String>,
+    /// There is a mode record that this build cannot read: the mode is unknown, and nothing may act or let go.
+    pub mode_unreadable: bool,
+    /// There is a term or promise record that this build cannot read: no term may be opened by counting.
+    pub terms_unreadable: bool,
 }
 
 impl Cluster {
-    /// The mode in force.
-    pub fn mode(&self) -> Mode {
-        self.mode.as_ref().map_or(Mode::Observe, |record| record.value.mode)
+    /// The mode in force. `None` when there is a mode record that this build cannot read.
+    pub fn known_mode(&self) -> Option<Mode> {
+        (!self.mode_unreadable).then(|| self.mode.as_ref().map_or(Mode::Observe, |record| record.value.mode))
+    }
+
+    /// Whether decisions may act.
+    pub fn is_armed(&self) -> bool {
+        self.known_mode() == Some(Mode::Armed)
+    }
+
+    /// Whether a member is kept out by a fence record; one that cannot be read counts.
+    pub fn fenced(&self, member: &MemberName) -> bool {
+        self.fences.contains_key(member) || self.unreadable_fences.contains(member)
+    }
+
+    /// Whether Patroni is paused; `None` when its configuration is not there or cannot be read.
+    pub fn paused(&self) -> Option<bool> {
+        self.config.map(|config| config.paused)
+    }
+
+    /// Whether the term in force is unknown, as opposed to: there is none.
+    pub fn cannot_tell_terms(&self) -> bool {
+        self.terms_unreadable
     }
 
     /// Whether the session of the term record exists.
@@ -121,19 +151,23 @@ impl Cluster {
     pub fn candidates(&self) -> Vec<Candidate> {
         let Some(term) = &self.term else { return Vec::new() };
         let of_term = |promise: &&Revised<Promise>| promise.value.term == term.value.term;
-        let fenced = |member: &MemberName| self.fences.contains_key(member);
         self.facts
             .iter()
             .filter_map(|(member, facts)| {
                 let promise = self.promises.get(member).filter(of_term)?;
-                let eligible =
-                    facts.eligible == Some(true) && !fenced(member) && self.agent_alive(&facts.host);
+                let same_data = facts.data_uuid.as_ref() == Some(&promise.value.data_uuid);
+                let willing = facts.eligible == Some(true) && self.agent_alive(&facts.host);
+                // Patroni's own spelling of the name goes into its keys.
+                let (member, patroni) = match self.members.get_key_value(member) {
+                    Some((spelt, patroni)) => (spelt, Some(patroni)),
+                    None => (member, None),
+                };
                 Some(Candidate {
                     member: member.clone(),
                     position: promise.value.position,
-                    eligible,
+                    eligible: willing && same_data && !self.fenced(member),
                     priority: facts.failover_priority,
-                    member_lease: self.members.get(member).map(|one| one.lease).filter(|lease| *lease != 0),
+                    member_lease: patroni.map(|one| one.lease).filter(|lease| *lease != 0),
                 })
             })
             .collect()

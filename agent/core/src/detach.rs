@@ -5,7 +5,7 @@
 //! steps are a phase that only moves forward, persisted before each action.
 
 use holdfast_types::record::{Promise, TermRecord};
-use holdfast_types::{MemberName, Position, Term};
+use holdfast_types::{MemberName, Position, Term, Timeline};
 use serde::{Deserialize, Serialize};
 
 /// One probe of the writer's PostgreSQL port by a fresh connection.
@@ -111,6 +111,10 @@ pub enum Phase {
         term: Term,
         /// Its writer.
         writer: MemberName,
+        /// The timeline on which WAL was received last, read before the cut: `pg_stat_wal_receiver` is empty once it has
+        /// ended.
+        #[serde(default)]
+        received_timeline: Option<Timeline>,
     },
     /// (b) to (e) are done and the position is known: put the promise next.
     Positioned {
@@ -174,11 +178,6 @@ pub fn next_step(progress: &Progress) -> NextStep {
         return NextStep::WaitForReplay;
     }
     progress.position.map_or(NextStep::ReadPosition, NextStep::Persist)
-}
-
-/// Rule 7: whether the transaction that withdraws a promise may be tried. The network opens only after it succeeded.
-pub fn may_withdraw(promise: &Promise, record: &TermRecord, writers_session_present: bool) -> bool {
-    record.term == promise.term && record.open_holder() == Some(&promise.writer) && writers_session_present
 }
 
 /// Rule 6: the one member towards which replication may be open, if any.
@@ -317,7 +316,7 @@ mod tests {
     #[test]
     fn a_promise_binds_from_disk_alone_or_from_the_store_alone() {
         let (record, b) = (open(4, "a"), name("b"));
-        let intended = Phase::Intended { term: Term(4), writer: name("a") };
+        let intended = Phase::Intended { term: Term(4), writer: name("a"), received_timeline: None };
         assert_eq!(replication_source(Some(&record), &b, None, false), Some(&name("a")));
         assert_eq!(replication_source(Some(&record), &b, Some(&intended), false), None);
         assert_eq!(replication_source(Some(&record), &b, None, true), None);
@@ -325,13 +324,5 @@ mod tests {
         assert_eq!(replication_source(None, &b, None, false), None);
         let of_the_last_term = Phase::Promised { promise: promise(3) };
         assert_eq!(replication_source(Some(&record), &b, Some(&of_the_last_term), false), Some(&name("a")));
-    }
-
-    #[test]
-    fn after_close_no_promise_can_be_withdrawn() {
-        assert!(may_withdraw(&promise(4), &open(4, "a"), true));
-        assert!(!may_withdraw(&promise(4), &open(4, "a"), false));
-        assert!(!may_withdraw(&promise(4), &closed(4), true));
-        assert!(!may_withdraw(&promise(4), &open(5, "b"), true));
     }
 }

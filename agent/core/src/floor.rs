@@ -24,6 +24,9 @@ pub enum NotYet {
     /// Patroni changes `/sync` and the setting one after the other: wait for the other one.
     #[error(transparent)]
     Misfit(#[from] Misfit),
+    /// Its promise could not be told from one of other data.
+    #[error("the data directory of {0} has no id yet")]
+    NoDataId(MemberName),
 }
 
 /// A floor record that waits for its position to be flushed by enough members.
@@ -33,6 +36,8 @@ pub struct Begun {
     pub sync: SyncKey,
     /// `M` and `q`.
     pub configuration: Configuration,
+    /// The id of each member's data directory.
+    pub data_uuids: BTreeMap<MemberName, String>,
 }
 
 /// Whether the writer may go on to read its flush position for a new record.
@@ -42,15 +47,25 @@ pub fn begin(
     actual: Option<&AnySetting>,
     writer: &MemberName,
     term: Term,
+    data_uuids: &BTreeMap<MemberName, String>,
 ) -> Result<Begun, NotYet> {
-    if recorded.is_some_and(|old| old.term == term && old.sync_mod_revision == sync.mod_revision) {
+    let configuration = sync.configuration(writer);
+    let id_of = |member: &MemberName| Some((member.clone(), data_uuids.get(member)?.clone()));
+    let known: BTreeMap<_, _> = configuration.members.iter().filter_map(id_of).collect();
+    let unchanged = recorded.is_some_and(|old| {
+        let moved = known.iter().any(|(member, id)| old.data_uuids.get(member) != Some(id));
+        old.term == term && old.sync_mod_revision == sync.mod_revision && !moved
+    });
+    if unchanged {
         return Err(NotYet::Unchanged);
     }
-    let configuration = sync.configuration(writer);
+    if let Some(member) = configuration.members.iter().find(|member| !known.contains_key(*member)) {
+        return Err(NotYet::NoDataId(member.clone()));
+    }
     if !configuration.members.is_empty() {
         actual.ok_or(NotYet::NotQuorumCommit)?.fits(&configuration)?;
     }
-    Ok(Begun { sync: sync.clone(), configuration })
+    Ok(Begun { sync: sync.clone(), configuration, data_uuids: known })
 }
 
 /// The record to write, once at least `|M| - q` members report a flush of `floor`; `None` means wait.
@@ -70,6 +85,7 @@ pub fn publish(
         sync_mod_revision: begun.sync.mod_revision,
         sync_create_revision: begun.sync.create_revision,
         configuration: begun.configuration.clone(),
+        data_uuids: begun.data_uuids.clone(),
         floor,
     })
 }
@@ -94,31 +110,54 @@ mod tests {
         AnySetting { acknowledgements: 1, names: names(list) }
     }
 
+    fn ids() -> BTreeMap<MemberName, String> {
+        ["a", "b", "c", "d"].map(|member| (name(member), format!("{member} 1"))).into()
+    }
+
+    #[test]
+    fn a_replaced_data_directory_needs_a_new_record() {
+        let begun = begin(None, &sync(), Some(&any(&["b", "c"])), &name("a"), Term(1), &ids()).unwrap();
+        let flushed = BTreeMap::from([(name("b"), at(1, 100))]);
+        let old = publish(&begun, at(1, 100), &flushed, Term(1)).unwrap();
+        let again = |ids| begin(Some(&old), &sync(), Some(&any(&["b", "c"])), &name("a"), Term(1), &ids);
+        let mut replaced = ids();
+        replaced.insert(name("d"), "d 2".into());
+        assert_eq!(again(replaced.clone()), Err(NotYet::Unchanged), "d is no synchronous standby");
+        replaced.insert(name("c"), "c 2".into());
+        assert_eq!(again(replaced.clone()).unwrap().data_uuids[&name("c")], "c 2");
+        replaced.remove(&name("c"));
+        assert_eq!(again(replaced), Err(NotYet::Unchanged), "unknown for a moment");
+        assert_eq!(
+            begin(None, &sync(), Some(&any(&["b", "c"])), &name("a"), Term(1), &BTreeMap::new()),
+            Err(NotYet::NoDataId(name("b")))
+        );
+    }
+
     #[test]
     fn a_floor_waits_for_enough_flushes() {
-        let begun = begin(None, &sync(), Some(&any(&["b", "c"])), &name("a"), Term(1)).unwrap();
+        let begun = begin(None, &sync(), Some(&any(&["b", "c"])), &name("a"), Term(1), &ids()).unwrap();
         let mut flushed = BTreeMap::from([(name("b"), at(1, 99)), (name("d"), at(1, 500))]);
         assert_eq!(publish(&begun, at(1, 100), &flushed, Term(1)), None);
         flushed.insert(name("c"), at(1, 100));
         let record = publish(&begun, at(1, 100), &flushed, Term(1)).unwrap();
         assert_eq!((record.floor, record.sync_mod_revision), (at(1, 100), 103));
-        assert_eq!(begin(Some(&record), &sync(), None, &name("a"), Term(1)), Err(NotYet::Unchanged));
+        assert_eq!(begin(Some(&record), &sync(), None, &name("a"), Term(1), &ids()), Err(NotYet::Unchanged));
     }
 
     #[test]
     fn a_new_term_needs_a_new_record_even_if_sync_is_the_same() {
-        let begun = begin(None, &sync(), Some(&any(&["b", "c"])), &name("a"), Term(1)).unwrap();
+        let begun = begin(None, &sync(), Some(&any(&["b", "c"])), &name("a"), Term(1), &ids()).unwrap();
         let flushed = BTreeMap::from([(name("b"), at(1, 100))]);
         let old = publish(&begun, at(1, 100), &flushed, Term(1)).unwrap();
-        assert!(begin(Some(&old), &sync(), Some(&any(&["b", "c"])), &name("a"), Term(2)).is_ok());
+        assert!(begin(Some(&old), &sync(), Some(&any(&["b", "c"])), &name("a"), Term(2), &ids()).is_ok());
     }
 
     #[test]
     fn a_setting_in_between_waits() {
         assert!(matches!(
-            begin(None, &sync(), Some(&any(&["b", "d"])), &name("a"), Term(1)),
+            begin(None, &sync(), Some(&any(&["b", "d"])), &name("a"), Term(1), &ids()),
             Err(NotYet::Misfit(_))
         ));
-        assert_eq!(begin(None, &sync(), None, &name("a"), Term(1)), Err(NotYet::NotQuorumCommit));
+        assert_eq!(begin(None, &sync(), None, &name("a"), Term(1), &ids()), Err(NotYet::NotQuorumCommit));
     }
 }

@@ -6,7 +6,7 @@
 use holdfast_types::record::Evidence;
 
 /// Whether CLOSE must hold and page instead. Times are wall clock, milliseconds since 1970; an operator's command ends
-/// a hold by deleting its record, which shows here as `released`.
+/// a hold by putting its name into the record, which shows here as `released`.
 pub fn must_hold(
     evidence: &Evidence,
     last_failover_wall_ms: Option<i64>,

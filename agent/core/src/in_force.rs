@@ -94,6 +94,7 @@ mod tests {
             sync_version: version,
             sync_mod_revision: 100 + version,
             sync_create_revision: 10,
+            data_uuids: std::collections::BTreeMap::new(),
             configuration: Configuration { members: names(&["b", "c"]), quorum: 1 },
             floor: at(1, 100),
         }

@@ -17,6 +17,7 @@
 //! | [`member`] | what a database member does now: the composition of all of these | 4 to 23 |
 //! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
+//! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
 
 pub mod attest;
@@ -27,6 +28,7 @@ pub mod floor;
 pub mod hold;
 pub mod in_force;
 pub mod member;
+pub mod observe;
 pub mod open;
 pub mod route;
 pub mod start_gate;

@@ -3,6 +3,8 @@
 //! Called by `promote-gate` inside Patroni's `pre_promote`, after the candidate took the leader lock and before it is
 //! promoted. A refused node stays out of the race for one Patroni ttl, so it refuses only what waiting cannot mend.
 
+use std::collections::BTreeMap;
+
 use holdfast_types::record::{FloorRecord, Reign, TermRecord};
 use holdfast_types::{Incarnation, MemberName, Position, SessionId};
 
@@ -18,8 +20,12 @@ pub struct View<'o> {
     pub incarnation: Incarnation,
     /// Our session.
     pub session: SessionId,
-    /// The term record, by a linearizable read; `None` when the cluster was never armed.
+    /// The term record that is in force, by a linearizable read; `None` when there is none.
     pub term: Option<&'o Revised<TermRecord>>,
+    /// There is a term record that cannot be read.
+    pub term_unreadable: bool,
+    /// The id of each member's data directory.
+    pub data_uuids: &'o BTreeMap<MemberName, String>,
     /// Patroni's leader key, by the same read.
     pub leader_key: Option<&'o Revised<MemberName>>,
     /// Patroni's `/sync`, by the same read.
@@ -56,6 +62,9 @@ pub struct OpenPlan {
 pub enum Answer {
     /// Exit 0: this start of our agent has opened the term already, and the answer to that was lost on its way.
     AlreadyOpen,
+    /// Exit 0: no term is in force since the arming, so there is nothing to close and nothing was promised. The first
+    /// one is opened by whoever is the leader then.
+    NoTermYet,
     /// Run the transaction; exit 0 if it succeeds, look again if it does not.
     Open(Box<OpenPlan>),
     /// Look again: evidence may still come.
@@ -74,6 +83,9 @@ pub fn decide(view: &View<'_>) -> Answer {
     }
     if already_open(view) {
         return Answer::AlreadyOpen;
+    }
+    if view.term.is_none() && !view.term_unreadable {
+        return Answer::NoTermYet;
     }
     match open(view) {
         Ok(plan) => Answer::Open(Box::new(plan)),
@@ -108,7 +120,7 @@ fn wait<T>(why: &str) -> Result<T, Stop> {
 }
 
 fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
-    let Some(term) = view.term else { return wait("there is no term record") };
+    let Some(term) = view.term else { return wait("the term record cannot be read") };
     let Reign::Closed { floor, .. } = &term.value.reign else { return wait("the last reign is not closed") };
     let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
         return wait("Patroni's leader key is not ours");
@@ -146,6 +158,12 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
             sync_version: sync.version,
             sync_mod_revision: sync.mod_revision,
             sync_create_revision: sync.create_revision,
+            data_uuids: view
+                .data_uuids
+                .iter()
+                .filter(|(member, _)| configuration.members.contains(*member))
+                .map(|(member, uuid)| (member.clone(), uuid.clone()))
+                .collect(),
             configuration,
             floor: position,
         },
@@ -187,6 +205,8 @@ mod tests {
             incarnation: Incarnation(2),
             session: SessionId(8),
             term: Some(lasting(term)),
+            term_unreadable: false,
+            data_uuids: lasting([(name("a"), "1".to_owned()), (name("z"), "2".to_owned())].into()),
             leader_key: Some(lasting(leader)),
             sync: Some(lasting(sync)),
             replayed: Some(at(1, 100)),
@@ -206,6 +226,7 @@ mod tests {
         assert_eq!(plan.opened.open_holder(), Some(&name("b")));
         assert_eq!(plan.floor.floor, at(1, 100));
         assert_eq!(plan.floor.configuration.members, names(&["a", "c"]));
+        assert_eq!(plan.floor.data_uuids.keys().collect::<Vec<_>>(), [&name("a")]);
         assert_eq!(
             (plan.term_mod_revision, plan.leader_mod_revision, plan.sync_mod_revision),
             (300, 301, 300)
@@ -232,6 +253,13 @@ mod tests {
         assert!(matches!(judge(|v| v.term = Some(&of_another_boot)), Answer::Wait(_)));
         let lock = Revised { value: name("c"), mod_revision: 303 };
         assert!(matches!(judge(|v| (v.term, v.leader_key) = (Some(&ours), Some(&lock))), Answer::Wait(_)));
+    }
+
+    #[test]
+    fn an_armed_cluster_without_a_term_is_not_locked_out() {
+        assert_eq!(judge(|v| v.term = None), Answer::NoTermYet);
+        assert!(matches!(judge(|v| (v.term, v.term_unreadable) = (None, true)), Answer::Wait(_)));
+        assert!(matches!(judge(|v| (v.term, v.barred) = (None, Some("fenced"))), Answer::Refuse(_)));
     }
 
     #[test]

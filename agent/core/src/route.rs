@@ -3,8 +3,10 @@
 //! A candidate answers `/primary` with 200 while it still waits in its hook (`facts/baseline.md` 5.2), so REST would
 //! send clients to a node that is read-only. OPEN comes before the promotion, so the route waits for `writable`.
 
+use std::collections::BTreeSet;
+
 use holdfast_types::record::Reign;
-use holdfast_types::{MemberName, Mode, Term};
+use holdfast_types::{MemberName, Term};
 
 use crate::cluster::Cluster;
 use crate::member::term_in_force;
@@ -35,7 +37,7 @@ pub enum Route {
 /// Decides the route. `applied` is the term of the last route that was put in place; an older one is never gone back to
 /// (promise I10).
 pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
-    let Some(term) = term_in_force(cluster).filter(|_| cluster.mode() == Mode::Armed) else {
+    let Some(term) = term_in_force(cluster).filter(|_| cluster.is_armed()) else {
         return Route::Leave;
     };
     let number = term.value.term;
@@ -57,11 +59,37 @@ pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
     }
 }
 
+/// The writers that an application host should refuse, so that a client which tries every member of the cluster in turn
+/// does not wait for a dead one: libpq's shortest `connect_timeout` is 2 s, for every attempt.
+///
+/// A writer that is lost, until the next is there; after that, the writers of recent incidents whose agents have not come
+/// back. Never the writer in office, and never a member that was only a standby: its readers are not our business.
+/// `None`: not armed or not known, so everybody is let through.
+pub fn lost_writers(cluster: &Cluster) -> Option<BTreeSet<(String, u16)>> {
+    let term = term_in_force(cluster).filter(|_| cluster.is_armed())?;
+    let in_office = match &term.value.reign {
+        Reign::Open { holder, .. } if !cluster.attested() => Some(holder),
+        Reign::Open { .. } | Reign::Closed { .. } => None,
+    };
+    let lost = in_office.is_none().then(|| term.value.holder());
+    let gone =
+        cluster.events.iter().map(|event| &event.value.from).filter(|member| {
+            cluster.facts.get(*member).is_some_and(|facts| !cluster.agent_alive(&facts.host))
+        });
+    let all = lost.into_iter().chain(gone).filter(|member| Some(*member) != in_office);
+    Some(
+        all.filter_map(|member| cluster.address(member))
+            .map(|(address, port)| (address.to_owned(), port))
+            .collect(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::close::Revised;
     use crate::testing::{name, term_open};
+    use holdfast_types::Mode;
     use holdfast_types::record::{MemberFacts, ModeRecord};
 
     fn cluster(writable: bool) -> Cluster {
@@ -103,5 +131,60 @@ mod tests {
         let mut observed = cluster(true);
         observed.mode = None;
         assert_eq!(decide(&observed, None), Route::Leave);
+    }
+
+    #[test]
+    fn an_application_host_refuses_a_writer_that_is_gone_and_no_other() {
+        use holdfast_types::record::{EventRecord, SessionRecord};
+        use holdfast_types::{HostName, Incarnation, SessionId};
+        let mut cluster = cluster(true);
+        assert_eq!(
+            lost_writers(&cluster),
+            Some(BTreeSet::new()),
+            "the writer in office, whatever its agent does"
+        );
+        let event = EventRecord {
+            number: 3,
+            term: Term(3),
+            from: name("b"),
+            to: Some(name("a")),
+            floor: None,
+            trace_id: None,
+            steps_wall_ms: [].into(),
+            text: String::new(),
+        };
+        let host = HostName::new("hb").unwrap();
+        let b = MemberFacts {
+            host: host.clone(),
+            address: "10.0.0.2".into(),
+            ..cluster.facts[&name("a")].clone()
+        };
+        cluster.facts.insert(name("b"), b);
+        cluster.events = vec![Revised { value: event, mod_revision: 1 }];
+        assert_eq!(lost_writers(&cluster), Some([("10.0.0.2".to_owned(), 5432)].into()));
+        let session = SessionRecord {
+            host,
+            boot_id: String::new(),
+            incarnation: Incarnation(1),
+            grpc: String::new(),
+            version: String::new(),
+            reads_format: 1,
+        };
+        cluster.sessions.insert(SessionId(9), session);
+        assert_eq!(lost_writers(&cluster), Some(BTreeSet::new()), "it is back");
+        let floor = None;
+        let evidence = holdfast_types::record::Evidence::AttestedClean;
+        let term = cluster.term.as_mut().unwrap();
+        term.value.reign = Reign::Closed {
+            holder: name("a"),
+            floor,
+            sync_version: 1,
+            evidence,
+            successor: None,
+            at_wall_ms: 0,
+        };
+        assert_eq!(lost_writers(&cluster), Some([("10.0.0.1".to_owned(), 5432)].into()));
+        cluster.mode = None;
+        assert_eq!(lost_writers(&cluster), None);
     }
 }

@@ -20,8 +20,10 @@ pub enum StartAs {
 pub struct View<'o> {
     /// The member that would start.
     pub me: &'o MemberName,
-    /// The mode; `None` when the agent did not answer.
+    /// The mode, by a read of etcd; `None` when that could not be done in time.
     pub mode: Option<Mode>,
+    /// The agent itself did not answer.
+    pub agent_gone: bool,
     /// The last mode that was seen and kept on this host's disk.
     pub last_known_mode: Mode,
     /// How it would start.
@@ -31,8 +33,12 @@ pub struct View<'o> {
     /// This node attests, or is about to attest, that it has stopped: the gate is shut until the attestation is used or
     /// withdrawn.
     pub attesting: bool,
-    /// The term record; `None` when unknown or never armed.
+    /// The term record that is in force; `None` when there is none since the arming.
     pub term: Option<&'o TermRecord>,
+    /// There is a term record that cannot be read.
+    pub term_unreadable: bool,
+    /// Terms gate starts: the cluster has quorum commit. Without it only a fence does.
+    pub has_terms: bool,
 }
 
 /// The gate's answer.
@@ -56,23 +62,31 @@ pub fn decide(view: &View<'_>) -> Answer {
     if view.attesting {
         return refuse(format!("{me} has attested that it stopped; it may start when the next term is open"));
     }
-    match (view.start_as, view.mode, view.term) {
-        (StartAs::Standby, _, _) => Answer::Pass,
-        (StartAs::Primary, None, _) => refuse(format!(
-            "{me} would start as primary and its agent does not answer; start the agent: systemctl start holdfast-agent"
-        )),
-        (StartAs::Primary, Some(_), None) => {
-            refuse(format!("{me} would start as primary and the term is unknown"))
+    if !view.has_terms || view.start_as == StartAs::Standby {
+        return Answer::Pass;
+    }
+    if view.mode.is_none() {
+        return refuse(if view.agent_gone {
+            format!(
+                "{me} would start as primary and its agent does not answer; start the agent: systemctl start holdfast-agent"
+            )
+        } else {
+            format!("{me} would start as primary and etcd does not answer; see: holdfast doctor")
+        });
+    }
+    match view.term.map(|term| (term, term.open_holder())) {
+        Some((_, Some(holder))) if holder == me => Answer::Pass,
+        // Patroni starts a former primary without standby.signal to finish crash recovery before pg_rewind, in
+        // single-user mode, which does not come through here as a postmaster.
+        Some((term, Some(holder))) => {
+            refuse(format!("{me} would start as primary but term {} is {holder}'s", term.term))
         }
-        (StartAs::Primary, Some(_), Some(term)) => match term.open_holder() {
-            Some(holder) if holder == me => Answer::Pass,
-            // Patroni starts a former primary without standby.signal to finish crash recovery before pg_rewind, in
-            // single-user mode, which does not come through here as a postmaster.
-            Some(holder) => {
-                refuse(format!("{me} would start as primary but term {} is {holder}'s", term.term))
-            }
-            None => refuse(format!("{me} would start as primary but term {} is closed", term.term)),
-        },
+        Some((term, None)) => refuse(format!("{me} would start as primary but term {} is closed", term.term)),
+        None if view.term_unreadable => refuse(format!(
+            "{me} would start as primary and the term record cannot be read; upgrade this host"
+        )),
+        // Armed, and the first term not yet opened: its opening needs a running primary, so a refusal would last for ever.
+        None => Answer::Pass,
     }
 }
 
@@ -91,11 +105,14 @@ mod tests {
         let mut view = View {
             me: lasting(name("a")),
             mode: Some(Mode::Armed),
+            agent_gone: false,
             last_known_mode: Mode::Armed,
             start_as: StartAs::Primary,
             fenced: None,
             attesting: false,
             term: Some(lasting(open("a"))),
+            term_unreadable: false,
+            has_terms: true,
         };
         change(&mut view);
         decide(&view) == Answer::Pass
@@ -116,7 +133,8 @@ mod tests {
         assert!(judge(|_| ()));
         let anothers = open("b");
         assert!(!judge(|v| v.term = Some(&anothers)));
-        assert!(!judge(|v| v.term = None));
+        assert!(!judge(|v| (v.term, v.term_unreadable) = (None, true)));
+        assert!(judge(|v| v.term = None), "the first term is opened by a primary that runs");
         assert!(judge(|v| (v.start_as, v.term) = (StartAs::Standby, Some(&anothers))));
     }
 
@@ -124,6 +142,9 @@ mod tests {
     fn a_fence_keeps_even_a_standby_out() {
         assert!(!judge(|v| (v.fenced, v.start_as) = (Some("by ann"), StartAs::Standby)));
         assert!(!judge(|v| (v.attesting, v.start_as) = (true, StartAs::Standby)));
+        assert!(!judge(|v| (v.fenced, v.has_terms) = (Some("by ann"), false)), "without terms too");
+        let anothers = open("b");
+        assert!(judge(|v| (v.term, v.has_terms) = (Some(&anothers), false)));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! timeout of 2 s. The reset is delivered through `lo`; an input rule that dropped it there cost 3-10 s
 //! (`facts/baseline.md` section 5).
 
+mod generation;
 mod listing;
 
 use std::collections::BTreeSet;
@@ -51,11 +52,26 @@ pub enum NftError {
 /// What a table in the kernel lets through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
-    /// Replication is open towards this address.
-    pub source: Option<String>,
+    /// Replication is open towards this address and port.
+    pub source: Option<(String, u16)>,
     /// Everything between us and these addresses is closed.
     pub cut: BTreeSet<String>,
 }
+
+/// A writer that is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Its address.
+    pub address: String,
+    /// The port of its PostgreSQL, which need not be ours.
+    pub port: u16,
+    /// The port of its Patroni's REST API.
+    pub rest_port: u16,
+}
+
+/// The count of changes to the packet filter of this network namespace, by whomever: a state that was read at a count is
+/// the state for as long as the count is the same. Costs three system calls, where a listing costs a process.
+pub use generation::{Generation, read as generation};
 
 /// The table of one PostgreSQL instance.
 #[derive(Debug, Clone)]
@@ -71,13 +87,13 @@ impl Table {
     }
 
     /// Replication is open towards `source` and nobody else, and nobody is cut off.
-    pub async fn follow(&self, source: Option<&str>) -> Result<(), NftError> {
+    pub async fn follow(&self, source: Option<(&str, u16)>) -> Result<(), NftError> {
         self.load(source, &[]).await
     }
 
-    /// Replication is closed, and everything between us and these addresses for PostgreSQL's port, established or not;
-    /// their Patroni, at the second port, is refused too.
-    pub async fn cut(&self, lost: &[(String, u16)]) -> Result<(), NftError> {
+    /// Replication is closed, and everything between us and these writers for PostgreSQL's ports, theirs and ours,
+    /// established or not; their Patroni is refused too.
+    pub async fn cut(&self, lost: &[Lost]) -> Result<(), NftError> {
         self.load(None, lost).await
     }
 
@@ -101,30 +117,31 @@ impl Table {
         }
     }
 
-    async fn load(&self, source: Option<&str>, lost: &[(String, u16)]) -> Result<(), NftError> {
+    async fn load(&self, source: Option<(&str, u16)>, lost: &[Lost]) -> Result<(), NftError> {
         load(&self.name, &self.chains(source, lost)?).await
     }
 
-    fn chains(&self, source: Option<&str>, lost: &[(String, u16)]) -> Result<String, NftError> {
-        let port = self.port;
+    fn chains(&self, source: Option<(&str, u16)>, lost: &[Lost]) -> Result<String, NftError> {
+        let ours = self.port;
         let (mut output, mut input) = (String::new(), String::new());
-        for (address, rest_port) in lost {
-            let (family, address) = family(address)?;
+        for writer in lost {
+            let (family, address) = family(&writer.address)?;
+            let (theirs, rest) = (writer.port, writer.rest_port);
             rule(
                 &mut output,
-                &format!(
-                    "{family} daddr {address} tcp dport {{ {port}, {rest_port} }} reject with tcp reset"
-                ),
+                &format!("{family} daddr {address} tcp dport {{ {theirs}, {rest} }} reject with tcp reset"),
             );
-            rule(&mut output, &format!("{family} daddr {address} tcp sport {port} drop"));
-            rule(&mut input, &format!("{family} saddr {address} tcp sport {port} drop"));
-            rule(&mut input, &format!("{family} saddr {address} tcp dport {port} drop"));
+            rule(&mut output, &format!("{family} daddr {address} tcp sport {ours} drop"));
+            rule(&mut input, &format!("{family} saddr {address} tcp sport {theirs} drop"));
+            rule(&mut input, &format!("{family} saddr {address} tcp dport {ours} drop"));
         }
-        if let Some(source) = source {
+        if let Some((source, port)) = source {
             let (family, address) = family(source)?;
             rule(&mut output, &format!("{family} daddr {address} tcp dport {port} accept"));
         }
-        rule(&mut output, &format!("tcp dport {port} reject with tcp reset"));
+        // Our own port stands for everybody else: a member with another port is closed when it is the writer that is left,
+        // and another cluster on these hosts keeps its port.
+        rule(&mut output, &format!("tcp dport {ours} reject with tcp reset"));
         Ok(chains(&output, &input))
     }
 }
@@ -209,7 +226,8 @@ mod tests {
 
     #[test]
     fn a_cut_names_the_lost_writer_and_only_its_ports() {
-        let text = Table::new("service", "main", 5432).chains(None, &[("10.0.0.1".into(), 8008)]).unwrap();
+        let lost = Lost { address: "10.0.0.1".into(), port: 5432, rest_port: 8008 };
+        let text = Table::new("service", "main", 5432).chains(None, &[lost]).unwrap();
         assert!(text.contains("ip daddr 10.0.0.1 tcp dport { 5432, 8008 } reject with tcp reset"), "{text}");
         assert!(text.find("iifname \"lo\" accept").unwrap() < text.find("saddr").unwrap(), "{text}");
         assert!(!text.contains("accept\n    tcp dport"), "{text}");
@@ -217,9 +235,25 @@ mod tests {
 
     #[test]
     fn only_the_source_is_let_through() {
-        let text = Table::new("service", "main", 5432).chains(Some("fd00::1"), &[]).unwrap();
+        let text = Table::new("service", "main", 5432).chains(Some(("fd00::1", 5432)), &[]).unwrap();
         let accept = text.find("ip6 daddr fd00::1 tcp dport 5432 accept").unwrap();
         assert!(accept < text.find("tcp dport 5432 reject").unwrap(), "{text}");
+    }
+
+    #[test]
+    fn members_may_listen_on_different_ports() {
+        let lost = Lost { address: "10.0.0.1".into(), port: 5433, rest_port: 8008 };
+        let text = Table::new("service", "main", 5432).chains(None, &[lost]).unwrap();
+        for expected in [
+            "ip daddr 10.0.0.1 tcp dport { 5433, 8008 } reject",
+            "ip saddr 10.0.0.1 tcp sport 5433 drop",
+            "ip saddr 10.0.0.1 tcp dport 5432 drop",
+            "    tcp dport 5432 reject",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        let text = Table::new("service", "main", 5432).chains(Some(("10.0.0.1", 5433)), &[]).unwrap();
+        assert!(text.contains("ip daddr 10.0.0.1 tcp dport 5433 accept"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use holdfast_host::nftables::{Refuse, State, Table};
+use holdfast_host::nftables::{self, Lost, Refuse, State, Table};
 use holdfast_host::sockets;
 use support::{DEADLINE, Host, accept, may_make_hosts};
 
@@ -29,12 +29,13 @@ fn main_table() -> Table {
     Table::new("service", "main", 5432)
 }
 
-fn follow(host: &Host, table: Table, source: Option<&'static str>) {
+fn follow(host: &Host, table: Table, source: Option<(&'static str, u16)>) {
     host.on(move |runtime| runtime.block_on(table.follow(source))).unwrap();
 }
 
 fn cut(host: &Host, table: Table, address: &'static str) {
-    host.on(move |runtime| runtime.block_on(table.cut(&[(address.into(), 8008)]))).unwrap();
+    let lost = Lost { address: address.into(), port: 5432, rest_port: 8008 };
+    host.on(move |runtime| runtime.block_on(table.cut(&[lost]))).unwrap();
 }
 
 fn state(host: &Host, table: Table) -> Option<State> {
@@ -114,7 +115,7 @@ fn a_cut_stops_what_was_established_in_both_directions() {
     }
     let (standby, writer, _other) = three_hosts();
     let (at_writer, at_standby) = (writer.listen(5432), standby.listen(5432));
-    follow(&standby, main_table(), Some("10.98.1.2"));
+    follow(&standby, main_table(), Some(("10.98.1.2", 5432)));
     let mut receiver = standby.connect("10.98.1.2:5432").0.unwrap();
     stream_from(accept(&at_writer));
     let client_of_standby = writer.connect("10.98.1.1:5432").0.unwrap();
@@ -138,7 +139,7 @@ fn a_cut_leaves_everything_else_alone() {
     }
     let (standby, writer, other) = three_hosts();
     let (grpc, at_standby) = (writer.listen(7460), standby.listen(5432));
-    follow(&standby, main_table(), Some("10.98.1.2"));
+    follow(&standby, main_table(), Some(("10.98.1.2", 5432)));
     let mut to_peer = standby.connect("10.98.1.2:7460").0.unwrap();
     let mut peer = accept(&grpc);
     let mut client = other.connect("10.98.2.1:5432").0.unwrap();
@@ -163,7 +164,7 @@ fn replication_is_open_towards_the_source_and_nobody_else() {
     follow(&standby, main_table(), None);
     assert_refused_at_once(&standby, "10.98.1.2:5432");
     assert_refused_at_once(&standby, "10.98.2.2:5432");
-    follow(&standby, main_table(), Some("10.98.1.2"));
+    follow(&standby, main_table(), Some(("10.98.1.2", 5432)));
     assert_passes(&standby, "10.98.1.2:5432");
     assert_refused_at_once(&standby, "10.98.2.2:5432");
     assert_passes(&other, "10.98.2.1:5432");
@@ -177,10 +178,10 @@ fn a_change_of_source_ends_the_stream_from_the_last_one() {
     }
     let (standby, writer, other) = three_hosts();
     let (at_writer, _at_other) = (writer.listen(5432), other.listen(5432));
-    follow(&standby, main_table(), Some("10.98.1.2"));
+    follow(&standby, main_table(), Some(("10.98.1.2", 5432)));
     let mut receiver = standby.connect("10.98.1.2:5432").0.unwrap();
     drop(accept(&at_writer));
-    follow(&standby, main_table(), Some("10.98.2.2"));
+    follow(&standby, main_table(), Some(("10.98.2.2", 5432)));
     let took = write_until_reset(&mut receiver);
     assert!(took < AT_ONCE, "{took:?}");
     assert_passes(&standby, "10.98.2.2:5432");
@@ -194,7 +195,7 @@ fn two_instances_do_not_touch_each_other() {
     let (standby, writer, _other) = three_hosts();
     let _listeners = (writer.listen(5432), writer.listen(5433));
     let second = || Table::new("service", "second", 5433);
-    follow(&standby, second(), Some("10.98.1.2"));
+    follow(&standby, second(), Some(("10.98.1.2", 5433)));
     cut(&standby, main_table(), "10.98.1.2");
     assert_refused_at_once(&standby, "10.98.1.2:5432");
     assert_passes(&standby, "10.98.1.2:5433");
@@ -210,11 +211,15 @@ fn the_kernel_says_what_is_in_force() {
         return;
     }
     let standby = Host::new();
+    let generation = || standby.on(|_| nftables::generation()).unwrap();
     assert_eq!(state(&standby, main_table()), None);
+    let before = generation();
+    assert_eq!(generation(), before, "asking and listing change nothing");
     follow(&standby, main_table(), None);
+    assert!(generation().follows(before), "a table is one change");
     assert_eq!(state(&standby, main_table()), Some(State::default()));
-    follow(&standby, main_table(), Some("fd00::1"));
-    let open = State { source: Some("fd00::1".into()), ..State::default() };
+    follow(&standby, main_table(), Some(("fd00::1", 5432)));
+    let open = State { source: Some(("fd00::1".into(), 5432)), ..State::default() };
     assert_eq!(state(&standby, main_table()), Some(open));
     cut(&standby, main_table(), "10.0.0.9");
     let closed = State { source: None, cut: ["10.0.0.9".to_owned()].into() };

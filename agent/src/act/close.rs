@@ -10,7 +10,7 @@ use holdfast_types::MemberName;
 use holdfast_types::keys;
 use holdfast_types::record::{Reign, Stored};
 
-use super::{armed_txn, incident, term_is, trace, txn};
+use super::{armed_txn, encoded, incident, not_fenced, term_is, trace, txn};
 use crate::member::Member;
 
 /// Runs the transaction of the plan. The order of its writes matters: Patroni's cache applies events one by one, and the
@@ -23,7 +23,7 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
     let event = incident::at_close(member, cluster, plan, closed.trace.as_deref());
     let mut writes = vec![
         Write::PutSameValue { key: member.keys.patroni_sync() },
-        Write::put(member.keys.term(), Stored::new(closed).encode()),
+        Write::put(member.keys.term(), encoded(cluster, &member.keys.term(), closed)),
         Write::put(member.keys.event(event.number), Stored::new(event).encode()),
     ];
     if plan.delete_failover {
@@ -59,6 +59,7 @@ fn compares(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<Vec<
         revision(keys.floor(), plan.floor_mod_revision),
         revision(keys.patroni_sync(), plan.sync_mod_revision),
         revision(keys.patroni_leader(), plan.leader_mod_revision),
+        revision(keys.patroni_config(), plan.config_mod_revision),
     ];
     for (promiser, is) in &plan.promise_mod_revisions {
         compares.push(revision(keys.promise(promiser, plan.closed.term), *is));
@@ -81,6 +82,7 @@ fn compares(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<Vec<
     }
     if let LeaderKey::Give { to, member_lease } = &plan.leader_key {
         compares.push(Compare::Lease { key: keys.patroni_member(to), is: *member_lease });
+        compares.push(not_fenced(member, to));
     }
     Ok(compares)
 }
@@ -125,6 +127,7 @@ pub async fn name_next(
         term_is(member, term_mod_revision),
         Compare::ModRevision { key: key.clone(), is: leader_mod_revision },
         Compare::Lease { key: member.keys.patroni_member(to), is: member_lease },
+        not_fenced(member, to),
     ];
     let write = Write::Put { key, value: to.as_str().into(), lease: member_lease };
     if !armed_txn(member, cluster, txn(compares, vec![write])).await? {

@@ -4,8 +4,9 @@ use anyhow::Result;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::Postgres;
 use holdfast_store::{Txn, Write};
-use holdfast_types::record::{MemberFacts, Stored};
+use holdfast_types::record::MemberFacts;
 
+use super::encoded;
 use crate::member::Member;
 
 /// Puts our facts if they differ from what etcd holds. Not on the session's lease: the address of a dead writer is
@@ -17,7 +18,9 @@ pub async fn publish(member: &Member, cluster: &Cluster) -> Result<()> {
     if cluster.facts.get(me) == Some(&facts) || on_its_way {
         return Ok(());
     }
-    let write = Write::put(member.keys.facts(me), Stored::new(facts.clone()).encode());
+    let key = member.keys.facts(me);
+    let value = encoded(cluster, &key, facts.clone());
+    let write = Write::put(key, value);
     member.world.store.txn(Txn { writes: vec![write], ..Txn::default() }).await?;
     member.state().published = Some(facts);
     Ok(())

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::floor::{self, Begun};
+use holdfast_agent_core::sync::SyncKey;
 use holdfast_store::{Compare, Write};
 use holdfast_types::keys;
-use holdfast_types::record::{FloorRecord, Stored};
+use holdfast_types::record::FloorRecord;
 use holdfast_types::{MemberName, Position, Term};
 
-use super::{armed_txn, term_is, txn};
+use super::{armed_txn, encoded, term_is, txn};
 use crate::member::Member;
 use crate::member::sql::WriterState;
 
@@ -23,7 +24,7 @@ const FLUSH_POLL: Duration = Duration::from_millis(10);
 /// Reads the setting, then the position, waits for the members, then puts the record.
 pub async fn publish(member: &Member, cluster: &Cluster, begun: &Begun) -> Result<()> {
     let record = cluster.term.as_ref().context("the term record is gone")?;
-    let floor = settled(member, cluster, begun, record.value.term).await?;
+    let floor = settled(member, cluster, &begun.sync, record.value.term).await?;
     let own = member.own().context("our own session is not known to be alive")?;
     let session = keys::session(&member.config.region, &member.config.host);
     let compares = vec![
@@ -31,7 +32,9 @@ pub async fn publish(member: &Member, cluster: &Cluster, begun: &Begun) -> Resul
         Compare::Lease { key: session, is: own.session.0 },
         Compare::ModRevision { key: member.keys.patroni_sync(), is: begun.sync.mod_revision },
     ];
-    let write = Write::put(member.keys.floor(), Stored::new(floor.clone()).encode());
+    let key = member.keys.floor();
+    let value = encoded(cluster, &key, floor.clone());
+    let write = Write::put(key, value);
     if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
         bail!("etcd has changed since it was read");
     }
@@ -39,12 +42,12 @@ pub async fn publish(member: &Member, cluster: &Cluster, begun: &Begun) -> Resul
     Ok(())
 }
 
-/// The record to put for `begun`, once enough members have flushed what it promises.
-pub async fn settled(member: &Member, cluster: &Cluster, begun: &Begun, term: Term) -> Result<FloorRecord> {
+/// The record to put for `sync`, once enough members have flushed what it promises.
+pub async fn settled(member: &Member, cluster: &Cluster, sync: &SyncKey, term: Term) -> Result<FloorRecord> {
     let me = &member.instance.member;
     // The setting is read after `/sync`, never before.
     let writer = member.sql.writer().await?;
-    let begun = floor::begin(None, &begun.sync, writer.setting.as_ref(), me, term)?;
+    let begun = floor::begin(None, sync, writer.setting.as_ref(), me, term, &cluster.data_uuids())?;
     let position = member.sql.writer().await?.flushed;
     let started = tokio::time::Instant::now();
     loop {

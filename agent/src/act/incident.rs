@@ -15,10 +15,10 @@ use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Compare, Read, Store, Txn, TxnOutcome, Write};
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{EventRecord, HoldRecord, Reign, Step, Stored};
+use holdfast_types::record::{EventRecord, HoldRecord, Reign, Step};
 use holdfast_types::{MemberName, Term};
 
-use super::{armed_txn, trace, txn};
+use super::{armed_txn, encoded, trace, txn};
 use crate::member::Member;
 use crate::telemetry::Telemetry;
 
@@ -104,6 +104,8 @@ struct Follower {
     cluster: String,
     telemetry: Telemetry,
     trace: Option<TraceContext>,
+    /// The term of a hold: its incident has had its ERROR line already.
+    held: Option<Term>,
 }
 
 impl Follower {
@@ -116,6 +118,7 @@ impl Follower {
             cluster: member.instance.cluster.to_string(),
             telemetry: member.telemetry.clone(),
             trace: trace::of_record(cluster),
+            held: cluster.hold.as_ref().map(|hold| hold.value.term),
         }
     }
 
@@ -136,17 +139,17 @@ impl Follower {
         for attempt in 1..=PROOF_ATTEMPTS {
             match self.sql.prove(&text, PROOF_DEADLINE).await {
                 Ok(()) => {
-                    let Some(event) = self.step(closed, Step::Proved).await else { return };
+                    let Some(event) = self.step(closed, Step::Proved).await else {
+                        tracing::error!(
+                            cluster = self.cluster, term = closed.0, to = %self.me,
+                            "the writer was lost and replaced, and the incident's end cannot be recorded; see: holdfast status"
+                        );
+                        return;
+                    };
                     let attempts = [("holdfast.attempts", attempt.to_string())];
                     trace::step(&self.telemetry, self.trace, "verification", start, &attempts);
                     trace::incident(&self.telemetry, self.trace, &event);
-                    let gap_ms = gap_ms(&event).unwrap_or_default();
-                    tracing::error!(
-                        cluster = self.cluster, term = closed.0, from = %event.from, to = %self.me, gap_ms,
-                        trace_id = event.trace_id.as_deref().unwrap_or("none"),
-                        "the writer was lost and replaced; see: holdfast events"
-                    );
-                    return;
+                    return self.say_replaced(closed, &event);
                 }
                 Err(error) => {
                     tracing::warn!(cluster = self.cluster, attempt, %error, "the new writer is not proved yet")
@@ -157,6 +160,21 @@ impl Follower {
             cluster = self.cluster, to = %self.me,
             "the new writer cannot commit: no synchronous standby acknowledges; look at holdfast status"
         );
+    }
+}
+
+impl Follower {
+    /// One incident, one ERROR line: the hold had it, if there was one.
+    fn say_replaced(&self, closed: Term, event: &EventRecord) {
+        let gap_ms = gap_ms(event).unwrap_or_default();
+        let (from, to) = (&event.from, &self.me);
+        let trace_id = event.trace_id.as_deref().unwrap_or("none");
+        let text = "the writer was lost and replaced; see: holdfast events";
+        if self.held == Some(closed) {
+            tracing::warn!(cluster = self.cluster, term = closed.0, %from, %to, gap_ms, trace_id, "{text}");
+        } else {
+            tracing::error!(cluster = self.cluster, term = closed.0, %from, %to, gap_ms, trace_id, "{text}");
+        }
     }
 }
 
@@ -174,7 +192,7 @@ pub fn opened(member: &Member, cluster: &Cluster) {
     tokio::spawn(async move { follower.step(closed, Step::Opened).await });
 }
 
-/// Our PostgreSQL has left recovery: says so in the event, and proves it by a write.
+/// Our PostgreSQL has left recovery: says so in the event.
 pub fn promoted(member: &Member, cluster: &Cluster) {
     let Some(term) = term_in_force(cluster).map(|term| term.value.term) else { return };
     let closed = Term(term.0.saturating_sub(1));
@@ -182,11 +200,13 @@ pub fn promoted(member: &Member, cluster: &Cluster) {
         trace::step(&member.telemetry, trace::of_record(cluster), "promotion", start, &[]);
     }
     let follower = Follower::of(member, cluster);
-    tokio::spawn(async move {
-        if follower.step(closed, Step::Promoted).await.is_some() {
-            follower.prove(closed).await;
-        }
-    });
+    tokio::spawn(async move { follower.step(closed, Step::Promoted).await });
+}
+
+/// Proves the reign after `closed` by a write, and ends its incident.
+pub fn prove(member: &Member, cluster: &Cluster, closed: Term) {
+    let follower = Follower::of(member, cluster);
+    tokio::spawn(async move { follower.prove(closed).await });
 }
 
 /// A second failover so soon is held: says so in etcd, and pages.
@@ -200,10 +220,13 @@ pub async fn hold(member: &Member, cluster: &Cluster, term: Term, last_failover_
              look first, then let it go on with: holdfast hold end"
         ),
         released_by: None,
+        released_why: None,
+        paged: None,
     };
     let is = cluster.hold.as_ref().map_or(0, |hold| hold.mod_revision);
     let compares = vec![Compare::ModRevision { key: key.clone(), is }];
-    let write = Write::put(key, Stored::new(record.clone()).encode());
+    let value = encoded(cluster, &key, record.clone());
+    let write = Write::put(key, value);
     if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
         bail!("etcd has changed since it was read");
     }

@@ -1,11 +1,13 @@
 //! Ends processes: a hung Patroni alone, or everything of an instance. By cgroup and by process id, never by name.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
+use holdfast_agent_core::cluster::Cluster;
 use holdfast_host::cgroup::Cgroup;
 use holdfast_host::process::PidFd;
 
+use super::trace;
 use crate::member::Member;
 use crate::observe::processes;
 
@@ -13,14 +15,19 @@ use crate::observe::processes;
 const EMPTY_DEADLINE: Duration = Duration::from_millis(2_000);
 
 /// Kills Patroni and nothing else; the supervisor starts it again, and it takes the running PostgreSQL over.
-pub fn restart_patroni(member: &Member) -> Result<()> {
+pub fn restart_patroni(member: &Member, cluster: &Cluster) -> Result<()> {
+    let start = member.state().patroni_hung_since.unwrap_or_else(SystemTime::now);
     let path = &member.instance.cgroup;
     let pids = processes::patroni(path).with_context(|| path.display().to_string())?;
     for pid in &pids {
         let pid_fd = PidFd::open(*pid).with_context(|| format!("Patroni's process {pid}"))?;
         pid_fd.kill().with_context(|| format!("Patroni's process {pid}"))?;
     }
-    member.state().patroni_hung = false;
+    {
+        let mut state = member.state();
+        (state.patroni_hung, state.patroni_hung_since) = (false, None);
+    }
+    trace::restarted(&member.telemetry, cluster, &member.instance.member, (start, SystemTime::now()));
     tracing::warn!(cluster = %member.instance.cluster, ?pids, "Patroni was hung and has been killed; PostgreSQL runs on");
     Ok(())
 }

@@ -20,7 +20,10 @@ use anyhow::Result;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::Action;
 use holdfast_store::{Compare, Txn, TxnOutcome, Write};
-use holdfast_types::record::{FenceReason, FenceRecord};
+use holdfast_types::MemberName;
+use holdfast_types::record::{FenceReason, FenceRecord, Stored};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::member::Member;
 
@@ -38,6 +41,13 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             incident::promoted(member, cluster);
             Ok(())
         }
+        Action::Prove { closed } => {
+            incident::prove(member, cluster, *closed);
+            Ok(())
+        }
+        Action::FollowPatroni { term, term_mod_revision, leader_mod_revision } => {
+            term::follow_patroni(member, cluster, *term, (*term_mod_revision, *leader_mod_revision)).await
+        }
         Action::KeepFloor(begun) => floor::publish(member, cluster, begun).await,
         Action::ShutGateAndKill => kill::shut_gate_and_kill(member).await,
         Action::Attest { term, stop } => attest::attest(member, cluster, *term, stop.clone()).await,
@@ -45,16 +55,16 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             attest::withdraw(member, cluster, *attestation_mod_revision, *term_mod_revision).await
         }
         Action::OpenGate => attest::open_gate(member).await,
-        Action::RestartPatroni => kill::restart_patroni(member),
+        Action::RestartPatroni => kill::restart_patroni(member, cluster),
         Action::KillDeposed => kill::deposed(member).await,
         Action::KillFenced => kill::fenced(member).await,
-        Action::Follow { address } => network::follow(member, cluster, address.as_deref()).await,
+        Action::Follow { source } => network::follow(member, source.as_ref()).await,
         Action::Promise { term, writer } => promise::promise(member, cluster, *term, writer).await,
         Action::WithdrawPromise { promise_mod_revision, term_mod_revision, writers_session } => {
             promise::withdraw(member, cluster, *promise_mod_revision, *term_mod_revision, *writers_session)
                 .await
         }
-        Action::ForgetPhase => Ok(member.set_phase(None).await?),
+        Action::ForgetPhase => promise::forget(member, cluster).await,
         Action::Close(plan) => close::close(member, cluster, plan).await,
         Action::Hold { term, last_failover_wall_ms } => {
             incident::hold(member, cluster, *term, *last_failover_wall_ms).await
@@ -87,8 +97,10 @@ pub fn describe(action: &Action) -> String {
         Action::RestartPatroni => "killed a hung Patroni; its supervisor starts it again".into(),
         Action::KillDeposed => "killed a PostgreSQL that accepts writes in a term that is not its own".into(),
         Action::KillFenced => "killed the PostgreSQL of a fenced node".into(),
-        Action::Follow { address: Some(address) } => format!("opened replication towards {address}"),
-        Action::Follow { address: None } => "closed replication towards everybody".into(),
+        Action::Prove { closed } => format!("proved the writer that followed term {closed} by a write"),
+        Action::FollowPatroni { term, .. } => format!("opened term {term} for Patroni's leader"),
+        Action::Follow { source: Some((address, _)) } => format!("opened replication towards {address}"),
+        Action::Follow { source: None } => "closed replication towards everybody".into(),
         Action::Promise { term, writer } => {
             format!("left {writer}, the writer of term {term}, and promised so")
         }
@@ -109,12 +121,32 @@ pub fn why_fenced(record: &FenceRecord) -> String {
     }
 }
 
+/// Why a member is kept out; a fence record that this build cannot read keeps it out too.
+pub fn why_kept_out(cluster: &Cluster, member: &MemberName) -> Option<String> {
+    let unreadable = cluster.unreadable_fences.contains(member);
+    let fence = cluster.fences.get(member).map(|fence| why_fenced(&fence.value));
+    fence.or_else(|| {
+        unreadable.then(|| "by a record that this build cannot read; upgrade this host".to_owned())
+    })
+}
+
+/// Compares that no fence record stands against a member.
+pub fn not_fenced(member: &Member, who: &MemberName) -> Compare {
+    Compare::ModRevision { key: member.keys.fence(who), is: 0 }
+}
+
 /// Runs a transaction that only an armed cluster may see: it compares the mode record beside what it is given, so that
 /// `disarm` is the end of everything that was on its way. `false` means that a comparison failed.
 pub async fn armed_txn(member: &Member, cluster: &Cluster, mut txn: Txn) -> Result<bool> {
     let is = cluster.mode.as_ref().map_or(0, |mode| mode.mod_revision);
     txn.compares.push(Compare::ModRevision { key: member.keys.mode(), is });
     Ok(matches!(member.world.store.txn(txn).await?, TxnOutcome::Succeeded { .. }))
+}
+
+/// The bytes of a record of ours that takes the place of the one under `key`, if there is one: what a newer build wrote
+/// into that is kept.
+pub fn encoded<T: Serialize + DeserializeOwned>(cluster: &Cluster, key: &str, body: T) -> Vec<u8> {
+    Stored::keeping(body, cluster.unknown.get(key)).encode()
 }
 
 /// Compares the term record's revision.

@@ -4,13 +4,12 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_agent_core::floor::Begun;
 use holdfast_agent_core::open::OpenPlan;
 use holdfast_store::{Compare, Write};
 use holdfast_types::Term;
-use holdfast_types::record::{FloorRecord, Reign, Stored, TermRecord};
+use holdfast_types::record::{FloorRecord, Reign, TermRecord};
 
-use super::{armed_txn, floor, incident, term_is, txn};
+use super::{armed_txn, encoded, floor, incident, not_fenced, term_is, txn};
 use crate::member::Member;
 
 /// Runs the transaction of the plan; `false` means that a comparison failed.
@@ -20,8 +19,10 @@ pub async fn open(member: &Member, cluster: &Cluster, plan: &OpenPlan) -> Result
         term_is(member, plan.term_mod_revision),
         Compare::ModRevision { key: keys.patroni_leader(), is: plan.leader_mod_revision },
         Compare::ModRevision { key: keys.patroni_sync(), is: plan.sync_mod_revision },
+        not_fenced(member, &member.instance.member),
     ];
-    let opened = armed_txn(member, cluster, txn(compares, writes(member, &plan.opened, &plan.floor))).await?;
+    let opened =
+        armed_txn(member, cluster, txn(compares, writes(member, cluster, &plan.opened, &plan.floor))).await?;
     if opened {
         // What bound us to the last term is over; the disk must not say otherwise after a crash of the agent.
         member.set_phase(None).await?;
@@ -33,11 +34,11 @@ pub async fn open(member: &Member, cluster: &Cluster, plan: &OpenPlan) -> Result
     Ok(opened)
 }
 
-fn writes(member: &Member, opened: &TermRecord, floor: &FloorRecord) -> Vec<Write> {
-    vec![
-        Write::put(member.keys.term(), Stored::new(opened.clone()).encode()),
-        Write::put(member.keys.floor(), Stored::new(floor.clone()).encode()),
-    ]
+fn writes(member: &Member, cluster: &Cluster, opened: &TermRecord, floor: &FloorRecord) -> Vec<Write> {
+    let (term, floor_key) = (member.keys.term(), member.keys.floor());
+    let opened = encoded(cluster, &term, opened.clone());
+    let floor = encoded(cluster, &floor_key, floor.clone());
+    vec![Write::put(term, opened), Write::put(floor_key, floor)]
 }
 
 /// The first term after arming, for the leader that Patroni has: Patroni calls no hook for it.
@@ -50,8 +51,7 @@ pub async fn open_first(
     let own = member.own().context("our own session is not known to be alive")?;
     let sync = cluster.sync.as_ref().context("Patroni has no /sync key: synchronous_mode must be quorum")?;
     let leader = cluster.leader_key.as_ref().context("Patroni has no leader")?;
-    let begun = Begun { sync: sync.clone(), configuration: sync.configuration(&member.instance.member) };
-    let floor = floor::settled(member, cluster, &begun, term).await?;
+    let floor = floor::settled(member, cluster, sync, term).await?;
     let reign = Reign::Open {
         holder: member.instance.member.clone(),
         incarnation: own.incarnation,
@@ -65,7 +65,7 @@ pub async fn open_first(
         Compare::ModRevision { key: keys.patroni_leader(), is: leader.mod_revision },
         Compare::ModRevision { key: keys.patroni_sync(), is: sync.mod_revision },
     ];
-    if !armed_txn(member, cluster, txn(compares, writes(member, &opened, &floor))).await? {
+    if !armed_txn(member, cluster, txn(compares, writes(member, cluster, &opened, &floor))).await? {
         bail!("etcd has changed since it was read");
     }
     tracing::info!(cluster = %member.instance.cluster, term = term.0, "first term after arming opened");

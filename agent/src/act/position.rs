@@ -3,42 +3,42 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use holdfast_types::Position;
+use holdfast_types::{Position, Timeline};
 
 use crate::member::Member;
 use crate::member::sql::StandbyState;
 
-/// Replay that has not moved for this long stands: at the end, or at a last record of which only a part has come, which
-/// may trail for ever.
-const STILL: Duration = Duration::from_millis(60);
 const POLL: Duration = Duration::from_millis(10);
 /// How long replay may go on until the next look.
 const DEADLINE: Duration = Duration::from_millis(1_500);
 
 /// The end of what was received and flushed, once nothing more can come.
 ///
-/// After a restart PostgreSQL does not know what it had received before; then the end is where replay stands, which is
-/// the last complete record (a restarted standby reported less than it had acknowledged, rule 5 d).
-pub async fn settled(member: &Member) -> Result<Position> {
+/// After a restart PostgreSQL does not know what it had received before. Then the end is where replay stands once the
+/// startup process waits for more: replay that merely stands still says nothing, because one record can take seconds (a
+/// database copied, a conflict with a query), and a restarted standby reported less than it had acknowledged (rule 5 d).
+pub async fn received(member: &Member) -> Result<Position> {
+    until(member, |now| now.received.is_some() || now.waits_for_wal).await
+}
+
+/// The same for the hook: all local WAL is replayed. `None` means ask again.
+pub async fn replayed(member: &Member) -> Option<Position> {
+    until(member, |now| now.waits_for_wal || (now.received.is_some() && now.received <= now.replayed))
+        .await
+        .ok()
+}
+
+async fn until(member: &Member, settled: impl Fn(&StandbyState) -> bool) -> Result<Position> {
     let started = tokio::time::Instant::now();
-    let mut last = member.sql.standby().await?;
-    let mut still_since = started;
     loop {
-        if last.received.is_some() && last.received == last.replayed {
-            return position(member, &last);
-        }
-        tokio::time::sleep(POLL).await;
         let now = member.sql.standby().await?;
-        if (now.received, now.replayed) != (last.received, last.replayed) {
-            still_since = tokio::time::Instant::now();
-        }
-        last = now;
-        if still_since.elapsed() >= STILL {
-            return position(member, &last);
+        if settled(&now) {
+            return position(member, &now);
         }
         if started.elapsed() >= DEADLINE {
-            bail!("replay still moves");
+            bail!("local WAL is still being replayed");
         }
+        tokio::time::sleep(POLL).await;
     }
 }
 
@@ -46,12 +46,11 @@ fn position(member: &Member, standby: &StandbyState) -> Result<Position> {
     let Some(lsn) = standby.received.max(standby.replayed) else {
         bail!("PostgreSQL says neither what it received nor what it replayed");
     };
-    let remembered = member.state().received_timeline;
-    let timeline = standby.received_timeline.or(remembered).unwrap_or(standby.control_timeline);
-    Ok(Position { timeline, lsn })
+    let timeline = received_timeline(member, standby).unwrap_or(standby.control_timeline);
+    Ok(Position { timeline: timeline.max(standby.control_timeline), lsn })
 }
 
-/// For the hook: the position, if all local WAL is replayed by now; `None` means ask again.
-pub async fn replayed(member: &Member) -> Option<Position> {
-    settled(member).await.ok()
+/// The timeline on which WAL came last: what the walreceiver says, or said while it lived.
+pub fn received_timeline(member: &Member, standby: &StandbyState) -> Option<Timeline> {
+    standby.received_timeline.max(member.state().received_timeline)
 }

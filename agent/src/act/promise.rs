@@ -6,12 +6,13 @@ use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::{self, NextStep, Phase, Progress};
 use holdfast_host::clock;
+use holdfast_host::nftables::Lost;
 use holdfast_store::{Compare, Write};
 use holdfast_types::keys;
-use holdfast_types::record::{Promise, Stored};
+use holdfast_types::record::Promise;
 use holdfast_types::{MemberName, SessionId, Term};
 
-use super::{armed_txn, network, position, term_is, trace, txn};
+use super::{armed_txn, encoded, network, position, term_is, trace, txn};
 use crate::member::Member;
 use crate::observe::walreceiver;
 
@@ -25,10 +26,14 @@ pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &Me
     let positioned = match standing {
         // A position is worth something only while nothing can come after it: a filter that somebody has flushed since
         // means another read.
-        Some(Phase::Positioned { promise } | Phase::Promised { promise }) if is_cut(member).await? => promise,
+        Some(Phase::Positioned { promise } | Phase::Promised { promise })
+            if is_cut(member, cluster, writer).await? =>
+        {
+            promise
+        }
         other => {
             if other.is_none() {
-                member.set_phase(Some(Phase::Intended { term, writer: writer.clone() })).await?;
+                intend(member, term, writer).await?;
             }
             leave(member, cluster, term, writer).await?
         }
@@ -51,9 +56,26 @@ pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &Me
     Ok(())
 }
 
-/// Whether the kernel still has our table, open towards nobody.
-async fn is_cut(member: &Member) -> Result<bool> {
-    Ok(member.firewall.state().await?.is_some_and(|state| state.source.is_none()))
+/// Step (a), with the timeline that only a living walreceiver tells.
+async fn intend(member: &Member, term: Term, writer: &MemberName) -> Result<()> {
+    let received_timeline = match member.sql.standby().await {
+        Ok(standby) => position::received_timeline(member, &standby),
+        // Nothing is known that the position will not ask for again.
+        Err(_) => member.state().received_timeline,
+    };
+    member.state().received_timeline = received_timeline;
+    member.set_phase(Some(Phase::Intended { term, writer: writer.clone(), received_timeline })).await?;
+    Ok(())
+}
+
+/// Whether the kernel still has our table, with the writer cut off.
+async fn is_cut(member: &Member, cluster: &Cluster, writer: &MemberName) -> Result<bool> {
+    let Some((address, _)) = cluster.address(writer) else { return Ok(false) };
+    Ok(member
+        .firewall
+        .state()
+        .await?
+        .is_some_and(|state| state.source.is_none() && state.cut.contains(address)))
 }
 
 /// Steps (b) to (f). The order is the core's; what is seen here is passed to it after each step.
@@ -64,7 +86,8 @@ async fn leave(member: &Member, cluster: &Cluster, term: Term, writer: &MemberNa
     loop {
         match detach::next_step(&progress) {
             NextStep::Cut => {
-                network::cut(member, address, facts.rest_port).await?;
+                let lost = Lost { address: address.to_owned(), port, rest_port: facts.rest_port };
+                network::cut(member, lost).await?;
                 progress.cut_in_place = true;
             }
             NextStep::EndWalreceiver => {
@@ -72,7 +95,7 @@ async fn leave(member: &Member, cluster: &Cluster, term: Term, writer: &MemberNa
                 progress.walreceiver_gone = true;
             }
             NextStep::WaitForReplay | NextStep::ReadPosition => {
-                progress.position = Some(position::settled(member).await?);
+                progress.position = Some(position::received(member).await?);
                 progress.replay_settled = true;
             }
             NextStep::Persist(position) => {
@@ -103,7 +126,8 @@ async fn leave(member: &Member, cluster: &Cluster, term: Term, writer: &MemberNa
 async fn put(member: &Member, cluster: &Cluster, promise: Promise) -> Result<()> {
     let record = cluster.term.as_ref().context("the term record is gone")?;
     let key = member.keys.promise(&member.instance.member, promise.term);
-    let write = Write::put(key, Stored::new(promise.clone()).encode());
+    let value = encoded(cluster, &key, promise.clone());
+    let write = Write::put(key, value);
     if !armed_txn(member, cluster, txn(vec![term_is(member, record.mod_revision)], vec![write])).await? {
         bail!("the term record has changed since it was read");
     }
@@ -138,5 +162,23 @@ pub async fn withdraw(
     }
     member.set_phase(None).await?;
     tracing::info!(cluster = %member.instance.cluster, term = record.value.term.0, "promise withdrawn: the writer is in office");
+    Ok(())
+}
+
+/// A later term is open: what bound us is over, and our older promises are deleted so that etcd holds a bounded number.
+pub async fn forget(member: &Member, cluster: &Cluster) -> Result<()> {
+    let term = cluster.term.as_ref().context("the term record is gone")?;
+    let me = &member.instance.member;
+    if let Some(old) = cluster.promises.get(me).filter(|old| old.value.term < term.value.term) {
+        let key = member.keys.promise(me, old.value.term);
+        let compares = vec![
+            term_is(member, term.mod_revision),
+            Compare::ModRevision { key: key.clone(), is: old.mod_revision },
+        ];
+        if !armed_txn(member, cluster, txn(compares, vec![Write::Delete { key }])).await? {
+            bail!("etcd has changed since it was read");
+        }
+    }
+    member.set_phase(None).await?;
     Ok(())
 }

@@ -1,20 +1,49 @@
-//! Rewrites the term record of our own open term: a new incarnation or session (rule 23), or that we are writable.
+//! Rewrites the term record of our own open term: a new incarnation or session (rule 23), or that we are writable. In
+//! class `off`, opens a term for Patroni's leader.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_store::Write;
-use holdfast_types::record::{Stored, TermRecord};
+use holdfast_store::{Compare, Write};
+use holdfast_types::Term;
+use holdfast_types::record::{Reign, TermRecord};
 
-use super::{armed_txn, term_is, txn};
+use super::{armed_txn, encoded, term_is, txn};
 use crate::member::Member;
 
 /// Puts `record` if the term record still stands at `mod_revision`.
 pub async fn put(member: &Member, cluster: &Cluster, record: &TermRecord, mod_revision: i64) -> Result<()> {
-    let value = Stored::new(record.clone()).encode();
-    let write = Write::put(member.keys.term(), value);
+    let key = member.keys.term();
+    let value = encoded(cluster, &key, record.clone());
+    let write = Write::put(key, value);
     if !armed_txn(member, cluster, txn(vec![term_is(member, mod_revision)], vec![write])).await? {
         bail!("the term record has changed since it was read");
     }
     tracing::info!(cluster = %member.instance.cluster, term = record.term.0, "term record rewritten: still ours");
+    Ok(())
+}
+
+/// Class `off`: we hold Patroni's lock and accept writes, so the term is ours.
+pub async fn follow_patroni(
+    member: &Member,
+    cluster: &Cluster,
+    term: Term,
+    (term_mod_revision, leader_mod_revision): (i64, i64),
+) -> Result<()> {
+    let own = member.own().context("our own session is not known to be alive")?;
+    let (incarnation, session) = (own.incarnation, own.session);
+    let holder = member.instance.member.clone();
+    let record =
+        TermRecord { term, reign: Reign::Open { holder, incarnation, session, writable: true }, trace: None };
+    let compares = vec![
+        term_is(member, term_mod_revision),
+        Compare::ModRevision { key: member.keys.patroni_leader(), is: leader_mod_revision },
+    ];
+    let key = member.keys.term();
+    let value = encoded(cluster, &key, record);
+    let write = Write::put(key, value);
+    if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
+        bail!("etcd has changed since it was read");
+    }
+    tracing::info!(cluster = %member.instance.cluster, term = term.0, "term opened: Patroni's leader is the writer");
     Ok(())
 }

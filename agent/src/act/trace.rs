@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::term_in_force;
 use holdfast_proto::trace::TraceContext;
+use holdfast_types::MemberName;
 use holdfast_types::record::{EventRecord, Reign, Step};
 
 use crate::telemetry::Telemetry;
@@ -27,6 +28,23 @@ pub fn of_incident(cluster: &Cluster) -> Option<TraceContext> {
 /// The context that the term record carries: of the incident that closed it, or that opened it.
 pub fn of_record(cluster: &Cluster) -> Option<TraceContext> {
     term_in_force(cluster)?.value.trace.as_ref()?.parse().ok()
+}
+
+/// A hung Patroni was ended over a healthy PostgreSQL: an incident of its own, with one host and no change of writer.
+pub fn restarted(
+    telemetry: &Telemetry,
+    cluster: &Cluster,
+    member: &MemberName,
+    (start, end): (SystemTime, SystemTime),
+) {
+    let millis = start.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let term = term_in_force(cluster).map_or(0, |term| term.value.term.0);
+    let trace = fnv(FNV_START, format!("patroni-hung/{member}/{millis}").as_bytes());
+    let span = fnv(trace, b"incident") as u64;
+    let Ok(context) = format!("00-{trace:032x}-{span:016x}-01").parse::<TraceContext>() else { return };
+    let attributes = [("holdfast.term", term.to_string()), ("holdfast.member", member.to_string())];
+    telemetry.span("patroni restart", &context, start, end, &attributes);
+    telemetry.root("incident", &context, start, end, &attributes);
 }
 
 const FNV_START: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;

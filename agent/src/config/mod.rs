@@ -51,6 +51,8 @@ pub struct Config {
     pub instances: Vec<Instance>,
     /// The PgBouncer processes of this host.
     pub poolers: Vec<Pooler>,
+    /// Clusters that applications on this host connect to directly.
+    pub clients: Vec<ClusterId>,
 }
 
 /// One PostgreSQL under one Patroni.
@@ -95,14 +97,30 @@ pub struct Pooler {
 
 /// Reads and checks the file and the identity that it names. All problems come back together.
 pub fn load_with_identity(file: &Path) -> Result<(Config, Identity), Vec<Problem>> {
-    let config = load(file)?;
-    let identity = Identity::load(config.tls.clone()).map_err(|problems| {
-        problems
-            .iter()
-            .map(|problem| Problem { path: "tls".into(), text: problem.to_string() })
-            .collect::<Vec<_>>()
-    })?;
-    Ok((config, identity))
+    let (read, mut problems) = match load(file) {
+        Ok(config) => (Some(config), Vec::new()),
+        Err(problems) => (None, problems),
+    };
+    // What is wrong with the certificates is said beside what is wrong with the file.
+    let tls = match &read {
+        Some(config) => Some(config.tls.clone()),
+        None => tls_alone(file),
+    };
+    match (read, tls.map(Identity::load)) {
+        (Some(config), Some(Ok(identity))) => Ok((config, identity)),
+        (_, Some(Err(found))) => {
+            problems.extend(found.iter().map(|one| Problem { path: "tls".into(), text: one.to_string() }));
+            Err(problems)
+        }
+        (_, Some(Ok(_)) | None) => Err(problems),
+    }
+}
+
+/// The paths of the identity in a file that is otherwise not right.
+fn tls_alone(file: &Path) -> Option<TlsPaths> {
+    let table: toml::Table = std::fs::read_to_string(file).ok()?.parse().ok()?;
+    let path = |name: &str| Some(PathBuf::from(table.get("tls")?.get(name)?.as_str()?));
+    Some(TlsPaths { ca: path("ca")?, cert: path("cert")?, key: path("key")? })
 }
 
 /// Reads and checks the file alone: the gates run as Patroni's user, who need not be able to read our key.
@@ -152,11 +170,14 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     let of_region = region.clone();
     let instances = top.tables("instance", |one| instance(one, of_region.as_ref()));
     let poolers = top.tables("pooler", |one| pooler(one, of_region.as_ref()));
-    for (index, one) in instances.iter().enumerate() {
-        if instances[..index].iter().any(|other| other.cluster == one.cluster) {
-            top.problem("instance", format!("{} is there twice", one.cluster));
-        }
-    }
+    let clients = top.tables("client", |one| cluster(one, of_region.as_ref()));
+    twice(top, "instance", &instances, |one| one.cluster.to_string());
+    twice(top, "instance", &instances, |one| format!("data_dir {}", one.data_dir.display()));
+    twice(top, "instance", &instances, |one| format!("port {}", one.port));
+    twice(top, "instance", &instances, |one| format!("cgroup {}", one.cgroup.display()));
+    twice(top, "pooler", &poolers, |one| format!("name {}", one.name));
+    twice(top, "pooler", &poolers, |one| format!("target_file {}", one.target_file.display()));
+    twice(top, "client", &clients, ToString::to_string);
     Some(Config {
         region: region?,
         host: host?,
@@ -173,7 +194,18 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
         paging,
         instances,
         poolers,
+        clients,
     })
+}
+
+/// What must be each table's own.
+fn twice<T>(top: &mut Reader<'_>, table: &str, all: &[T], own: impl Fn(&T) -> String) {
+    for (index, one) in all.iter().enumerate() {
+        let own_of_one = own(one);
+        if all[..index].iter().any(|other| own(other) == own_of_one) {
+            top.problem(table, format!("{own_of_one} is there twice"));
+        }
+    }
 }
 
 fn socket(text: String) -> Result<SocketAddr, String> {

@@ -1,13 +1,14 @@
 //! The promotion gate: Patroni's `pre_promote`. Exit 0 promotes, exit 1 gives the lock back.
 //!
-//! It waits for the agent's answer for as long as that takes (Patroni goes on renewing the lock meanwhile, measured
-//! over 40 s) and ends at once on SIGTERM, by the signal's default action: Patroni's loop would block 10 s otherwise.
-//! With the agent gone it waits for it to come back.
+//! It waits for the agent's answer (Patroni goes on renewing the lock meanwhile, measured over 40 s), at most
+//! [`WAIT_MAX`], by its own clock: an agent that hangs, or starts again and again, must not hold the lock for ever. It
+//! ends at once on SIGTERM, by the signal's default action: Patroni's loop would block 10 s otherwise. With the agent gone
+//! it waits for it to come back.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_types::{ClusterId, Mode, Namespace, Scope};
 
@@ -15,15 +16,30 @@ use super::protocol::{Answer, LINE_BYTES_MAX, Question, SOCKET};
 use super::remembered::Remembered;
 use crate::config::Config;
 
+/// The agent refuses after twice Patroni's ttl. This is for an agent that cannot, and longer than twice the default of 30 s.
+const WAIT_MAX: Duration = Duration::from_secs(90);
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Asks until there is an answer; returns the exit code.
 pub fn run(config: &Config, namespace: Namespace, scope: Scope) -> u8 {
     let cluster = ClusterId { region: config.region.clone(), namespace, scope };
-    let question = Question::Promote { namespace: cluster.namespace.clone(), scope: cluster.scope.clone() };
     let socket = config.run_dir.join(SOCKET);
+    let begun = Instant::now();
     loop {
-        match ask(&socket, &question) {
+        let waited = begun.elapsed();
+        let Some(left) = WAIT_MAX.checked_sub(waited).filter(|left| !left.is_zero()) else {
+            eprintln!(
+                "holdfast: not promoted: the agent has not decided within {} s; see: systemctl status holdfast-agent",
+                WAIT_MAX.as_secs()
+            );
+            return 1;
+        };
+        let question = Question::Promote {
+            namespace: cluster.namespace.clone(),
+            scope: cluster.scope.clone(),
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        };
+        match ask(&socket, &question, left) {
             Ok(Answer::Pass) => return 0,
             Ok(Answer::Refuse { why }) => {
                 eprintln!("holdfast: not promoted: {why}");
@@ -42,8 +58,10 @@ pub fn run(config: &Config, namespace: Namespace, scope: Scope) -> u8 {
     }
 }
 
-fn ask(socket: &Path, question: &Question) -> std::io::Result<Answer> {
+fn ask(socket: &Path, question: &Question, deadline: Duration) -> std::io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(deadline))?;
+    stream.set_write_timeout(Some(deadline))?;
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');
     stream.write_all(&line)?;

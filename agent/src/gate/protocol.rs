@@ -28,6 +28,9 @@ pub enum Question {
         namespace: Namespace,
         /// Patroni's scope.
         scope: Scope,
+        /// For how long the hook has been waiting already, in milliseconds.
+        #[serde(default)]
+        waited_ms: u64,
     },
 }
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use holdfast_agent_core::start_gate::{self, StartAs};
 
+use holdfast_types::Class;
+
 use super::protocol::{Answer, LINE_BYTES_MAX, Question, SOCKET};
 use super::remembered::Remembered;
 use crate::config::{self, Config, Instance};
@@ -19,9 +21,9 @@ use crate::config::{self, Config, Instance};
 /// For how long the agent may think; the rest of the 2 s is for starting and reading files.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(1_400);
 
-/// Runs as `postgres`; returns only the exit code of a refusal or failure.
-pub fn run(arguments: &[OsString]) -> u8 {
-    match decide(arguments) {
+/// Runs as `postgres` with the agent's configuration `file`; returns only the exit code of a refusal or failure.
+pub fn run(file: &Path, arguments: &[OsString]) -> u8 {
+    match decide(file, arguments) {
         Ok(Some(postgres)) => {
             // The seam's runner waits for children; this one replaces us instead.
             #[allow(clippy::disallowed_methods)]
@@ -40,9 +42,8 @@ pub fn run(arguments: &[OsString]) -> u8 {
     }
 }
 
-fn decide(arguments: &[OsString]) -> Result<Option<PathBuf>, String> {
-    let file = std::env::var_os("HOLDFAST_CONFIG").map_or_else(|| config::DEFAULT_PATH.into(), PathBuf::from);
-    let config = config::load(&file).map_err(|problems| {
+fn decide(file: &Path, arguments: &[OsString]) -> Result<Option<PathBuf>, String> {
+    let config = config::load(file).map_err(|problems| {
         let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
         format!("the agent's configuration {} is not usable: {}", file.display(), all.join("; "))
     })?;
@@ -124,11 +125,14 @@ fn alone(config: &Config, instance: &Instance, standby: bool) -> Answer {
     let answer = start_gate::decide(&start_gate::View {
         me: &instance.member,
         mode: None,
+        agent_gone: true,
         last_known_mode: remembered.mode,
         start_as: if standby { StartAs::Standby } else { StartAs::Primary },
         fenced: remembered.fenced.as_deref(),
         attesting: remembered.attesting,
         term: None,
+        term_unreadable: true,
+        has_terms: instance.class == Class::Quorum,
     });
     match answer {
         start_gate::Answer::Pass => Answer::Pass,

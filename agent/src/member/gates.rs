@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::term_in_force;
 use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
@@ -23,27 +24,25 @@ const PATRONI_TTL_MS: u64 = 30_000;
 impl Member {
     /// Rules 9, I5 and I12: whether the postmaster may start now.
     pub async fn may_start(&self, standby: bool) -> Answer {
-        if self.instance.class != Class::Quorum {
-            return Answer::Pass;
-        }
         let start_as = if standby { StartAs::Standby } else { StartAs::Primary };
         let read = tokio::time::timeout(READ_DEADLINE, self.world.read(&self.keys)).await;
         let cluster = read.ok().and_then(Result::ok);
         let remembered = self.state().remembered.clone();
         let fenced = match &cluster {
-            Some(cluster) => {
-                cluster.fences.get(&self.instance.member).map(|fence| act::why_fenced(&fence.value))
-            }
+            Some(cluster) => act::why_kept_out(cluster, &self.instance.member),
             None => remembered.fenced,
         };
         let answer = start_gate::decide(&start_gate::View {
             me: &self.instance.member,
-            mode: cluster.as_ref().map(|cluster| cluster.mode()),
+            mode: cluster.as_ref().and_then(Cluster::known_mode),
+            agent_gone: false,
             last_known_mode: remembered.mode,
             start_as,
             fenced: fenced.as_deref(),
             attesting: remembered.attesting,
             term: cluster.as_ref().and_then(term_in_force).map(|term| &term.value),
+            term_unreadable: cluster.as_ref().is_some_and(Cluster::cannot_tell_terms),
+            has_terms: self.instance.class == Class::Quorum,
         });
         match answer {
             start_gate::Answer::Pass => Answer::Pass,
@@ -55,16 +54,14 @@ impl Member {
     }
 
     /// Rules 14 and 16: opens the next term, waits, or refuses.
-    pub async fn may_promote(&self) -> Answer {
-        if self.instance.class != Class::Quorum {
-            return Answer::Pass;
-        }
+    /// `waited_ms` is the hook's own count, so that a restart of the agent does not begin it again.
+    pub async fn may_promote(&self, waited_ms: u64) -> Answer {
         let (begun_ms, start) = (clock::boottime_ms(), SystemTime::now());
         let mut changes = self.world.changes();
         let mut said = String::new();
         loop {
             changes.mark_unchanged();
-            match self.try_to_open(clock::boottime_ms() - begun_ms).await {
+            match self.try_to_open(waited_ms + clock::boottime_ms() - begun_ms).await {
                 Ok(Attempt::Pass(trace)) => {
                     act::trace::step(&self.telemetry, trace, "gate", start, &[]);
                     return Answer::Pass;
@@ -90,22 +87,29 @@ impl Member {
     }
 
     async fn try_to_open(&self, waited_ms: u64) -> anyhow::Result<Attempt> {
-        let setting = self.sql.setting().await.ok().flatten();
+        let setting = self.sql.setting().await?;
         let replayed = act::position::replayed(self).await;
         // Read last: what was seen of PostgreSQL is older than what etcd says, never the other way round.
         let cluster = self.world.read(&self.keys).await?;
-        if cluster.mode() != Mode::Armed {
-            return Ok(Attempt::Pass(None));
+        match cluster.known_mode() {
+            None => return Ok(Attempt::Wait("the mode record cannot be read; upgrade this host".into())),
+            Some(Mode::Armed) => {}
+            Some(Mode::Observe | Mode::Disarmed) => return Ok(Attempt::Pass(None)),
+        }
+        let fenced = act::why_kept_out(&cluster, &self.instance.member);
+        if self.instance.class != Class::Quorum {
+            return Ok(fenced.map_or(Attempt::Pass(None), Attempt::Refuse));
         }
         let Some(own) = self.own() else {
             return Ok(Attempt::Wait("our own session is not known to be alive".into()));
         };
-        let fenced = cluster.fences.get(&self.instance.member).map(|fence| act::why_fenced(&fence.value));
         let answer = open::decide(&open::View {
             me: &self.instance.member,
             incarnation: own.incarnation,
             session: own.session,
             term: term_in_force(&cluster),
+            term_unreadable: cluster.cannot_tell_terms(),
+            data_uuids: &cluster.data_uuids(),
             leader_key: cluster.leader_key.as_ref(),
             sync: cluster.sync.as_ref(),
             replayed,
@@ -118,6 +122,7 @@ impl Member {
             open::Answer::Open(plan) if act::open::open(self, &cluster, &plan).await? => {
                 Attempt::Pass(act::trace::of_record(&cluster))
             }
+            open::Answer::NoTermYet => Attempt::Pass(None),
             open::Answer::AlreadyOpen => Attempt::Pass(act::trace::of_record(&cluster)),
             open::Answer::Open(_) => Attempt::Wait("etcd has changed since; it is read again".into()),
             open::Answer::Wait(why) => Attempt::Wait(why),

@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::attest::ControlState;
 use holdfast_agent_core::cluster::Cluster;
@@ -39,6 +39,8 @@ pub struct Eyes {
     looking: Option<JoinHandle<OnDisk>>,
     looks: u32,
     revision: i64,
+    /// A question to Patroni that is on its way: the loop never waits for the answer.
+    asking: Option<JoinHandle<patroni_rest::Heard>>,
     rest_silences: u32,
 }
 
@@ -55,10 +57,16 @@ impl Eyes {
 impl Member {
     /// Looks at the instance and keeps what was seen in the state.
     pub(super) async fn look(&self, eyes: &mut Eyes, cluster: &Cluster) {
+        self.look_at_network().await;
         let changed = cluster.revision != eyes.revision;
         eyes.revision = cluster.revision;
         eyes.looks = eyes.looks.wrapping_add(1);
-        let thorough = eyes.looks % QUIET_TICKS == 1;
+        // An armed cluster waits for the id of each member's data before its first term is opened.
+        let needs_id = {
+            let state = self.state();
+            state.remembered.mode == Mode::Armed && state.data_uuid.is_none()
+        };
+        let thorough = eyes.looks % QUIET_TICKS == 1 || needs_id;
         let seen = match eyes.seen.glance().filter(|_| !thorough) {
             Some(seen) => seen,
             None => self.look_at_disk(eyes).await,
@@ -66,7 +74,9 @@ impl Member {
         match seen.postmaster {
             Postmaster::Alive(pid) if eyes.postmaster.as_ref().is_none_or(|(known, _)| *known != pid) => {
                 eyes.postmaster = PidFd::open(pid).ok().map(|pid_fd| (pid, pid_fd));
-                self.state().killed = false;
+                // What was known of the one before says nothing about this one.
+                let mut state = self.state();
+                (state.killed, state.postgres, state.position) = (false, None, None);
             }
             Postmaster::Alive(_) => {}
             Postmaster::Gone | Postmaster::Unknown => eyes.postmaster = None,
@@ -75,11 +85,9 @@ impl Member {
         {
             let mut state = self.state();
             state.patroni_alive = seen.patroni_alive();
-            state.patroni_hung = seen.patroni_stopped();
         }
-        if thorough {
-            self.ask_patroni(eyes, seen.patroni_alive()).await;
-        }
+        self.ask_patroni(eyes, thorough && seen.patroni_alive()).await;
+        self.note_hung(seen.patroni_stopped() || eyes.rest_silences >= SILENCES);
         match seen.postmaster {
             Postmaster::Alive(_) => self.state().after_stop = None,
             Postmaster::Gone => {
@@ -90,8 +98,8 @@ impl Member {
                 }
                 if thorough && self.state().position.is_none() {
                     let instance = &self.instance;
-                    let reached = control_data::reached(&instance.bin_dir, &instance.data_dir).await.ok();
-                    self.state().position = reached;
+                    let reached = control_data::reached(&instance.bin_dir, &instance.data_dir).await;
+                    self.state().position = reached.ok().flatten();
                 }
                 return self.look_after_stop(cluster, &seen).await;
             }
@@ -115,11 +123,12 @@ impl Member {
     async fn look_at_disk(&self, eyes: &mut Eyes) -> Seen {
         let (cgroup, data_dir) = (self.instance.cgroup.clone(), self.instance.data_dir.clone());
         let member = self.instance.member.clone();
+        let may_write = self.state().remembered.mode == Mode::Armed;
         let looking = eyes.looking.get_or_insert_with(|| {
             tokio::task::spawn_blocking(move || OnDisk {
                 seen: processes::look(&cgroup, &data_dir),
                 standby_signal: data_dir.join("standby.signal").exists(),
-                data_uuid: data_uuid(&data_dir, &member),
+                data_uuid: data_uuid(&data_dir, &member, may_write),
             })
         });
         match tokio::time::timeout(DISK_DEADLINE, looking).await {
@@ -162,7 +171,10 @@ impl Member {
                 }
             }
             Some(false) => {
-                self.state().streaming = Some(true);
+                {
+                    let mut state = self.state();
+                    (state.streaming, state.position) = (Some(true), None);
+                }
                 let recorded = cluster.floor.as_ref().map(|floor| floor.value.sync_mod_revision);
                 if cluster.sync.as_ref().map(|sync| sync.mod_revision) != recorded {
                     let setting = self.sql.setting().await.ok().flatten();
@@ -174,36 +186,42 @@ impl Member {
     }
 
     /// A Patroni that runs but does not answer is hung, once it has been silent twice in a row.
-    async fn ask_patroni(&self, eyes: &mut Eyes, alive: bool) {
-        if !alive {
+    async fn ask_patroni(&self, eyes: &mut Eyes, ask: bool) {
+        if let Some(asking) = eyes.asking.take_if(|asking| asking.is_finished()) {
+            match asking.await {
+                Ok(patroni_rest::Heard::Silence) => eyes.rest_silences += 1,
+                Ok(patroni_rest::Heard::Answer | patroni_rest::Heard::Refused) => eyes.rest_silences = 0,
+                // The question itself failed here: no sign of anything.
+                Err(_) => {}
+            }
+        }
+        let again = eyes.rest_silences > 0 && eyes.rest_silences < SILENCES;
+        if eyes.asking.is_none() && (ask || again) {
+            let (url, tls) = (self.instance.patroni_url.clone(), self.identity.client(Protocol::Plain));
+            eyes.asking =
+                Some(tokio::spawn(async move { patroni_rest::is_heard(&url, tls, REST_DEADLINE).await }));
+        }
+        if !self.state().patroni_alive {
             eyes.rest_silences = 0;
-            return;
         }
-        loop {
-            match patroni_rest::is_heard(
-                &self.instance.patroni_url,
-                self.identity.client(Protocol::Plain),
-                REST_DEADLINE,
-            )
-            .await
-            {
-                patroni_rest::Heard::Silence => eyes.rest_silences += 1,
-                patroni_rest::Heard::Answer | patroni_rest::Heard::Refused => eyes.rest_silences = 0,
-            }
-            if eyes.rest_silences == 0 || eyes.rest_silences >= SILENCES {
-                break;
-            }
-        }
-        if eyes.rest_silences >= SILENCES {
-            self.state().patroni_hung = true;
+    }
+
+    fn note_hung(&self, hung: bool) {
+        let mut state = self.state();
+        state.patroni_hung = hung;
+        match (hung, state.patroni_hung_since) {
+            (true, None) => state.patroni_hung_since = Some(SystemTime::now()),
+            (false, Some(_)) => state.patroni_hung_since = None,
+            _ => {}
         }
     }
 
     /// Only for the writer of the open term: everybody else's stopped PostgreSQL is Patroni's affair.
     async fn look_after_stop(&self, cluster: &Cluster, seen: &Seen) {
-        let ours = term_in_force(cluster)
+        let considered = self.considered(cluster.clone());
+        let ours = term_in_force(&considered)
             .is_some_and(|term| term.value.open_holder() == Some(&self.instance.member));
-        if !ours || cluster.mode() != Mode::Armed {
+        if !ours {
             self.state().after_stop = None;
             return;
         }
@@ -230,13 +248,14 @@ struct OnDisk {
 /// Reads or makes the data directory's own id. It names the member too: pg_rewind and a base backup copy the file of
 /// their source, and a copied id is no id. It belongs to PostgreSQL's user: pg_rewind opens every file for writing, and
 /// one that it may not write made Patroni throw the whole data directory away (seen in the lab).
-fn data_uuid(data_dir: &Path, member: &MemberName) -> Option<String> {
+/// Nothing is written into it before the cluster is armed.
+fn data_uuid(data_dir: &Path, member: &MemberName, may_write: bool) -> Option<String> {
     let file = data_dir.join("holdfast.data_uuid");
     let own = format!("{member} ");
     let found = std::fs::read_to_string(&file).ok().filter(|text| text.starts_with(&own));
     let text = found.or_else(|| {
         // Not into an empty directory: Patroni takes one that is not empty for a damaged cluster.
-        if !data_dir.join("PG_VERSION").exists() {
+        if !may_write || !data_dir.join("PG_VERSION").exists() {
             return None;
         }
         let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;

@@ -5,10 +5,11 @@
 
 mod gates;
 mod look;
+mod network;
 pub mod sql;
 mod suspect;
+mod would;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -17,9 +18,11 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
 use holdfast_agent_core::sync::AnySetting;
-use holdfast_host::{clock, durable, nftables};
+use holdfast_host::nftables::{self, Generation};
+use holdfast_host::{clock, durable};
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::tls::Identity;
+use holdfast_proto::trace::TraceContext;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{MemberFacts, Reign, TermRecord};
 use holdfast_types::{Mode, Position, Timeline};
@@ -27,6 +30,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::act;
 use crate::config::{Config, Instance};
+use crate::disk::{self, Disk};
 use crate::gate::remembered::{self, Remembered};
 use crate::session::Held;
 use crate::telemetry::Telemetry;
@@ -35,6 +39,9 @@ use sql::Sql;
 
 /// How often a member looks around when nothing wakes it.
 const TICK: Duration = Duration::from_millis(1_000);
+
+/// While a promise binds this node or a term is closed, the packet filter is looked after more often.
+const BOUND_TICK: Duration = Duration::from_millis(200);
 
 /// Rounds of actions, one after the other, before the loop slows down to a tick.
 const ACTIONS_IN_A_ROW_MAX: u32 = 12;
@@ -61,6 +68,7 @@ pub struct Member {
     pub wake: Notify,
     session: watch::Receiver<Held>,
     started_ms: u64,
+    disk: Disk,
     state: Mutex<State>,
 }
 
@@ -71,8 +79,12 @@ pub struct State {
     pub remembered: Remembered,
     /// Where we are in leaving a writer; the same as on disk.
     pub phase: Option<Phase>,
-    /// What the kernel's table lets through.
+    /// What the kernel's table lets through, and the kernel's count of changes when that was read.
     pub network: Network,
+    /// See above; `None` until it has been read.
+    pub network_generation: Option<Generation>,
+    /// The term that an observing agent takes for in force: Patroni's leader reigns in it.
+    pub shadow: Option<TermRecord>,
     /// What we know of the writer's signs of life.
     pub suspicion: Suspicion,
     /// The timeline on which WAL was received last: the view that tells it is empty once the walreceiver has ended.
@@ -85,7 +97,7 @@ pub struct State {
     pub data_uuid: Option<String>,
     /// What the last decision waits for.
     pub waits: Vec<String>,
-    /// What the last decision would have done in observe mode.
+    /// What the last decision would have done, in mode observe.
     pub would: Vec<String>,
     /// The last view of PostgreSQL.
     pub postgres: Option<core::Postgres>,
@@ -97,8 +109,8 @@ pub struct State {
     pub after_stop: Option<core::AfterStop>,
     /// Our actual `synchronous_standby_names`, as far as a floor record waits for it.
     pub setting: Option<AnySetting>,
-    /// When the instance was looked at last, `CLOCK_BOOTTIME` in milliseconds.
-    pub looked_ms: u64,
+    /// The incident in which another agent asked last whether our PostgreSQL lives.
+    pub asked_in: Option<TraceContext>,
     /// What a standby has received, or a writer has written, when it was asked last.
     pub position: Option<Position>,
     /// The term as it was seen last, for `status` without etcd.
@@ -111,15 +123,10 @@ pub struct State {
     pub opened_at: Option<SystemTime>,
     /// Patroni does not answer.
     pub patroni_hung: bool,
+    /// Since when.
+    pub patroni_hung_since: Option<SystemTime>,
     /// Patroni's processes live and are not stopped; what eligibility rests on.
     pub patroni_alive: bool,
-}
-
-impl State {
-    /// PostgreSQL was seen out of recovery.
-    pub fn postgres_accepts_writes(&self) -> bool {
-        self.postgres == Some(core::Postgres::Running { in_recovery: Some(false) })
-    }
 }
 
 impl Member {
@@ -133,9 +140,18 @@ impl Member {
     ) -> anyhow::Result<Arc<Self>> {
         let folder = remembered::folder(&config.state_dir, &instance.cluster);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let remembered =
-            Remembered::load(&config.state_dir, &instance.cluster).map_err(anyhow::Error::msg)?;
+        let remembered = Remembered::load(&config.state_dir, &instance.cluster).unwrap_or_else(|why| {
+            tracing::error!(cluster = %instance.cluster, "{why}; until etcd has been read the cluster counts as armed");
+            Remembered { mode: Mode::Armed, ..Remembered::default() }
+        });
         let phase = load_phase(&folder.join(PHASE_FILE))?;
+        let received_timeline = match &phase {
+            Some(Phase::Intended { received_timeline, .. }) => *received_timeline,
+            Some(Phase::Positioned { promise } | Phase::Promised { promise }) => {
+                Some(promise.position.timeline)
+            }
+            None => None,
+        };
         Ok(Arc::new(Self {
             keys: ClusterKeys::new(&instance.cluster),
             sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
@@ -144,7 +160,8 @@ impl Member {
             telemetry,
             wake: Notify::new(),
             started_ms: clock::boottime_ms(),
-            state: Mutex::new(State { remembered, phase, ..State::default() }),
+            disk: Disk::default(),
+            state: Mutex::new(State { received_timeline, remembered, phase, ..State::default() }),
             instance,
             config,
             world,
@@ -153,13 +170,15 @@ impl Member {
     }
 
     /// Whether a user may ask about this instance: root, or the owner of the data directory (of its parent before
-    /// Patroni's bootstrap has made it).
-    pub fn may_ask(&self, uid: u32) -> bool {
+    /// Patroni's bootstrap has made it). A disk that does not answer lets nobody but root ask.
+    pub async fn may_ask(&self, uid: u32) -> bool {
         use std::os::unix::fs::MetadataExt as _;
-        let data_dir = self.instance.data_dir.as_path();
-        let owner =
-            [Some(data_dir), data_dir.parent()].into_iter().flatten().find_map(|path| path.metadata().ok());
-        uid == 0 || owner.is_some_and(|owner| owner.uid() == uid)
+        let data_dir = self.instance.data_dir.clone();
+        let look = move || {
+            let paths = [Some(data_dir.as_path()), data_dir.parent()];
+            paths.into_iter().flatten().find_map(|path| path.metadata().ok()).map(|found| found.uid())
+        };
+        uid == 0 || disk::look(look).await.is_ok_and(|owner| owner == Some(uid))
     }
 
     /// The shared state. Held for moments only, never over an await.
@@ -202,7 +221,6 @@ impl Member {
         self.look(eyes, &watched).await;
         {
             let mut state = self.state();
-            state.looked_ms = clock::boottime_ms();
             if connected {
                 state.term = core::term_in_force(&watched).map(|term| term_seen(&term.value));
             }
@@ -211,10 +229,19 @@ impl Member {
             self.state().waits = vec!["etcd is not heard".into()];
             return (false, TICK);
         }
+        let Some(mode) = watched.known_mode() else {
+            self.state().waits = vec!["the mode record cannot be read; upgrade this host".into()];
+            return (false, TICK);
+        };
         self.follow_records(&watched).await;
-        let mut decision = self.decide(&watched, memory);
-        let mut cluster = watched;
-        if decision.actions.iter().any(Action::needs_fresh_read) && cluster.mode() == Mode::Armed {
+        let considered = self.considered(watched);
+        // The second decision of a round starts from the same memory as the first: a timer that the first has set must not
+        // make the second wait.
+        let mut thought = memory.clone();
+        let mut decision = self.decide(&considered, &mut thought);
+        let mut cluster = considered;
+        let must_read = decision.needs_sync_history || decision.actions.iter().any(Action::needs_fresh_read);
+        if must_read && mode == Mode::Armed {
             cluster = match self.world.read(&self.keys).await {
                 Ok(fresh) => fresh,
                 Err(error) => {
@@ -222,13 +249,22 @@ impl Member {
                     return (false, Duration::from_millis(100));
                 }
             };
-            decision = self.decide(&cluster, memory);
+            thought = memory.clone();
+            decision = self.decide(&cluster, &mut thought);
         }
-        let acted = self.execute(&cluster, &decision).await;
+        *memory = thought;
+        let acted = if mode == Mode::Armed && cluster.is_armed() {
+            self.execute(&cluster, &decision).await
+        } else {
+            self.record_would(&decision).await;
+            false
+        };
         if let Err(error) = act::facts::publish(self, &cluster).await {
             tracing::debug!(%error, "facts are not published");
         }
-        let again = decision.again_in_ms.map_or(TICK, Duration::from_millis).min(TICK);
+        let bound = self.state().phase.is_some();
+        let tick = if bound { BOUND_TICK } else { TICK };
+        let again = decision.again_in_ms.map_or(tick, Duration::from_millis).min(tick);
         // What was done changes what is seen: look at once, but never spin on what fails.
         (acted, if acted { again.min(Duration::from_millis(20)) } else { again })
     }
@@ -249,7 +285,7 @@ impl Member {
             gate_shut: state.remembered.attesting,
             phase: state.phase.as_ref(),
             suspicion: &state.suspicion,
-            source: &state.network,
+            network: &state.network,
             setting: state.setting.as_ref(),
             timings: &self.config.timings,
             second_failover_hold_ms: self.config.second_failover_hold_ms,
@@ -257,28 +293,12 @@ impl Member {
         core::decide(cluster, &local, memory)
     }
 
-    /// The one executor. In any mode but armed it says what it would have done, and does nothing.
+    /// The one executor; called for an armed cluster only.
     async fn execute(&self, cluster: &Cluster, decision: &Decision) -> bool {
-        let armed = cluster.mode() == Mode::Armed;
         {
             let mut state = self.state();
             state.waits.clone_from(&decision.waits);
-            let would: Vec<String> = if armed {
-                Vec::new()
-            } else {
-                decision
-                    .actions
-                    .iter()
-                    .map(|action| format!("would have: {}", act::describe(action)))
-                    .collect()
-            };
-            for line in would.iter().filter(|line| !state.would.contains(line)) {
-                tracing::info!(cluster = %self.instance.cluster, mode = %cluster.mode(), "{line}");
-            }
-            state.would = would;
-        }
-        if !armed {
-            return false;
+            state.would.clear();
         }
         for action in &decision.actions {
             if let Err(error) = act::perform(self, cluster, action).await {
@@ -291,18 +311,18 @@ impl Member {
 
     /// Keeps on disk what the gates need without us: the mode, and whether we are fenced.
     async fn follow_records(&self, cluster: &Cluster) {
+        let Some(mode) = cluster.known_mode() else { return };
         let was_armed = self.state().remembered.mode == Mode::Armed;
-        if was_armed && cluster.mode() != Mode::Armed {
+        if was_armed && mode != Mode::Armed {
             // Patroni alone from now on: a standby that could follow only the last writer would be in its way.
             if let Err(error) = self.firewall.remove().await {
                 tracing::error!(cluster = %self.instance.cluster, %error, "replication is still restricted after disarming; nft delete table");
                 return;
             }
-            self.state().network = Network::default();
-            tracing::info!(cluster = %self.instance.cluster, mode = %cluster.mode(), "no longer armed: the packet filter is free");
+            self.state().network_generation = None;
+            tracing::info!(cluster = %self.instance.cluster, %mode, "no longer armed: the packet filter is free");
         }
-        let fenced = cluster.fences.get(&self.instance.member).map(|fence| act::why_fenced(&fence.value));
-        let mode = cluster.mode();
+        let fenced = act::why_kept_out(cluster, &self.instance.member);
         self.remember(|remembered| {
             remembered.mode = mode;
             remembered.fenced = fenced;
@@ -318,7 +338,7 @@ impl Member {
             return true;
         }
         let file = Remembered::file(&self.config.state_dir, &self.instance.cluster);
-        match on_disk(file, Some(wanted.encode())).await {
+        match self.disk.keep(file, Some(wanted.encode())).await {
             Ok(()) => {
                 self.state().remembered = wanted;
                 true
@@ -335,23 +355,10 @@ impl Member {
         let file = remembered::folder(&self.config.state_dir, &self.instance.cluster).join(PHASE_FILE);
         let bytes =
             phase.as_ref().map(|phase| serde_json::to_vec(phase).expect("a phase is names and numbers"));
-        on_disk(file, bytes).await?;
+        self.disk.keep(file, bytes).await?;
         self.state().phase = phase;
         Ok(())
     }
-}
-
-/// How long a small durable write may take. It syncs, so a busy disk needs some time; a dead one never answers.
-const DISK_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Writes or removes a file durably, on a thread of its own: a dead disk must not hang the agent (promise I8).
-async fn on_disk(file: PathBuf, bytes: Option<Vec<u8>>) -> std::io::Result<()> {
-    let work = tokio::task::spawn_blocking(move || match bytes {
-        Some(bytes) => durable::write(&file, &bytes),
-        None => durable::remove(&file),
-    });
-    let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the disk did not answer in time");
-    tokio::time::timeout(DISK_DEADLINE, work).await.map_err(late)?.map_err(std::io::Error::other)?
 }
 
 fn term_seen(record: &TermRecord) -> TermSeen {

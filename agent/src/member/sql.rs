@@ -74,6 +74,8 @@ pub struct StandbyState {
     pub received_timeline: Option<Timeline>,
     /// The timeline of the control file, for when no walreceiver has run.
     pub control_timeline: Timeline,
+    /// The startup process waits for WAL that is not there yet: everything complete that this disk has is replayed.
+    pub waits_for_wal: bool,
     /// A walreceiver runs and streams.
     pub streaming: bool,
     /// When the walreceiver heard last of its sender, as PostgreSQL prints it; only compared for change.
@@ -164,9 +166,14 @@ impl Sql {
     pub async fn standby(&self) -> Result<StandbyState, SqlError> {
         let rows = self
             .rows(
-                "select pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), w.received_tli, \
+                // The startup process goes to sleep in these events only after it has found no further complete record in
+                // the archive and in pg_wal; the wait is read before the position that it vouches for.
+                "with startup as materialized (select exists (select from pg_stat_activity \
+                   where backend_type = 'startup' and wait_event in \
+                   ('RecoveryWalStream', 'RecoveryWalAll', 'RecoveryRetrieveRetryInterval')) as waits) \
+                 select pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), w.received_tli, \
                  greatest(c.timeline_id, r.min_recovery_end_timeline), w.status, w.last_msg_receipt_time, \
-                 (extract(epoch from w.last_msg_receipt_time) * 1000)::bigint \
+                 (extract(epoch from w.last_msg_receipt_time) * 1000)::bigint, (select waits from startup) \
                  from pg_control_checkpoint() c, pg_control_recovery() r \
                  left join pg_stat_wal_receiver w on true",
             )
@@ -178,6 +185,7 @@ impl Sql {
             replayed: row.get(1).and_then(|text| text.parse().ok()),
             received_timeline: number(row.get(2)).filter(|timeline| *timeline != 0).map(Timeline),
             control_timeline: Timeline(control_timeline),
+            waits_for_wal: row.get(7) == Some("t"),
             streaming: row.get(4) == Some("streaming"),
             last_message: row.get(5).map(str::to_owned),
             heard_wall_ms: row.get(6).and_then(|text| text.parse().ok()),

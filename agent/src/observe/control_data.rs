@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use holdfast_agent_core::attest::ControlState;
-use holdfast_host::run::{self, Command, RunError};
+use holdfast_host::run::{self, Command, Output, RunError};
 use holdfast_types::{Lsn, Position, Timeline};
 
 /// Why the control file says nothing.
@@ -38,12 +38,30 @@ pub async fn state(bin_dir: &Path, data_dir: &Path) -> Result<ControlState, Cont
     }
 }
 
-/// Where the WAL of a stopped cluster ends at least: its last checkpoint, or what a standby's recovery had reached. For
-/// `status` and for the validation before a fence is cleared; never for a promise.
-pub async fn reached(bin_dir: &Path, data_dir: &Path) -> Result<Position, ControlDataError> {
+/// Where the WAL of a stopped cluster ends, however it stopped. For `status` and for the validation before a fence is
+/// cleared; never for a promise. `None` when `pg_waldump` does not find the end.
+pub async fn reached(bin_dir: &Path, data_dir: &Path) -> Result<Option<Position>, ControlDataError> {
     let text = run(bin_dir, "pg_controldata", &["-D".as_ref(), data_dir.as_os_str()]).await?;
     let found = parse(&text)?;
-    Ok(Position { timeline: found.timeline, lsn: found.checkpoint.max(found.recovered) })
+    // What follows the last checkpoint, or what a standby had replayed at least, stands in pg_wal only.
+    let start = found.checkpoint.max(found.recovered);
+    let output = waldump(bin_dir, data_dir, found.timeline, start, &["-q"]).await?;
+    Ok(end_of_wal(&output.stderr).map(|lsn| Position { timeline: found.timeline, lsn }))
+}
+
+async fn waldump(
+    bin_dir: &Path,
+    data_dir: &Path,
+    timeline: Timeline,
+    start: Lsn,
+    more: &[&str],
+) -> Result<Output, ControlDataError> {
+    let (timeline, start, wal) = (timeline.0.to_string(), start.to_string(), data_dir.join("pg_wal"));
+    let mut arguments: Vec<&std::ffi::OsStr> =
+        ["-p".as_ref(), wal.as_os_str(), "-t".as_ref(), timeline.as_ref(), "-s".as_ref(), start.as_ref()]
+            .into();
+    arguments.extend(more.iter().map(std::ffi::OsStr::new));
+    Ok(run::run(Command::new(bin_dir.join("pg_waldump")).args(arguments)).await?)
 }
 
 /// The control file gives the begin of the shutdown checkpoint record; `pg_waldump` says where the next would begin.
@@ -52,11 +70,7 @@ async fn end_of_checkpoint(
     data_dir: &Path,
     found: &Found,
 ) -> Result<Position, ControlDataError> {
-    let (timeline, start) = (found.timeline.0.to_string(), found.checkpoint.to_string());
-    let wal = data_dir.join("pg_wal");
-    let arguments =
-        ["-p".as_ref(), wal.as_os_str(), "-t".as_ref(), timeline.as_ref(), "-s".as_ref(), start.as_ref()];
-    let output = run::run(Command::new(bin_dir.join("pg_waldump")).args(arguments)).await?;
+    let output = waldump(bin_dir, data_dir, found.timeline, found.checkpoint, &[]).await?;
     // It ends with an error at the end of WAL, which names where the next record was expected.
     let end = end_of_wal(&output.stderr).or_else(|| end_of_record(&output.stdout, found.checkpoint));
     let lsn = end.ok_or(ControlDataError::Missing("the end of the shutdown checkpoint record"))?;
@@ -88,21 +102,29 @@ fn parse(text: &str) -> Result<Found, ControlDataError> {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(str::trim).ok_or(ControlDataError::Missing(name))
     };
+    let number = |name: &'static str| {
+        field(name)?.parse().map_err(|_| ControlDataError::Missing(name)) as Result<u32, _>
+    };
     let checkpoint = "Latest checkpoint location";
     let timeline = "Latest checkpoint's TimeLineID";
     let recovered = "Minimum recovery ending location";
+    let recovered_timeline = "Min recovery ending loc's timeline";
     Ok(Found {
         state: field("Database cluster state")?.to_owned(),
         checkpoint: field(checkpoint)?.parse().map_err(|_| ControlDataError::Missing(checkpoint))?,
         recovered: field(recovered)?.parse().map_err(|_| ControlDataError::Missing(recovered))?,
-        timeline: Timeline(field(timeline)?.parse().map_err(|_| ControlDataError::Missing(timeline))?),
+        timeline: Timeline(number(timeline)?.max(number(recovered_timeline)?)),
     })
 }
 
-/// `error in WAL record at 0/3000028: invalid record length at 0/30000A0: wanted 24, got 0`.
+/// Where `pg_waldump` found no further record. Its messages differ by what stands there (nothing, the rest of an older
+/// segment, a record of which only a part has come), but each names its place last, after a last ` at `.
 fn end_of_wal(stderr: &str) -> Option<Lsn> {
-    let (_, rest) = stderr.split_once("invalid record length at ")?;
-    rest.split(':').next()?.parse().ok()
+    let line = stderr.lines().find(|line| {
+        line.contains("error in WAL record at ") || line.contains("could not find a valid record after ")
+    })?;
+    let places = line.split(" at ").chain(line.split(" after ")).skip(1);
+    places.filter_map(|rest| rest.split([':', ' ', ',']).next()?.parse().ok()).max()
 }
 
 /// When WAL goes on after the checkpoint (which a shutdown never leaves): the begin of the second record.
@@ -125,6 +147,7 @@ Latest checkpoint's REDO location:    0/3000028
 Latest checkpoint's TimeLineID:       2
 Latest checkpoint's PrevTimeLineID:   1
 Minimum recovery ending location:     0/3000100
+Min recovery ending loc's timeline:   2
 ";
 
     #[test]

@@ -17,7 +17,7 @@ pub async fn end(cgroup: &Path, address: &str, port: u16, deadline: Duration) ->
     let started = tokio::time::Instant::now();
     sockets::destroy(address, port).await?;
     loop {
-        let streaming = connected(cgroup, address)?;
+        let streaming = connected(cgroup)?;
         if streaming.is_empty() {
             return Ok(());
         }
@@ -34,7 +34,7 @@ pub async fn end(cgroup: &Path, address: &str, port: u16, deadline: Duration) ->
 
 /// Walreceivers that have passed the connection: PostgreSQL starts a new one every `wal_retrieve_retry_interval`, whose
 /// connection the filter refuses, and whose title does not say `streaming`.
-fn connected(cgroup: &Path, _address: &str) -> Result<Vec<i32>> {
+fn connected(cgroup: &Path) -> Result<Vec<i32>> {
     let pids = Cgroup::open(cgroup)
         .and_then(|cgroup| cgroup.pids())
         .with_context(|| cgroup.display().to_string())?;

@@ -1,24 +1,23 @@
-//! What this host answers over gRPC: its own view, signs of life, and orders to fence or unfence a member.
+//! What this host answers over gRPC: its own view, and signs of life of its instances. It takes no orders: those are
+//! records in etcd.
 //!
-//! Who may ask is decided in `holdfast-proto`'s one authorisation table, before it comes here. An order carries the term
-//! that its giver saw; an older one is refused (promise I10).
+//! Who may ask is decided in `holdfast-proto`'s one authorisation table, before it comes here.
 
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
-use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
-use holdfast_agent_core::member::{Postgres, term_in_force};
+use holdfast_agent_core::member::Postgres;
 use holdfast_host::clock;
 use holdfast_proto::message::{
-    HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion, Order, PoolerStatus,
-    PromiseHeld, Refusal, Role,
+    HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion, PoolerStatus, PromiseHeld,
+    Refusal, Role,
 };
-use holdfast_proto::server::{Giver, Host};
-use holdfast_store::{Compare, Txn, TxnOutcome, Write};
-use holdfast_types::record::{FenceReason, FenceRecord, Stored};
-use holdfast_types::{Incarnation, Term};
+use holdfast_proto::server::{Asker, Host};
+use holdfast_types::Incarnation;
 use tokio::sync::watch;
 
+use crate::act;
 use crate::config::Config;
 use crate::member::Member;
 use crate::session::Held;
@@ -55,15 +54,6 @@ impl Answers {
         self.members.iter().find(is).ok_or_else(|| Refusal::NotHere(name.member.to_string()))
     }
 
-    async fn present(&self, member: &Member, asked: Term) -> Result<Cluster, Refusal> {
-        let cluster = self.world.read(&member.keys).await;
-        let cluster = cluster.map_err(|error| Refusal::Unavailable(error.to_string()))?;
-        match term_in_force(&cluster).map(|term| term.value.term) {
-            Some(present) if asked < present => Err(Refusal::OldTerm { asked, present }),
-            _ => Ok(cluster),
-        }
-    }
-
     /// What was seen last; never waits.
     pub fn view(&self) -> HostStatus {
         let own = self.session.borrow().alive();
@@ -86,17 +76,6 @@ impl Answers {
             problems,
         }
     }
-
-    async fn write(&self, compares: Vec<Compare>, write: Write) -> Result<(), Refusal> {
-        let txn = Txn { compares, writes: vec![write], otherwise_read: Vec::new() };
-        match self.world.store.txn(txn).await {
-            Ok(TxnOutcome::Succeeded { .. }) => Ok(()),
-            Ok(TxnOutcome::Refused { .. }) => {
-                Err(Refusal::Unavailable("etcd has changed meanwhile; look again and repeat it".into()))
-            }
-            Err(error) => Err(Refusal::Unavailable(error.to_string())),
-        }
-    }
 }
 
 #[tonic::async_trait]
@@ -105,52 +84,30 @@ impl Host for Answers {
         self.view()
     }
 
-    async fn life(&self, question: LifeQuestion) -> Result<LifeAnswer, Refusal> {
+    async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal> {
+        let start = SystemTime::now();
         let member = self.member(&question.instance)?;
-        let state = member.state();
-        let life = match state.postgres {
-            Some(Postgres::Running { in_recovery: Some(_) }) => Life::Alive,
-            Some(Postgres::Gone) => Life::Stopped,
-            Some(Postgres::Running { in_recovery: None } | Postgres::Unknown) | None => Life::Unknown,
+        // Asked now, not remembered: who asks has heard nothing from it for a while.
+        let answers = member.sql.is_in_recovery().await.is_ok();
+        let (life, term, is_first) = {
+            let mut state = member.state();
+            let life = match state.postgres {
+                _ if answers => Life::Alive,
+                Some(Postgres::Gone) => Life::Stopped,
+                Some(Postgres::Running { .. } | Postgres::Unknown) | None => Life::Unknown,
+            };
+            let is_first = state.asked_in != asker.trace;
+            state.asked_in = asker.trace;
+            (life, state.term.as_ref().map_or(question.term, |term| term.term), is_first)
         };
-        let term = state.term.as_ref().map_or(question.term, |term| term.term);
-        let age_ms = clock::boottime_ms().saturating_sub(state.looked_ms);
+        // In the asker's incident, if there will be one: it shows that this host was reached, and by whom. Once: it is asked
+        // several times a second.
+        if is_first {
+            let from = [("holdfast.asker", asker.caller.peer.to_string())];
+            act::trace::step(&member.telemetry, asker.trace, "life", start, &from);
+        }
+        let age_ms = u64::try_from(start.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
         Ok(LifeAnswer { term, life, age_ms })
-    }
-
-    async fn fence(&self, order: Order, giver: Giver) -> Result<String, Refusal> {
-        let member = self.member(&order.instance)?;
-        let cluster = self.present(member, order.term).await?;
-        let me = &member.instance.member;
-        if cluster.fences.contains_key(me) {
-            return Ok(format!("{me} was fenced already"));
-        }
-        let by = giver.caller.peer.to_string();
-        tracing::warn!(%me, %by, from = %giver.caller.address, reason = order.reason, "fenced by order");
-        let record = FenceRecord {
-            why: FenceReason::Operator { by, text: order.reason },
-            at_wall_ms: clock::wall_ms(),
-        };
-        let key = member.keys.fence(me);
-        let compares = vec![Compare::ModRevision { key: key.clone(), is: 0 }];
-        self.write(compares, Write::put(key, Stored::new(record).encode())).await?;
-        Ok(format!("{me} is fenced; clear it with: holdfast unfence {me}"))
-    }
-
-    async fn unfence(&self, order: Order, giver: Giver) -> Result<String, Refusal> {
-        let member = self.member(&order.instance)?;
-        let cluster = self.present(member, order.term).await?;
-        let me = &member.instance.member;
-        let Some(fence) = cluster.fences.get(me) else { return Ok(format!("{me} is not fenced")) };
-        let holder = term_in_force(&cluster).map(|term| term.value.holder());
-        if holder.is_some_and(|holder| holder != me) && member.state().postgres_accepts_writes() {
-            return Err(Refusal::Unsafe(format!("{me} accepts writes in a term that is not its own")));
-        }
-        let key = member.keys.fence(me);
-        let compares = vec![Compare::ModRevision { key: key.clone(), is: fence.mod_revision }];
-        self.write(compares, Write::Delete { key }).await?;
-        tracing::warn!(%me, by = %giver.caller.peer, from = %giver.caller.address, reason = order.reason, "unfenced by order");
-        Ok(format!("{me} may come back"))
     }
 }
 

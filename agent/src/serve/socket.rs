@@ -19,6 +19,8 @@ use crate::member::Member;
 const CONNECTIONS_MAX: usize = 32;
 /// A question must have come within this time.
 const QUESTION_DEADLINE: Duration = Duration::from_secs(1);
+/// An answer is a line; a gate that does not take it has ended.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Opens the socket, in place of one that an earlier agent left.
 pub fn listen(run_dir: &Path) -> anyhow::Result<UnixListener> {
@@ -72,26 +74,28 @@ async fn answer(stream: UnixStream, members: &[Arc<Member>]) -> anyhow::Result<(
     let question: Question = serde_json::from_str(&line).context("not a question of ours")?;
     let found = members.iter().find(|member| match &question {
         Question::Start { data_dir, .. } => member.instance.data_dir == *data_dir,
-        Question::Promote { namespace, scope } => {
+        Question::Promote { namespace, scope, .. } => {
             member.instance.cluster.namespace == *namespace && member.instance.cluster.scope == *scope
         }
     });
     let decided = match found {
         None => Answer::Refuse { why: "this agent has no such instance; see check-config".into() },
-        Some(member) if !member.may_ask(uid) => {
+        Some(member) if !member.may_ask(uid).await => {
             Answer::Refuse { why: format!("user {uid} does not own {}", member.instance.data_dir.display()) }
         }
         Some(member) => match question {
             Question::Start { standby, .. } => member.may_start(standby).await,
-            Question::Promote { .. } => tokio::select! {
-                answer = member.may_promote() => answer,
+            Question::Promote { waited_ms, .. } => tokio::select! {
+                answer = member.may_promote(waited_ms) => answer,
                 () = closed(&mut read) => anyhow::bail!("the hook was ended before it was answered"),
             },
         },
     };
     let mut bytes = serde_json::to_vec(&decided)?;
     bytes.push(b'\n');
-    write.write_all(&bytes).await?;
+    tokio::time::timeout(ANSWER_DEADLINE, write.write_all(&bytes))
+        .await
+        .context("the answer is not taken")??;
     Ok(())
 }
 

@@ -1,16 +1,19 @@
 //! Pairs of etcd to a [`Cluster`]. Pure; a pair that cannot be read is named in the result, never dropped in silence.
 
+use std::collections::BTreeMap;
+
 use holdfast_agent_core::close::Revised;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_store::KeyValue;
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
-use holdfast_types::record::{Promise, SessionRecord};
+use holdfast_types::record::{Promise, SessionRecord, Unknown};
 use holdfast_types::{MemberName, RegionName, SessionId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::patroni;
 
+type Kept = BTreeMap<String, Unknown>;
 type Result<T> = std::result::Result<T, String>;
 
 /// Builds the view of the cluster whose keys are `keys`; pairs of others are passed over.
@@ -25,19 +28,20 @@ pub fn cluster<'p>(
     let mut attestations = Vec::new();
     for pair in pairs {
         let result = if pair.key.starts_with(&sessions) {
-            record::<SessionRecord>(pair)
+            record::<SessionRecord>(pair, &mut cluster.unknown)
                 .map(|found| drop(cluster.sessions.insert(SessionId(pair.lease), found.value)))
         } else if let Some(rest) = pair.key.strip_prefix(keys.patroni_prefix()) {
             patroni_key(rest, pair, &mut cluster)
         } else if let Some(key) = keys.parse(&pair.key) {
             match key {
-                OurKey::Attest(_) => record(pair).map(|found| attestations.push(found)),
+                OurKey::Attest(_) => record(pair, &mut cluster.unknown).map(|found| attestations.push(found)),
                 other => our_key(&other, pair, &mut cluster),
             }
         } else {
             Ok(())
         };
         if let Err(why) = result {
+            note_unreadable(keys, &pair.key, &mut cluster);
             cluster.unreadable.insert(pair.key.clone(), why);
         }
     }
@@ -48,8 +52,22 @@ pub fn cluster<'p>(
     cluster
 }
 
-fn record<T: Serialize + DeserializeOwned>(pair: &KeyValue) -> Result<Revised<T>> {
+/// A record that cannot be read is never taken for absent: what that means for a decision is noted for it.
+fn note_unreadable(keys: &ClusterKeys, key: &str, cluster: &mut Cluster) {
+    match keys.parse(key) {
+        Some(OurKey::Mode) => cluster.mode_unreadable = true,
+        Some(OurKey::Term | OurKey::Promise { .. }) => cluster.terms_unreadable = true,
+        Some(OurKey::Fence(name)) => cluster.unreadable_fences.extend(MemberName::new(name)),
+        _ => {}
+    }
+}
+
+/// Decodes a record; what a newer build has written into it is kept for whoever writes it again.
+fn record<T: Serialize + DeserializeOwned>(pair: &KeyValue, kept: &mut Kept) -> Result<Revised<T>> {
     let stored = holdfast_store::decode::<T>(pair).map_err(|error| error.to_string())?;
+    if !stored.unknown().is_empty() {
+        kept.insert(pair.key.clone(), stored.unknown().clone());
+    }
     Ok(Revised { value: stored.body, mod_revision: pair.mod_revision })
 }
 
@@ -59,24 +77,27 @@ fn member(name: &str) -> Result<MemberName> {
 
 fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<()> {
     match key {
-        OurKey::Mode => cluster.mode = Some(record(pair)?),
-        OurKey::Term => cluster.term = Some(record(pair)?),
-        OurKey::Floor => cluster.floor = Some(record(pair)?),
-        OurKey::Hold => cluster.hold = Some(record(pair)?),
+        OurKey::Mode => cluster.mode = Some(record(pair, &mut cluster.unknown)?),
+        OurKey::Term => cluster.term = Some(record(pair, &mut cluster.unknown)?),
+        OurKey::Floor => cluster.floor = Some(record(pair, &mut cluster.unknown)?),
+        OurKey::Hold => cluster.hold = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Promise { member: name, .. } => {
-            let found: Revised<Promise> = record(pair)?;
+            let found: Revised<Promise> = record(pair, &mut cluster.unknown)?;
             let newest = cluster.promises.get(&member(name)?).map(|old| old.value.term);
             if newest.is_none_or(|newest| newest < found.value.term) {
                 cluster.promises.insert(member(name)?, found);
             }
         }
         OurKey::Facts(name) => {
-            let found: Revised<_> = record(pair)?;
+            let found: Revised<_> = record(pair, &mut cluster.unknown)?;
             cluster.facts.insert(member(name)?, found.value);
         }
-        OurKey::Fence(name) => drop(cluster.fences.insert(member(name)?, record(pair)?)),
-        OurKey::Event(_) => cluster.events.push(record(pair)?),
-        OurKey::Attest(_) | OurKey::Route(_) => {}
+        OurKey::Fence(name) => {
+            let found = record(pair, &mut cluster.unknown)?;
+            cluster.fences.insert(member(name)?, found);
+        }
+        OurKey::Event(_) => cluster.events.push(record(pair, &mut cluster.unknown)?),
+        OurKey::Attest(_) | OurKey::Route(_) | OurKey::Would(_) | OurKey::Audit(_) => {}
     }
     Ok(())
 }
@@ -140,13 +161,30 @@ mod tests {
             pair("/service/other/leader", b"dbx", 77),
         ];
         let cluster = cluster(&keys, &region, 9, pairs.iter());
-        assert_eq!(cluster.mode(), Mode::Armed);
+        assert_eq!(cluster.known_mode(), Some(Mode::Armed));
+        assert!(cluster.cannot_tell_terms());
         assert!(cluster.term.is_none() && cluster.unreadable.contains_key(&keys.term()));
-        assert_eq!(cluster.leader_key.unwrap().value.as_str(), "db1");
-        let sync = cluster.sync.unwrap();
+        assert_eq!(cluster.leader_key.as_ref().unwrap().value.as_str(), "db1");
+        let sync = cluster.sync.as_ref().unwrap();
         assert_eq!((sync.quorum, sync.sync_standby.len(), sync.version, sync.mod_revision), (1, 2, 3, 9));
         let db2 = &cluster.members[&MemberName::new("db2").unwrap()];
         assert_eq!((db2.lease, db2.address.as_str()), (78, "10.77.0.22"));
-        assert!(cluster.config.unwrap().paused);
+        assert_eq!(cluster.paused(), Some(true));
+    }
+
+    #[test]
+    fn a_newer_builds_mode_and_fence_are_not_absent() {
+        let region = RegionName::new("r1").unwrap();
+        let id = ClusterId {
+            region: region.clone(),
+            namespace: Namespace::new("service").unwrap(),
+            scope: Scope::new("main").unwrap(),
+        };
+        let (keys, db1) = (ClusterKeys::new(&id), MemberName::new("db1").unwrap());
+        let newer = br#"{"format":9,"min_reader":9}"#;
+        let pairs = [pair(&keys.mode(), newer, 0), pair(&keys.fence(&db1), newer, 0)];
+        let found = cluster(&keys, &region, 9, pairs.iter());
+        assert_eq!(found.known_mode(), None);
+        assert!(!found.is_armed() && found.fenced(&db1) && found.fences.is_empty());
     }
 }

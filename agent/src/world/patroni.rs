@@ -79,6 +79,7 @@ pub fn config(pair: &KeyValue) -> Result<PatroniConfig> {
         loop_wait_ms: seconds("loop_wait", 10),
         paused: value["pause"].as_bool().unwrap_or(false),
         failsafe_mode: value["failsafe_mode"].as_bool().unwrap_or(false),
+        mod_revision: pair.mod_revision,
     })
 }
 

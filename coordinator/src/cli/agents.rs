@@ -1,11 +1,12 @@
 //! Asking agents directly, when etcd does not answer or does not know.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_proto::client::{AgentClient, CallError};
-use holdfast_proto::message::HostStatus;
+use holdfast_proto::message::{HostStatus, InstanceName, InstanceStatus};
 use holdfast_proto::tls::Peer;
-use holdfast_types::{MemberName, Position, Scope};
+use holdfast_types::{MemberName, Mode, Position, Scope};
 use tokio::task::JoinSet;
 
 use super::target::{Region, Session, now_wall_ms};
@@ -59,15 +60,45 @@ pub async fn report(region: &Region, wanted: Option<&str>, etcd_error: &str) -> 
 
 /// Where the data of a member end, by its own agent; `None` if it does not know or cannot be asked.
 pub async fn position(session: &Session, view: &ClusterView, member: &MemberName) -> Option<Position> {
+    let status = client(session, view, member)?.status().await.ok()?;
+    instance(session, member, status)?.position
+}
+
+/// The mode that each member's agent saw last; members whose agent cannot be asked are absent. All are asked at once.
+pub async fn modes(session: &Session, view: &ClusterView) -> BTreeMap<MemberName, Mode> {
+    let mut asking = JoinSet::new();
+    for member in view.facts.keys() {
+        if let Some(client) = client(session, view, member) {
+            let member = member.clone();
+            asking.spawn(async move { (member, client.status().await.ok()) });
+        }
+    }
+    let mut modes = BTreeMap::new();
+    while let Some(joined) = asking.join_next().await {
+        // A task that panicked is an agent without an answer.
+        if let Ok((member, Some(status))) = joined
+            && let Some(instance) = instance(session, &member, status)
+        {
+            modes.insert(member, instance.mode);
+        }
+    }
+    modes
+}
+
+/// A way to the agent of a member. Another host may have taken the address since: only the host of the record is
+/// believed.
+fn client(session: &Session, view: &ClusterView, member: &MemberName) -> Option<AgentClient> {
     let facts = view.facts.get(member)?;
-    // Another host may have taken the address since: only the host of the record is believed.
     let host = Peer::host(session.cluster.region.clone(), facts.host.clone()).ok()?;
-    let client = AgentClient::new(session.region.identity.clone(), &facts.grpc, Some(host), DEADLINE);
-    let status: HostStatus = client.status().await.ok()?;
-    let ours = |name: &holdfast_proto::message::InstanceName| {
+    Some(AgentClient::new(session.region.identity.clone(), &facts.grpc, Some(host), DEADLINE))
+}
+
+/// What the agent of a member says of that member.
+fn instance(session: &Session, member: &MemberName, status: HostStatus) -> Option<InstanceStatus> {
+    let ours = |name: &InstanceName| {
         name.namespace == session.cluster.namespace
             && name.scope == session.cluster.scope
             && name.member == *member
     };
-    status.instances.into_iter().find(|instance| ours(&instance.name))?.position
+    status.instances.into_iter().find(|instance| ours(&instance.name))
 }

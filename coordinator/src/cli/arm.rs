@@ -9,11 +9,16 @@ use holdfast_types::Mode;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{ModeRecord, Stored};
 
+use super::agents;
 use super::exit::{Exit, Failure};
 use super::order::{ATTEMPTS, Action, Order, Settled};
 use super::target::{Session, Target, now_wall_ms};
 use crate::view::arming::{self, Check};
+use crate::view::class;
 use crate::view::cluster::ClusterView;
+
+const DISARM: &str =
+    "disarm: agents then do nothing, and Patroni alone decides, without the promises of an armed cluster";
 
 /// Options of `arm` and `disarm`.
 #[derive(Debug, Clone, Args)]
@@ -22,25 +27,19 @@ pub struct ModeOptions {
     target: Target,
     #[command(flatten)]
     order: Order,
-    /// Why; kept in the record
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
 }
 
 /// Runs `arm`.
 pub async fn arm(options: &ModeOptions) -> Result<Exit, Failure> {
-    let would = "arm: agents then fence, close terms and hand over by themselves";
-    set(options, "arm", Mode::Armed, would).await
+    set(options, "arm", Mode::Armed).await
 }
 
 /// Runs `disarm`.
 pub async fn disarm(options: &ModeOptions) -> Result<Exit, Failure> {
-    let would =
-        "disarm: agents then do nothing, and Patroni alone decides, without the promises of an armed cluster";
-    set(options, "disarm", Mode::Disarmed, would).await
+    set(options, "disarm", Mode::Disarmed).await
 }
 
-async fn set(options: &ModeOptions, name: &'static str, mode: Mode, would: &str) -> Result<Exit, Failure> {
+async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
     let action =
         Action { session: &session, name, node: None, order: &options.order, output: options.target.output };
@@ -50,16 +49,16 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode, would: &str)
         if view.mode() == mode {
             return unchanged(&action, mode).await;
         }
-        let check = match mode {
-            Mode::Armed => arming::check(&view),
-            Mode::Observe | Mode::Disarmed => Check::default(),
+        let (check, would) = match mode {
+            Mode::Armed => (arming::check(&view), class::arming(&view.patroni)),
+            Mode::Observe | Mode::Disarmed => (Check::default(), DISARM),
         };
         if !asked && let Some(exit) = action.gate(&check, would)? {
             return Ok(exit);
         }
         asked = true;
-        let (compares, write) = transaction(&session, &view, mode, &options.reason);
-        if action.send(compares, write).await? == Settled::Done {
+        let (compares, write) = transaction(&session, &view, mode, options.order.reason());
+        if action.send(&view, compares, write).await? == Settled::Done {
             return done(&action, mode, check).await;
         }
     }
@@ -85,21 +84,36 @@ fn transaction(session: &Session, view: &ClusterView, mode: Mode, reason: &str) 
 }
 
 async fn unchanged(action: &Action<'_>, mode: Mode) -> Result<Exit, Failure> {
-    if mode == Mode::Armed && action.order.wait && !action.order.dry_run {
-        return action.wait(Check::default(), arming::arrived).await;
+    if action.order.wait && !action.order.dry_run {
+        return wait(action, mode, Check::default()).await;
     }
     let text = format!("is {mode} already, nothing was changed");
     Ok(action.end(Exit::Done, "unchanged", Check::default(), text))
 }
 
 async fn done(action: &Action<'_>, mode: Mode, check: Check) -> Result<Exit, Failure> {
-    if mode == Mode::Armed {
-        if action.order.wait {
-            return action.wait(check, arming::arrived).await;
-        }
-        let text = "is armed; the leader's agent opens the term now (arm --wait waits for it)";
-        return Ok(action.end(Exit::Done, "done", check, text));
+    if action.order.wait {
+        return wait(action, mode, check).await;
     }
-    let text = format!("is {mode}; Patroni alone decides from now on");
+    let text = match mode {
+        Mode::Armed => "is armed; the leader's agent opens the term now (arm --wait waits for it)".to_owned(),
+        Mode::Observe | Mode::Disarmed => {
+            format!(
+                "is {mode}; Patroni alone decides, as soon as the agents have seen it (disarm --wait waits)"
+            )
+        }
+    };
     Ok(action.end(Exit::Done, "done", check, text))
+}
+
+/// Armed is over when the term is open; disarmed when no agent takes the cluster for armed any more.
+async fn wait(action: &Action<'_>, mode: Mode, check: Check) -> Result<Exit, Failure> {
+    if mode == Mode::Armed {
+        return action.wait(check, async |view: &ClusterView| arming::arrived(view)).await;
+    }
+    let seen = async |view: &ClusterView| {
+        let modes = agents::modes(action.session, view).await;
+        arming::left(view, mode, &modes)
+    };
+    action.wait(check, seen).await
 }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use holdfast_store::StoreError;
 
-/// The exit codes of every command (DESIGN section 7).
+/// The exit codes of every command (DESIGN section 7). Its 6, partly done, belongs to operations of several steps: an
+/// order of today is one transaction, and is done or is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -21,8 +22,6 @@ pub enum Exit {
     Unreachable = 4,
     /// The order was given, but its effect has not come in time; the state is printed.
     TimedOut = 5,
-    /// A part was done; the text names the next safe command.
-    PartlyDone = 6,
 }
 
 impl From<Exit> for ExitCode {

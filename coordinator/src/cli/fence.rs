@@ -23,9 +23,6 @@ pub struct FenceOptions {
     target: Target,
     #[command(flatten)]
     order: Order,
-    /// Why; kept in the record until the node comes back
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
     /// Fence the present writer too: all writes stop until another member has taken over
     #[arg(long)]
     accept_outage: bool,
@@ -63,10 +60,10 @@ pub async fn fence(options: &FenceOptions) -> Result<Exit, Failure> {
             return Ok(exit);
         }
         asked = true;
-        let (compares, write) = fence_transaction(&session, &view, &member, &options.reason);
-        if action.send(compares, write).await? == Settled::Done {
+        let (compares, write) = fence_transaction(&session, &view, &member, options.order.reason());
+        if action.send(&view, compares, write).await? == Settled::Done {
             if options.order.wait {
-                return action.wait(check, |view| is_out(view, &member)).await;
+                return action.wait(check, async |view: &ClusterView| is_out(view, &member)).await;
             }
             return Ok(action.end(Exit::Done, "done", check, format!("{member} is fenced")));
         }
@@ -121,9 +118,9 @@ pub async fn unfence(options: &UnfenceOptions) -> Result<Exit, Failure> {
             Compare::ModRevision { key: keys.term(), is: view.term.as_ref().map_or(0, |term| term.revision) },
             Compare::ModRevision { key: keys.patroni_leader(), is: view.patroni.leader_revision },
         ];
-        if action.send(compares, Write::Delete { key: keys.fence(&member) }).await? == Settled::Done {
+        if action.send(&view, compares, Write::Delete { key: keys.fence(&member) }).await? == Settled::Done {
             if options.order.wait {
-                return action.wait(check, |view| is_back(view, &member)).await;
+                return action.wait(check, async |view: &ClusterView| is_back(view, &member)).await;
             }
             return Ok(action.end(Exit::Done, "done", check, format!("{member} may come back")));
         }
@@ -138,7 +135,7 @@ fn action<'s>(
     order: &'s Order,
     target: &Target,
 ) -> Action<'s> {
-    Action { session, name, node: Some(member.to_string()), order, output: target.output }
+    Action { session, name, node: Some(member.clone()), order, output: target.output }
 }
 
 fn is_out(view: &ClusterView, member: &MemberName) -> Result<String, String> {

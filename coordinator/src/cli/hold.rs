@@ -1,5 +1,5 @@
-//! `hold end`: a person says that a second failover may go on. The record stays, with the person's name, until the
-//! agents remove it together with its term.
+//! `hold end`: a person says that a second failover may go on. The record stays, with the person's name and
+//! reason; it means nothing once its term is over.
 
 use clap::{Args, Subcommand};
 use holdfast_store::{Compare, Write};
@@ -10,6 +10,7 @@ use super::exit::{Exit, Failure};
 use super::order::{ATTEMPTS, Action, Order, Settled};
 use super::target::Target;
 use crate::view::arming::Check;
+use crate::view::cluster::ClusterView;
 
 /// What can be done with a hold.
 #[derive(Debug, Clone, Subcommand)]
@@ -25,9 +26,6 @@ pub struct HoldOptions {
     target: Target,
     #[command(flatten)]
     order: Order,
-    /// Why; said in the answer
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
 }
 
 /// Runs `hold end`.
@@ -44,8 +42,7 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
     let mut asked = false;
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
-        let waiting = view.hold.as_ref().filter(|hold| hold.body().released_by.is_none());
-        let Some(hold) = waiting else {
+        let Some(hold) = view.hold_in_force() else {
             let text = "nothing is held, nothing was changed";
             return Ok(action.end(Exit::Done, "unchanged", Check::default(), text));
         };
@@ -55,17 +52,20 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
         }
         asked = true;
         let released_by = Some(session.region.who());
-        let record = hold.record.with_body(HoldRecord { released_by, ..hold.body().clone() });
+        let released_why = Some(options.order.reason().to_owned());
+        let record = hold.record.with_body(HoldRecord { released_by, released_why, ..hold.body().clone() });
         let compares = vec![Compare::ModRevision { key: key.clone(), is: hold.revision }];
-        if action.send(compares, Write::put(key.clone(), record.encode())).await? == Settled::Done {
+        if action.send(&view, compares, Write::put(key.clone(), record.encode())).await? == Settled::Done {
             if options.order.wait {
-                let writer = |view: &crate::view::cluster::ClusterView| match view.writer() {
-                    Some((term, writer)) => Ok(format!("term {term} is open for {writer}")),
-                    None => Err("no term is open yet".to_owned()),
+                // The held term itself stays open until it is closed at last.
+                let held = hold.body().term;
+                let arrived = async |view: &ClusterView| match view.writer() {
+                    Some((term, writer)) if term > held => Ok(format!("term {term} is open for {writer}")),
+                    _ => Err(format!("no term after {held} is open yet")),
                 };
-                return action.wait(Check::default(), writer).await;
+                return action.wait(Check::default(), arrived).await;
             }
-            let text = format!("the hold is ended by {} ({})", session.region.who(), options.reason);
+            let text = format!("the hold is ended by {} ({})", session.region.who(), options.order.reason());
             return Ok(action.end(Exit::Done, "done", Check::default(), text));
         }
     }

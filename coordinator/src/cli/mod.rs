@@ -9,7 +9,7 @@ mod exit;
 mod fence;
 mod hold;
 mod order;
-mod print;
+pub mod print;
 mod show;
 mod target;
 mod watch;
@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 pub use self::exit::{Exit, Failure};
+pub use self::target::Output;
 
 /// The verbs on a cluster.
 #[derive(Debug, Clone, Subcommand)]

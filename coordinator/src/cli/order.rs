@@ -1,17 +1,23 @@
 //! What all acting verbs share: their options, the question before, the one transaction, the report after.
+//!
+//! The transaction writes two keys: the one that the verb is about, and the record of the order itself (who, when, why,
+//! from where). So no order is carried out without its record, and the record tells whether an order whose answer was
+//! lost was carried out.
 
 use std::io::{BufRead, IsTerminal, Write as _};
 use std::time::Duration;
 
 use clap::Args;
 use holdfast_store::{Compare, Read, Store, StoreError, Txn, TxnOutcome, Write};
-use holdfast_types::ClusterId;
+use holdfast_types::keys::ClusterKeys;
+use holdfast_types::record::{AuditRecord, Stored};
+use holdfast_types::{ClusterId, MemberName};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::print;
-use super::target::{Output, Session};
+use super::target::{Output, Session, now_wall_ms};
 use crate::view::arming::Check;
 use crate::view::cluster::ClusterView;
 use crate::view::status::{FORMAT, StatusReport};
@@ -22,6 +28,9 @@ pub struct Order {
     /// Say what would stand in the way, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Why; kept among the orders that `holdfast events` shows
+    #[arg(long, value_name = "TEXT", required_unless_present = "dry_run")]
+    reason: Option<String>,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
@@ -31,6 +40,13 @@ pub struct Order {
     /// How long to wait, in seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub timeout: u64,
+}
+
+impl Order {
+    /// Why; empty for a dry run without one.
+    pub fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or_default()
+    }
 }
 
 /// What an acting verb has done, as JSON.
@@ -43,7 +59,11 @@ pub struct ActionReport {
     /// `region/namespace/scope`.
     pub cluster: String,
     /// The member, for verbs that have one.
-    pub node: Option<String>,
+    pub node: Option<MemberName>,
+    /// Who gave the order: identity from the certificate.
+    pub by: String,
+    /// Why.
+    pub reason: String,
     /// `done`, `unchanged`, `would_do`, `refused`, `failed` or `timed_out`.
     pub result: &'static str,
     /// What was looked at before.
@@ -60,7 +80,7 @@ pub struct Action<'s> {
     /// The verb.
     pub name: &'static str,
     /// The member, for verbs that have one.
-    pub node: Option<String>,
+    pub node: Option<MemberName>,
     /// The common options.
     pub order: &'s Order,
     /// How to print.
@@ -84,6 +104,8 @@ impl Action<'_> {
             action: self.name,
             cluster: self.session.cluster.to_string(),
             node: self.node.clone(),
+            by: self.session.region.who(),
+            reason: self.order.reason().to_owned(),
             result,
             check,
             text: text.into(),
@@ -119,13 +141,13 @@ impl Action<'_> {
     pub async fn wait(
         &self,
         check: Check,
-        arrived: impl Fn(&ClusterView) -> Result<String, String>,
+        arrived: impl AsyncFn(&ClusterView) -> Result<String, String>,
     ) -> Result<Exit, Failure> {
         let deadline = Instant::now() + Duration::from_secs(self.order.timeout);
         let mut last = "nothing was read".to_owned();
         loop {
             match self.session.view().await {
-                Ok(view) => match arrived(&view) {
+                Ok(view) => match arrived(&view).await {
                     Ok(text) => return Ok(self.end(Exit::Done, "done", check, text)),
                     Err(why) if Instant::now() >= deadline => {
                         print::prose(&StatusReport::new(&view, None).text());
@@ -144,9 +166,28 @@ impl Action<'_> {
         }
     }
 
-    /// Sends one transaction that writes one key of ours; an unknown outcome is settled by reading that key.
-    pub async fn send(&self, compares: Vec<Compare>, write: Write) -> Result<Settled, Failure> {
-        settle(&*self.session.store, compares, write).await.map_err(Failure::from)
+    /// Sends the transaction: `write`, and the record of the order. `view` is what the order was judged by.
+    pub async fn send(
+        &self,
+        view: &ClusterView,
+        mut compares: Vec<Compare>,
+        write: Write,
+    ) -> Result<Settled, Failure> {
+        let number = view.audits.last().map_or(0, |last| last.number + 1);
+        let record = AuditRecord {
+            number,
+            verb: self.name.to_owned(),
+            node: self.node.clone(),
+            by: self.session.region.who(),
+            from: self.session.from.clone(),
+            reason: self.order.reason().to_owned(),
+            at_wall_ms: now_wall_ms(),
+        };
+        let key = ClusterKeys::new(&self.session.cluster).audit(number);
+        // Two orders at once would take the same place: the later one looks again.
+        compares.push(Compare::ModRevision { key: key.clone(), is: view.audit_revision(number) });
+        let proof = Proof { key, value: Stored::new(record).encode() };
+        settle(&*self.session.store, compares, write, proof).await.map_err(Failure::from)
     }
 
     /// The order was given, but the world kept changing under it.
@@ -159,23 +200,30 @@ impl Action<'_> {
 /// How often an order is tried again when the state changed between reading and writing.
 pub const ATTEMPTS: usize = 5;
 
-async fn settle(store: &dyn Store, compares: Vec<Compare>, write: Write) -> Result<Settled, StoreError> {
-    let txn = Txn { compares, writes: vec![write.clone()], otherwise_read: Vec::new() };
-    match store.txn(txn).await {
+/// The record of an order: where it is, the order was carried out.
+struct Proof {
+    key: String,
+    value: Vec<u8>,
+}
+
+/// An unknown outcome is settled by reading the record of the order. Agents may have changed the order's own key again
+/// by then; nobody but another order touches that record.
+async fn settle(
+    store: &dyn Store,
+    compares: Vec<Compare>,
+    write: Write,
+    proof: Proof,
+) -> Result<Settled, StoreError> {
+    let writes = vec![write, Write::put(proof.key.clone(), proof.value.clone())];
+    match store.txn(Txn { compares, writes, otherwise_read: Vec::new() }).await {
         Ok(TxnOutcome::Succeeded { .. }) => Ok(Settled::Done),
         Ok(TxnOutcome::Refused { .. }) => Ok(Settled::Changed),
         Err(error) if error.outcome_unknown() => {
-            let (key, wanted) = match &write {
-                Write::Put { key, value, .. } => (key.clone(), Some(value.clone())),
-                Write::PutSameValue { key } | Write::Delete { key } | Write::DeletePrefix { prefix: key } => {
-                    (key.clone(), None)
-                }
-            };
             // If this fails too, the caller learns the second reason; nothing is claimed.
-            let reading = store.read(vec![Read::Key(key.clone())]).await?;
-            let found = reading.get(&key).map(|pair| pair.value.clone());
-            // The reason and the moment in the value make it ours.
-            Ok(if found == wanted { Settled::Done } else { Settled::Changed })
+            let reading = store.read(vec![Read::Key(proof.key.clone())]).await?;
+            let found = reading.get(&proof.key).map(|pair| &pair.value);
+            // Name, reason and moment in the value make it ours.
+            Ok(if found == Some(&proof.value) { Settled::Done } else { Settled::Changed })
         }
         Err(error) => Err(error),
     }
@@ -205,27 +253,24 @@ mod tests {
     use super::*;
     use holdfast_store::MemoryStore;
 
-    fn put(value: &str) -> Write {
-        Write::put("/a", value)
-    }
-
     fn absent() -> Vec<Compare> {
         vec![Compare::ModRevision { key: "/a".into(), is: 0 }]
     }
 
+    async fn order(store: &MemoryStore, compares: Vec<Compare>, reason: &str) -> Result<Settled, StoreError> {
+        let proof = Proof { key: "/audit/00".into(), value: reason.into() };
+        settle(store, compares, Write::put("/a", reason), proof).await
+    }
+
     #[tokio::test]
-    async fn an_unknown_outcome_is_settled_by_a_read() {
+    async fn an_unknown_outcome_is_settled_by_the_orders_record() {
         let store = MemoryStore::new();
         store.lose_next_answer();
-        assert_eq!(settle(&store, absent(), put("1")).await, Ok(Settled::Done));
-        assert_eq!(settle(&store, absent(), put("2")).await, Ok(Settled::Changed));
+        assert_eq!(order(&store, absent(), "1").await, Ok(Settled::Done));
+        assert_eq!(order(&store, absent(), "2").await, Ok(Settled::Changed));
         store.lose_next_answer();
-        assert_eq!(
-            settle(&store, absent(), put("2")).await,
-            Ok(Settled::Changed),
-            "refused, and the answer lost"
-        );
+        assert_eq!(order(&store, absent(), "2").await, Ok(Settled::Changed), "refused, and the answer lost");
         store.set_reachable(false);
-        assert!(settle(&store, absent(), put("3")).await.is_err());
+        assert!(order(&store, absent(), "3").await.is_err());
     }
 }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::config::{OperatorConfig, RegionConfig};
 use super::exit::{Exit, Failure};
 use crate::view::cluster::ClusterView;
+use crate::view::text;
 
 /// Patroni's own default.
 const DEFAULT_NAMESPACE: &str = "service";
@@ -62,6 +63,8 @@ pub struct Session {
     pub cluster: ClusterId,
     /// The region's store.
     pub store: Arc<dyn Store>,
+    /// The host that the command runs on, by its own name: orders are recorded with it.
+    pub from: String,
 }
 
 impl Target {
@@ -85,7 +88,7 @@ impl Target {
         let region = self.region()?;
         let cluster = self.find(&region).await?;
         let store: Arc<dyn Store> = Arc::new(region.etcd.clone());
-        Ok(Session { region, cluster, store })
+        Ok(Session { region, cluster, store, from: this_host() })
     }
 
     /// Finds the cluster for a verb that acts. Viewers are refused here: etcd itself knows prefixes, not verbs.
@@ -112,6 +115,15 @@ impl Target {
         let ours = sessions.trim_end_matches("session/").to_owned();
         let reading = region.etcd.read(vec![Read::Prefix(ours.clone())]).await?;
         choose(name, &clusters(name, &ours, &reading), self.cluster.as_deref())
+    }
+}
+
+/// The kernel's name of this host.
+fn this_host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => text::UNKNOWN.to_owned(),
+        name => name.to_owned(),
     }
 }
 
@@ -179,7 +191,7 @@ impl Session {
         let wanted = MemberName::new(node).map_err(|error| Failure::usage(error.to_string()))?;
         let members = view.members();
         members.iter().find(|member| **member == wanted).cloned().ok_or_else(|| {
-            let names = crate::view::text::list(&members);
+            let names = text::list(&members);
             Failure::usage(format!("{} has no member {node:?}; it has {names}", view.cluster))
         })
     }

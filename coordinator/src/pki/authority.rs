@@ -12,7 +12,8 @@ use super::files::{self, NewFile};
 
 /// The name of its certificate file, beside itself and beside every certificate that it signed.
 pub const CERTIFICATE: &str = "ca.crt";
-const KEY: &str = "ca.key";
+/// The name of its key file, beside itself only.
+pub const KEY: &str = "ca.key";
 const COMMON_NAME: &str = "Holdfast authority";
 
 /// A key and its certificate, both PEM.

@@ -7,6 +7,7 @@
 mod authority;
 mod certificate;
 mod files;
+mod made;
 #[cfg(test)]
 mod tests;
 
@@ -22,12 +23,19 @@ use holdfast_types::{HostName, NameError, RegionName};
 use authority::{Authority, CERTIFICATE};
 use certificate::{DnsName, Subject};
 use files::NewFile;
+pub use made::Made;
+use made::MadeFile;
+
+use crate::cli::Output;
 
 /// The command.
 #[derive(Debug, Args)]
 pub struct Pki {
     #[command(subcommand)]
     verb: Verb,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, global = true, value_name = "FORM")]
+    pub output: Output,
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,19 +181,25 @@ impl PkiError {
     }
 }
 
-/// Runs the command and says what was made, for standard error.
-pub fn run(pki: Pki) -> Result<String, PkiError> {
+/// Runs the command and says what was made.
+pub fn run(pki: Pki) -> Result<Made, PkiError> {
     let now = SystemTime::now();
     match pki.verb {
         Verb::Init { dir, days } => {
             authority::create(&dir, days, now)?;
-            Ok(format!("authority made in {}; keep ca.key away from the hosts", dir.display()))
+            let files = vec![
+                MadeFile::new(&dir.join(CERTIFICATE), "authority"),
+                MadeFile::new(&dir.join(authority::KEY), "key"),
+            ];
+            let text = format!("authority made in {}; keep ca.key away from the hosts", dir.display());
+            Ok(Made::new("pki init", None, files, text))
         }
         Verb::Host(args) => {
             let (region, host) = (RegionName::new(args.region)?, HostName::new(args.host)?);
             let name = host.to_string();
             let peer = Peer::host(region, host)?;
             issue(
+                "pki host",
                 &args.issue,
                 "host",
                 &Subject::Host { peer, name, addresses: args.addresses, dns: args.dns },
@@ -194,20 +208,26 @@ pub fn run(pki: Pki) -> Result<String, PkiError> {
         }
         Verb::Operator(PersonArgs { issue: to, name }) => {
             let peer = Peer::Operator(PersonName::new(name.clone())?);
-            issue(&to, "operator", &Subject::Person { peer, name }, now)
+            issue("pki operator", &to, "operator", &Subject::Person { peer, name }, now)
         }
         Verb::Viewer(PersonArgs { issue: to, name }) => {
             let peer = Peer::Viewer(PersonName::new(name.clone())?);
-            issue(&to, "viewer", &Subject::Person { peer, name }, now)
+            issue("pki viewer", &to, "viewer", &Subject::Person { peer, name }, now)
         }
         Verb::User(PersonArgs { issue: to, name }) => {
             let name = role_name(name)?;
-            issue(&to, &name.clone(), &Subject::PostgresUser { name }, now)
+            issue("pki user", &to, &name.clone(), &Subject::PostgresUser { name }, now)
         }
     }
 }
 
-fn issue(to: &Issue, stem: &str, subject: &Subject, now: SystemTime) -> Result<String, PkiError> {
+fn issue(
+    action: &'static str,
+    to: &Issue,
+    stem: &str,
+    subject: &Subject,
+    now: SystemTime,
+) -> Result<Made, PkiError> {
     let authority = Authority::load(&to.dir, now)?;
     let pair = authority.sign(subject, to.days, now)?;
     let at = |extension: &str| to.out.join(format!("{stem}.{extension}"));
@@ -217,7 +237,17 @@ fn issue(to: &Issue, stem: &str, subject: &Subject, now: SystemTime) -> Result<S
         NewFile::authority_copy(to.out.join(CERTIFICATE), authority.certificate().to_owned()),
     ];
     files::write_all(&to.out, &files)?;
-    Ok(format!("{} and {} made", at("crt").display(), at("key").display()))
+    let name = match subject {
+        Subject::Host { peer, .. } | Subject::Person { peer, .. } => peer.to_string(),
+        Subject::PostgresUser { name } => name.clone(),
+    };
+    let made = vec![
+        MadeFile::new(&at("crt"), "certificate"),
+        MadeFile::new(&at("key"), "key"),
+        MadeFile::new(&to.out.join(CERTIFICATE), "authority"),
+    ];
+    let text = format!("{} and {} made", at("crt").display(), at("key").display());
+    Ok(Made::new(action, Some(name), made, text))
 }
 
 /// A role's name becomes a file's name.

@@ -15,7 +15,7 @@ struct Line {
     pki: Pki,
 }
 
-fn pki(words: &[&str]) -> Result<String, PkiError> {
+fn pki(words: &[&str]) -> Result<Made, PkiError> {
     run(Line::try_parse_from([&["pki"], words].concat()).unwrap().pki)
 }
 
@@ -32,7 +32,7 @@ impl Folder {
         self.0.path().join(name).display().to_string()
     }
 
-    fn host(&self, region: &str, host: &str, out: &str) -> Result<String, PkiError> {
+    fn host(&self, region: &str, host: &str, out: &str) -> Result<Made, PkiError> {
         let (dir, out) = (self.at("pki"), self.at(out));
         let words = ["host", "--dir", &dir, "--region", region, "--host", host, "--address", "10.77.0.21"];
         pki(&[&words[..], &["--dns", "db1.plant.example", "--out", &out]].concat())

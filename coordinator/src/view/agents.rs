@@ -101,6 +101,11 @@ impl AgentsReport {
                 for problem in status.problems.iter().chain(of_instances) {
                     let _ = writeln!(out, "{}: {problem}", status.host);
                 }
+                for instance in &status.instances {
+                    for line in &instance.would {
+                        let _ = writeln!(out, "{} (mode {}): {line}", instance.name.member, instance.mode);
+                    }
+                }
                 for pooler in &status.poolers {
                     let target = pooler.target.as_ref().map_or("nobody".into(), ToString::to_string);
                     let paused = if pooler.paused { ", clients wait" } else { "" };
@@ -220,6 +225,16 @@ mod tests {
         assert!(first.contains("stop and restart no PostgreSQL"), "{first}");
         assert!(text.contains("10.77.0.23:7460: no route"), "{text}");
         assert!(text.contains("| db2"), "{text}");
+    }
+
+    #[test]
+    fn what_an_observing_agent_would_have_done_is_told_without_etcd_too() {
+        let mut observing = answer("db1", Role::Primary, false);
+        let instance = &mut observing.status.as_mut().unwrap().instances[0];
+        instance.mode = holdfast_types::Mode::Observe;
+        instance.would.push("would have: opened the first term".into());
+        let text = report(vec![observing]).text();
+        assert!(text.contains("db1 (mode observe): would have: opened the first term"), "{text}");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What stands in the way of arming, and whether arming has arrived.
 
+use std::collections::BTreeMap;
+
 use holdfast_types::record::FORMAT as RECORD_FORMAT;
-use holdfast_types::{Class, Mode};
+use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::text;
+use super::{class, text};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,7 +62,7 @@ pub fn check(view: &ClusterView) -> Check {
     match &view.patroni.leader {
         None => check.block("Patroni has no leader", "wait until it has one: patronictl list"),
         Some(leader) if view.fences.contains_key(leader) => {
-            let fix = text::command(&format!("unfence {leader}"), &view.cluster);
+            let fix = text::order(&format!("unfence {leader}"), &view.cluster);
             check.block(format!("the present leader {leader} is fenced"), fix);
         }
         Some(_) => {}
@@ -82,11 +84,9 @@ fn settings(view: &ClusterView, check: &mut Check) {
         }
         Some(Class::On) => check.block(
             "synchronous_mode is on: Patroni writes /sync before the hook, so every promotion would be refused",
-            "patronictl edit-config -s synchronous_mode=quorum",
+            "patronictl edit-config -s synchronous_mode=quorum, then arm again",
         ),
-        Some(Class::Off) => check.warn(
-            "synchronous_mode is off: a failover may lose commits, and only attested evidence is accepted",
-        ),
+        Some(Class::Off) => check.warnings.extend(class::loss(patroni)),
     }
     if patroni.switch("failsafe_mode") == Some(false) {
         let fix = "patronictl edit-config -s failsafe_mode=true";
@@ -103,7 +103,10 @@ fn settings(view: &ClusterView, check: &mut Check) {
 /// What `/config` says of the hook and the watchdog; a host's own file is not visible from here.
 fn hook(view: &ClusterView, check: &mut Check) {
     let Some(config) = &view.patroni.config else { return };
+    // Nothing is asked of a promotion in class off.
+    let needs_hook = view.patroni.class() != Some(Class::Off);
     match config["postgresql"]["pre_promote"].as_str() {
+        _ if !needs_hook => {}
         Some(command) if command.contains("promote-gate") => {}
         Some(command) => check.block(
             format!("pre_promote in /config is not Holdfast's: {command}"),
@@ -123,7 +126,7 @@ fn hook(view: &ClusterView, check: &mut Check) {
 }
 
 fn members(view: &ClusterView, check: &mut Check) {
-    let mut slots = std::collections::BTreeMap::new();
+    let mut slots = BTreeMap::new();
     for member in view.patroni.members.keys() {
         let start = format!("start holdfast-agent on the host of {member}");
         match view.agent_alive(member) {
@@ -152,9 +155,15 @@ pub fn arrived(view: &ClusterView) -> Result<String, String> {
         return Err(format!("the mode is {}", view.mode()));
     }
     let Some((term, writer)) = view.writer() else {
-        return Err(match view.is_closed() {
-            true => "the last term is closed and nobody has opened the next".into(),
-            false => "the leader's agent has opened no term yet".into(),
+        return Err(match (view.reign(), &view.term) {
+            (Some(closed), _) => format!("term {} is closed and nobody has opened the next", closed.term),
+            (None, Some(old)) => {
+                format!(
+                    "the leader's agent has opened no term yet; term {} is of an earlier arming",
+                    old.body().term
+                )
+            }
+            (None, None) => "the leader's agent has opened no term yet".into(),
         });
     };
     let floor = view.floor.as_ref().map(|floor| floor.body()).filter(|floor| floor.term == term);
@@ -168,8 +177,36 @@ pub fn arrived(view: &ClusterView) -> Result<String, String> {
         None if view.patroni.class() == Some(Class::Quorum) => {
             Err(format!("term {term} is open for {writer}, without a floor record"))
         }
-        None => Ok(format!("term {term} is open for {writer}; this class has no floor record")),
+        None => Ok(format!(
+            "term {term} is open for {writer}; {}",
+            class::loss(&view.patroni).unwrap_or_else(|| "without a floor record".into())
+        )),
     }
+}
+
+/// Whether every agent has seen that the cluster is no longer armed. `seen`: the mode that each member's agent saw last,
+/// of those that could be asked. One that has no session and does not answer is not waited for, but named.
+pub fn left(view: &ClusterView, mode: Mode, seen: &BTreeMap<MemberName, Mode>) -> Result<String, String> {
+    if view.mode() != mode {
+        return Err(format!("the mode is {}", view.mode()));
+    }
+    let (mut waits, mut unknown) = (Vec::new(), Vec::new());
+    for member in view.members() {
+        match (seen.get(&member), view.agent_alive(&member)) {
+            (Some(seen), _) if *seen == mode => {}
+            (Some(seen), _) => waits.push(format!("the agent of {member} still sees {seen}")),
+            (None, Some(true)) => waits.push(format!("the agent of {member} does not answer")),
+            (None, Some(false) | None) => unknown.push(member),
+        }
+    }
+    if !waits.is_empty() {
+        return Err(waits.join(", "));
+    }
+    let text = format!("is {mode}, seen by the agents of {}; Patroni alone decides", text::list(seen.keys()));
+    Ok(match unknown.as_slice() {
+        [] => text,
+        silent => format!("{text}. Without a session and an answer, so not known: {}", text::list(silent)),
+    })
 }
 
 #[cfg(test)]
@@ -220,10 +257,15 @@ mod tests {
     #[test]
     fn an_asynchronous_cluster_may_be_armed_with_a_note() {
         let mut built = Built::unarmed();
-        built.patroni("config", &json!({"failsafe_mode": true}));
+        let config = json!({"failsafe_mode": true, "postgresql": {"pre_promote": "/bin/true"}});
+        built.patroni("config", &config);
         let check = check(&built.view());
-        assert_eq!(check.blockers, []);
-        assert!(check.warnings[0].contains("may lose commits"), "{:?}", check.warnings);
+        assert_eq!(check.blockers, [], "nothing is asked of a promotion there");
+        assert!(check.warnings[0].contains("acknowledged writes can be lost"), "{:?}", check.warnings);
+        built.mode(Mode::Armed);
+        built.open(4, 1);
+        let arrived = arrived(&built.view()).unwrap();
+        assert!(arrived.starts_with("term 4 is open for db1; class off: acknowledged"), "{arrived}");
     }
 
     #[test]
@@ -256,5 +298,29 @@ mod tests {
         assert!(arrived(&built.view()).unwrap_err().contains("without a floor"));
         built.floor(4);
         assert!(arrived(&built.view()).unwrap().starts_with("term 4 is open for db1, floor 2:0/5000000"));
+        built.stale(&built.keys.term());
+        let old = arrived(&built.view()).unwrap_err();
+        assert!(old.contains("no term yet; term 4 is of an earlier arming"), "{old}");
+    }
+
+    #[test]
+    fn disarming_has_arrived_when_every_agent_has_seen_it() {
+        let mut built = Built::healthy();
+        built.mode(Mode::Disarmed);
+        let names = || (1..=4).map(crate::view::testing::db);
+        let mut seen: BTreeMap<_, _> = names().map(|name| (name, Mode::Disarmed)).collect();
+        assert_eq!(
+            left(&built.view(), Mode::Disarmed, &seen).unwrap(),
+            "is disarmed, seen by the agents of db1, db2, db3, db4; Patroni alone decides"
+        );
+        seen.insert(crate::view::testing::db(2), Mode::Armed);
+        seen.remove(&crate::view::testing::db(3));
+        let waits = left(&built.view(), Mode::Disarmed, &seen).unwrap_err();
+        assert_eq!(waits, "the agent of db2 still sees armed, the agent of db3 does not answer");
+        seen.insert(crate::view::testing::db(2), Mode::Disarmed);
+        built.remove_session(3);
+        assert!(left(&built.view(), Mode::Disarmed, &seen).unwrap().ends_with("not known: db3"));
+        built.mode(Mode::Armed);
+        assert!(left(&built.view(), Mode::Disarmed, &seen).is_err(), "somebody armed it again");
     }
 }

@@ -48,7 +48,8 @@ pub fn between(old: &ClusterView, new: &ClusterView) -> Vec<Change> {
     for route in now.routes.iter().filter(|route| !before.routes.contains(route)) {
         let target = route.target.as_deref().unwrap_or("nobody");
         let paused = if route.paused { ", clients wait" } else { "" };
-        say("route", format!("{} -> {target} in term {}{paused}", route.pooler, route.term));
+        let gone = if route.agent == "gone" { ", as last known: its agent is gone" } else { "" };
+        say("route", format!("{} -> {target} in term {}{paused}{gone}", route.pooler, route.term));
     }
     if before.headline() != now.headline() {
         say("health", now.headline());
@@ -62,6 +63,9 @@ fn without_agent(term: &Option<TermReport>) -> Option<TermReport> {
 }
 
 fn term_line(term: &TermReport) -> String {
+    if !term.in_force {
+        return format!("{} of {} is not in force: older than the mode", term.term, term.holder);
+    }
     match (&term.evidence, term.writable) {
         (Some(evidence), _) => {
             let next = term.successor.as_ref().map(|next| format!(", {next} follows")).unwrap_or_default();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord, Promise, Reign,
-    RouteRecord, SessionRecord, Stored, TermRecord,
+    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord,
+    Promise, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -45,8 +45,8 @@ pub struct ClusterView {
     pub term: Option<Seen<TermRecord>>,
     /// What the present writer has published.
     pub floor: Option<Seen<FloorRecord>>,
-    /// A failover waits for a person.
-    pub hold: Option<Seen<HoldRecord>>,
+    /// The last record of a hold; see [`hold`](Self::hold) for whether it still means anything.
+    hold: Option<Seen<HoldRecord>>,
     /// Standing promises.
     pub promises: Vec<(MemberName, Promise)>,
     /// The writer's own word that it has stopped.
@@ -59,6 +59,12 @@ pub struct ClusterView {
     pub routes: BTreeMap<String, RouteRecord>,
     /// The last incidents, oldest first.
     pub events: Vec<EventRecord>,
+    /// What each member's agent would have done in mode observe.
+    pub would: BTreeMap<MemberName, WouldRecord>,
+    /// The last orders, oldest first.
+    pub audits: Vec<AuditRecord>,
+    /// The places of the ring of orders that are taken, each with its `mod_revision`.
+    pub audit_places: BTreeMap<u64, i64>,
     /// The hosts whose agents are alive.
     pub sessions: BTreeMap<HostName, SessionRecord>,
     /// Patroni's side.
@@ -96,6 +102,9 @@ impl ClusterView {
             fences: BTreeMap::new(),
             routes: BTreeMap::new(),
             events: Vec::new(),
+            would: BTreeMap::new(),
+            audits: Vec::new(),
+            audit_places: BTreeMap::new(),
             sessions: BTreeMap::new(),
             patroni,
             problems,
@@ -112,6 +121,7 @@ impl ClusterView {
             }
         }
         view.events.sort_by_key(|event| event.number);
+        view.audits.sort_by_key(|audit| audit.number);
         view
     }
 
@@ -144,6 +154,16 @@ impl ClusterView {
                 }
             }
             OurKey::Event(_) => self.events.extend(body::<EventRecord>(pair, problems)),
+            OurKey::Would(member) => {
+                if let (Some(name), Some(would)) = (name(member, pair, problems), body(pair, problems)) {
+                    self.would.insert(name, would);
+                }
+            }
+            OurKey::Audit(place) => {
+                // A damaged one takes its place too: the next order there writes over it.
+                self.audit_places.insert(place, pair.mod_revision);
+                self.audits.extend(body::<AuditRecord>(pair, problems));
+            }
         }
     }
 
@@ -157,15 +177,33 @@ impl ClusterView {
         self.mode.as_ref().map_or(0, |mode| mode.revision)
     }
 
-    /// The open term and its writer.
+    /// The term record, if it is in force. One that is older than the mode record says only how high terms have been:
+    /// anything may have happened while the cluster was not armed (`PROTOCOL.md` section 2).
+    pub fn reign(&self) -> Option<&TermRecord> {
+        let in_force =
+            |term: &&Seen<TermRecord>| self.mode() == Mode::Armed && term.revision > self.mode_revision();
+        self.term.as_ref().filter(in_force).map(Seen::body)
+    }
+
+    /// The open term that is in force, and its writer.
     pub fn writer(&self) -> Option<(Term, &MemberName)> {
-        let term = self.term.as_ref()?.body();
+        let term = self.reign()?;
         Some((term.term, term.open_holder()?))
     }
 
-    /// Whether the term record is closed.
-    pub fn is_closed(&self) -> bool {
-        self.term.as_ref().is_some_and(|term| matches!(term.body().reign, Reign::Closed { .. }))
+    /// The hold on the end of the present term, released or not. One of an earlier term is over, whoever closed it: the
+    /// record stays until the next hold is written over it.
+    pub fn hold(&self) -> Option<&Seen<HoldRecord>> {
+        let hold = self.hold.as_ref()?;
+        // A term record that is gone or cannot be read does not end a hold.
+        let is_present =
+            self.term.is_none() || self.writer().is_some_and(|(term, _)| term == hold.body().term);
+        is_present.then_some(hold)
+    }
+
+    /// The hold that waits for a person.
+    pub fn hold_in_force(&self) -> Option<&Seen<HoldRecord>> {
+        self.hold().filter(|hold| hold.body().released_by.is_none())
     }
 
     /// Every member that anybody has heard of, in the order of names.
@@ -173,7 +211,7 @@ impl ClusterView {
         let mut all: Vec<MemberName> =
             self.patroni.members.keys().chain(self.facts.keys()).cloned().collect();
         all.extend(self.fences.keys().cloned());
-        all.extend(self.writer().map(|(_, writer)| writer.clone()));
+        all.extend(self.term.as_ref().map(|term| term.body().holder().clone()));
         all.sort();
         all.dedup();
         all
@@ -182,6 +220,19 @@ impl ClusterView {
     /// Whether a member's agent is alive; unknown when no agent has ever published its host.
     pub fn agent_alive(&self, member: &MemberName) -> Option<bool> {
         self.facts.get(member).map(|facts| self.sessions.contains_key(&facts.host))
+    }
+
+    /// Whether the agent of a pooler's host is alive: its route is then what that agent holds to be true. The key is
+    /// `host.pooler`, and both may hold dots.
+    pub fn pooler_alive(&self, pooler: &str) -> bool {
+        self.sessions
+            .keys()
+            .any(|host| pooler.strip_prefix(host.as_str()).is_some_and(|r| r.starts_with('.')))
+    }
+
+    /// The `mod_revision` of the place that an order of this number takes in its ring; 0 when it is free.
+    pub fn audit_revision(&self, number: u64) -> i64 {
+        self.audit_places.get(&(number % keys::AUDITS_KEPT)).copied().unwrap_or(0)
     }
 
     /// The promise of a member for the present term.
@@ -225,6 +276,36 @@ mod tests {
         assert_eq!(view.members(), [1, 2, 3, 4].map(db));
         assert_eq!(view.agent_alive(&db(2)), Some(true));
         assert!(view.problems.is_empty(), "{:?}", view.problems);
+    }
+
+    #[test]
+    fn a_term_from_before_the_mode_is_not_in_force() {
+        let mut built = Built::healthy();
+        built.stale(&built.keys.term());
+        let view = built.view();
+        assert_eq!((view.writer(), view.reign()), (None, None), "nobody knows what was done while disarmed");
+        assert!(view.term.is_some(), "it is still shown");
+        let mut disarmed = Built::healthy();
+        disarmed.mode(Mode::Disarmed);
+        assert_eq!(disarmed.view().writer(), None);
+    }
+
+    #[test]
+    fn a_hold_is_over_with_its_term() {
+        let mut built = Built::healthy();
+        built.hold();
+        assert!(built.view().hold_in_force().is_some());
+        built.open(5, 2);
+        assert!(built.view().hold().is_none(), "a later term is open");
+        built.closed(4, 1);
+        assert!(built.view().hold().is_none(), "its term was closed all the same");
+        built.pairs.remove(&built.keys.term());
+        assert!(
+            built.view().hold_in_force().is_some(),
+            "without a term record nobody can say that it is over"
+        );
+        built.released_hold();
+        assert!(built.view().hold_in_force().is_none() && built.view().hold().is_some());
     }
 
     #[test]

@@ -13,9 +13,9 @@ use super::text;
 /// A certificate that ends sooner is a warning (`PROTOCOL.md` rule 24b).
 const CERTIFICATE_DAYS_MIN: i64 = 30;
 /// etcd's default quota is 2 GiB; past it every write is refused.
-const DB_SIZE_BYTES_MAX: u64 = 3 * 512 * 1_024 * 1_024;
+pub const DB_SIZE_BYTES_MAX: u64 = 3 * 512 * 1_024 * 1_024;
 /// A server within the region answers in a few milliseconds; a slower one eats into every lease.
-const ETCD_ANSWER_MS_MAX: u64 = 100;
+pub const ETCD_ANSWER_MS_MAX: u64 = 100;
 
 /// How a look turned out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -148,13 +148,18 @@ impl DoctorReport {
     fn etcd_server(&mut self, what: String, status: &EndpointStatus) {
         let size = text::bytes(status.db_size_bytes);
         let found = format!(
-            "{}, {} ms, {size}{}",
+            "{}, {} ms with its connection, linearizable read {}, fsync p99 {}, {size}{}",
             status.version,
             status.took_ms,
+            status.read_us.map_or("without answer".into(), text::micros),
+            status.fsync_p99_us.map_or(text::UNKNOWN.into(), text::micros),
             if status.leads { ", leads" } else { "" }
         );
         if !status.has_leader {
             self.add(Verdict::Bad, what, "knows no leader", "start the other servers");
+        } else if status.read_us.is_none() {
+            let remedy = "start the other servers; without a quorum no server answers one";
+            self.add(Verdict::Bad, what, found, remedy);
         } else if status.db_size_bytes > DB_SIZE_BYTES_MAX {
             self.add(
                 Verdict::Warn,
@@ -262,6 +267,8 @@ mod tests {
             has_leader: true,
             db_size_bytes: size,
             took_ms,
+            read_us: Some(800),
+            fsync_p99_us: None,
         };
         EndpointHealth { endpoint: "e:2379".into(), status: Ok(status) }
     }

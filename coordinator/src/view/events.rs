@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
-use holdfast_types::record::{EventRecord, Step};
+use holdfast_types::record::{AuditRecord, EventRecord, Step, TermRecord};
+use holdfast_types::{MemberName, Term};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
 use super::status::FORMAT;
 use super::text;
+use super::would::{self, WouldReport};
 
 /// One incident.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,6 +49,25 @@ pub struct StepReport {
     pub took_ms: i64,
 }
 
+/// One order of a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OrderReport {
+    /// Its number, one more for each.
+    pub id: u64,
+    /// When, RFC 3339, by the clock of the host that the command ran on.
+    pub at: String,
+    /// The verb.
+    pub verb: String,
+    /// The member, for verbs that have one.
+    pub node: Option<String>,
+    /// Who: identity from the certificate.
+    pub by: String,
+    /// The host that the command ran on.
+    pub from: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// `events` as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EventsReport {
@@ -56,6 +77,10 @@ pub struct EventsReport {
     pub cluster: String,
     /// Newest first.
     pub events: Vec<EventReport>,
+    /// The orders that people gave, newest first.
+    pub orders: Vec<OrderReport>,
+    /// What the members' agents would have done in mode observe, newest first.
+    pub would: Vec<WouldReport>,
 }
 
 /// `history` as JSON.
@@ -127,11 +152,29 @@ impl EventsReport {
     /// The events of a view, newest first, at most `limit`.
     pub fn new(view: &ClusterView, limit: usize) -> Self {
         let events = view.events.iter().rev().take(limit).map(EventReport::new).collect();
-        Self { format: FORMAT, cluster: view.cluster.to_string(), events }
+        let orders = view.audits.iter().rev().take(limit).map(OrderReport::new).collect();
+        let would = would::all(view).into_iter().take(limit).collect();
+        Self { format: FORMAT, cluster: view.cluster.to_string(), events, orders, would }
     }
 
     /// For people.
     pub fn text(&self) -> String {
+        self.incidents() + &self.orders() + &would::text(&self.would, usize::MAX)
+    }
+
+    fn orders(&self) -> String {
+        if self.orders.is_empty() {
+            return String::new();
+        }
+        let mut table = text::table(&["Order", "At", "Node", "By", "From", "Reason"]);
+        for order in &self.orders {
+            let node = order.node.clone().unwrap_or_else(|| "-".into());
+            table.add_row([&order.verb, &order.at, &node, &order.by, &order.from, &order.reason]);
+        }
+        format!("{table}\n")
+    }
+
+    fn incidents(&self) -> String {
         if self.events.is_empty() {
             return "no incident has been recorded\n".into();
         }
@@ -156,6 +199,20 @@ impl EventsReport {
     }
 }
 
+impl OrderReport {
+    fn new(order: &AuditRecord) -> Self {
+        Self {
+            id: order.number,
+            at: text::moment(order.at_wall_ms),
+            verb: order.verb.clone(),
+            node: order.node.as_ref().map(ToString::to_string),
+            by: order.by.clone(),
+            from: order.from.clone(),
+            reason: order.reason.clone(),
+        }
+    }
+}
+
 impl HistoryReport {
     /// Timelines and terms of a view.
     pub fn new(view: &ClusterView) -> Self {
@@ -173,9 +230,12 @@ impl HistoryReport {
             end: event.text.clone(),
         };
         let mut terms: Vec<TermLine> = view.events.iter().map(ended).collect();
-        if let Some((term, writer)) = view.writer() {
-            let (writer, end) = (writer.to_string(), "open".into());
-            terms.push(TermLine { term: term.0, writer, ended_at: None, end });
+        if let Some((term, writer)) = view.term.as_ref().map(|term| term.body()).and_then(open) {
+            let end = match view.reign() {
+                Some(_) => "open".into(),
+                None => format!("open, not in force: older than mode {}", view.mode()),
+            };
+            terms.push(TermLine { term: term.0, writer: writer.to_string(), ended_at: None, end });
         }
         Self {
             format: FORMAT,
@@ -204,6 +264,10 @@ impl HistoryReport {
         }
         format!("{timelines}\n{terms}\n")
     }
+}
+
+fn open(record: &TermRecord) -> Option<(Term, &MemberName)> {
+    Some((record.term, record.open_holder()?))
 }
 
 /// The steps in the order of time; clocks of two hosts may tell two of them the other way round.
@@ -262,6 +326,18 @@ mod tests {
     }
 
     #[test]
+    fn orders_are_told_newest_first_with_their_reason() {
+        let mut built = built();
+        built.audit(0, "fence", "bad disk");
+        built.audit(1, "unfence", "new disk");
+        let report = EventsReport::new(&built.view(), 10);
+        let verbs: Vec<&str> = report.orders.iter().map(|order| order.verb.as_str()).collect();
+        assert_eq!(verbs, ["unfence", "fence"]);
+        let text = report.text();
+        assert!(text.contains("| holdfast://operator/ann | console | new disk |"), "{text}");
+    }
+
+    #[test]
     fn history_joins_timelines_and_terms() {
         let report = HistoryReport::new(&built().view());
         assert_eq!(report.timelines[0].lsn, "0/4000000");
@@ -269,6 +345,10 @@ mod tests {
             report.terms.iter().map(|line| (line.term, line.writer.as_str())).collect();
         assert_eq!(terms, [(4, "db1"), (5, "db1"), (4, "db1")]);
         assert!(report.text().contains("no recovery target specified"));
+        let mut disarmed = built();
+        disarmed.mode(holdfast_types::Mode::Disarmed);
+        let last = HistoryReport::new(&disarmed.view()).terms.pop().unwrap();
+        assert_eq!(last.end, "open, not in force: older than mode disarmed");
     }
 
     #[test]

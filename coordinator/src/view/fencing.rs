@@ -4,7 +4,7 @@
 //! it was rewound. What cannot be known here is refused, with the reason.
 
 use holdfast_types::record::FenceReason;
-use holdfast_types::{MemberName, Mode, Position, Timeline};
+use holdfast_types::{Class, MemberName, Mode, Position, Timeline};
 
 use super::arming::Check;
 use super::cluster::ClusterView;
@@ -34,7 +34,8 @@ pub fn check_fence(view: &ClusterView, member: &MemberName, accept_outage: bool)
             view.mode()
         ));
     }
-    let floor = view.floor.as_ref().map(|floor| floor.body());
+    let counts = view.patroni.class() != Some(Class::Off);
+    let floor = view.floor.as_ref().filter(|_| counts).map(|floor| floor.body());
     if let Some(configuration) =
         floor.map(|floor| &floor.configuration).filter(|c| c.members.contains(member))
     {

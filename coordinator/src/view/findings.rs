@@ -1,11 +1,14 @@
-//! What is wrong with a cluster: cause, effect, and the next safe command, the worst first.
+//! What is wrong with a cluster: cause, effect, and the next safe command, the worst first. Called by `status`, `watch`
+//! and every wait that times out; it changes nothing.
+
+mod servers;
 
 use holdfast_store::EtcdHealth;
 use holdfast_types::record::{Evidence, FenceReason, Reign};
 use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
-use super::cluster::ClusterView;
+use super::cluster::{ClusterView, Seen};
 use super::text;
 
 /// How bad a finding is. The order is the order of the list.
@@ -87,48 +90,33 @@ impl List<'_> {
         self.add(Severity::Risk, cause, effect, next);
     }
 
-    fn command(&self, verb: &str) -> String {
-        text::command(verb, &self.view.cluster)
+    /// Class `off`: terms follow Patroni's leader, and nothing rests on agents' promises.
+    fn is_asynchronous(&self) -> bool {
+        self.view.patroni.class() == Some(Class::Off)
     }
 
-    fn etcd(&mut self, etcd: &EtcdHealth) {
-        for alarm in etcd.alarms.iter().flatten() {
-            self.outage(
-                format!("etcd has the alarm {alarm}"),
-                "it refuses every write, so leases cannot be granted and no term can change",
-                "etcdctl alarm list; compact and defragment, then etcdctl alarm disarm",
-            );
-        }
-        for one in &etcd.endpoints {
-            let why = match &one.status {
-                Ok(status) if status.has_leader => continue,
-                Ok(_) => "knows no leader".to_owned(),
-                Err(why) => why.clone(),
-            };
-            self.risk(
-                format!("etcd {}: {why}", one.endpoint),
-                format!("{} of {} servers answer", etcd.answering(), etcd.endpoints.len()),
-                "start that server before anything else is stopped",
-            );
-        }
+    fn command(&self, verb: &str) -> String {
+        text::command(verb, &self.view.cluster)
     }
 
     /// The term and the hold.
     fn reign(&mut self) {
         let view = self.view;
-        if let Some(hold) =
-            view.hold.as_ref().map(|hold| hold.body()).filter(|hold| hold.released_by.is_none())
-        {
+        if let Some(hold) = view.hold_in_force().map(Seen::body) {
             let last = text::ago(hold.last_failover_wall_ms, view.read_wall_ms);
             self.outage(
                 format!("the failover of term {} is held (last one {last}): {}", hold.term, hold.text),
                 "nobody becomes the writer until a person ends the hold",
-                self.command("hold end"),
+                text::order("hold end", &view.cluster),
             );
         }
-        let Some(term) = view.term.as_ref().map(|term| term.body()) else {
-            let (effect, next) = ("no promotion is let through yet", self.command("arm --wait"));
-            return self.risk("armed, but no term has been opened", effect, next);
+        let Some(term) = view.reign() else {
+            let effect = match self.is_asynchronous() {
+                true => "the poolers follow nobody yet",
+                false => "no promotion is let through yet",
+            };
+            let next = text::order("arm --wait", &view.cluster);
+            return self.risk("armed, but no term has been opened since", effect, next);
         };
         match &term.reign {
             Reign::Closed { holder, at_wall_ms, evidence, successor, .. } => {
@@ -151,18 +139,24 @@ impl List<'_> {
                         self.command("status --watch 1"),
                     );
                 }
+                if view.agent_alive(holder) != Some(true) {
+                    self.risk(
+                        format!("the agent of the writer {holder} has no session"),
+                        match self.is_asynchronous() {
+                            true => "nobody there starts a hung Patroni again",
+                            false => "if its PostgreSQL falls silent too, its standbys leave it and a failover begins",
+                        },
+                        format!("systemctl status holdfast-agent on the host of {holder}"),
+                    );
+                }
+                if self.is_asynchronous() {
+                    return;
+                }
                 if view.attestations.iter().any(|attestation| attestation.term == term.term) {
                     self.outage(
                         format!("{holder} attests that its PostgreSQL has stopped"),
                         "a failover is under way",
                         self.command("status --watch 1"),
-                    );
-                }
-                if view.agent_alive(holder) != Some(true) {
-                    self.risk(
-                        format!("the agent of the writer {holder} has no session"),
-                        "if its PostgreSQL falls silent too, its standbys leave it and a failover begins",
-                        format!("systemctl status holdfast-agent on the host of {holder}"),
                     );
                 }
                 let left = view.promises.iter().filter(|(_, promise)| promise.term == term.term);
@@ -246,29 +240,11 @@ impl List<'_> {
                 Some(false) => format!("the agent of {member} has no session"),
                 None => format!("{member} has never had an agent"),
             };
-            self.risk(
-                cause,
-                "it gives no promise and cannot be chosen as successor",
-                format!("systemctl status holdfast-agent on the host of {member}"),
-            );
-        }
-    }
-
-    fn routes(&mut self) {
-        let view = self.view;
-        let writer = view.writer();
-        for (pooler, route) in &view.routes {
-            let follows = writer.is_some_and(|(term, writer)| {
-                route.term == term && route.target.as_ref() == Some(writer) && !route.paused
-            });
-            if writer.is_some() && !follows {
-                let target = route.target.as_ref().map_or("nobody".into(), ToString::to_string);
-                self.risk(
-                    format!("the pooler {pooler} routes to {target} in term {}", route.term),
-                    "its clients wait or are refused",
-                    format!("holdfast-agent's log on the host of {pooler}"),
-                );
-            }
+            let effect = match self.is_asynchronous() {
+                true => "if Patroni promotes it, no term is opened and the poolers do not follow",
+                false => "it gives no promise and cannot be chosen as successor",
+            };
+            self.risk(cause, effect, format!("systemctl status holdfast-agent on the host of {member}"));
         }
     }
 

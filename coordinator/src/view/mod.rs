@@ -6,6 +6,7 @@
 pub mod agents;
 pub mod arming;
 pub mod changes;
+pub mod class;
 pub mod cluster;
 pub mod doctor;
 pub mod events;
@@ -14,6 +15,7 @@ pub mod findings;
 pub mod patroni;
 pub mod status;
 pub mod text;
+pub mod would;
 
 #[cfg(test)]
 pub mod testing;

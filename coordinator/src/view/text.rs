@@ -40,6 +40,14 @@ pub fn bytes(count: u64) -> String {
     format!("{scaled} {}", UNITS[unit])
 }
 
+/// A time that is measured in microseconds.
+pub fn micros(count: u64) -> String {
+    match count {
+        0..=9_999 => format!("{}.{} ms", count / 1_000, count % 1_000 / 100),
+        _ => format!("{} ms", count / 1_000),
+    }
+}
+
 /// How far `lsn` is behind `end`; nothing if it is not behind.
 pub fn lag(end: Option<Lsn>, lsn: Option<Lsn>) -> Option<u64> {
     Some(end?.0.saturating_sub(lsn?.0))
@@ -53,6 +61,11 @@ pub fn command(verb: &str, cluster: &ClusterId) -> String {
         format!("{}/{}", cluster.namespace, cluster.scope)
     };
     format!("holdfast {verb} --region {} --cluster {target}", cluster.region)
+}
+
+/// A verb that acts, likewise; it wants a reason of the person who gives it.
+pub fn order(verb: &str, cluster: &ClusterId) -> String {
+    command(&format!("{verb} --reason WHY"), cluster)
 }
 
 /// An empty table with a header.
@@ -81,6 +94,7 @@ mod tests {
         assert_eq!(ago(0, 600_000), "10 min ago");
         assert_eq!(ago(5_000, 0), "just now");
         assert_eq!((bytes(900), bytes(20 * 1_024 * 1_024)), ("900 B".into(), "20 MiB".into()));
+        assert_eq!((micros(850), micros(12_300)), ("0.8 ms".into(), "12 ms".into()));
         assert_eq!(lag(Some(Lsn(10)), Some(Lsn(12))), Some(0));
         assert_eq!(lag(None, Some(Lsn(12))), None);
     }

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use holdfast_proto::message::{HostStatus, LifeAnswer, LifeQuestion, Order, Refusal};
-use holdfast_proto::server::{Giver, Host, serve};
+use holdfast_proto::message::{HostStatus, LifeAnswer, LifeQuestion, Refusal};
+use holdfast_proto::server::{Asker, Host, serve};
 use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_store::{EtcdOptions, EtcdStore, Read, Store, Txn, TxnOutcome, Write};
 use rustls::pki_types::pem::PemObject;
@@ -124,7 +124,16 @@ impl Ground {
         let prefixes =
             ["/holdfast/", "/service/"].map(|prefix| Write::DeletePrefix { prefix: prefix.into() });
         self.must_txn(prefixes.to_vec()).await;
-        self.must_txn(built.pairs.iter().map(|(key, value)| Write::put(key, value.clone())).collect()).await;
+        // A term counts only if it is younger than the mode.
+        let old = |key: &String| built.stale.contains(key);
+        let mode = |key: &String| *key == built.keys.mode();
+        let put = |which: &dyn Fn(&String) -> bool| {
+            let of = built.pairs.iter().filter(|(key, _)| which(key));
+            of.map(|(key, value)| Write::put(key, value.clone())).collect::<Vec<_>>()
+        };
+        self.must_txn(put(&old)).await;
+        self.must_txn(put(&mode)).await;
+        self.must_txn(put(&|key| !old(key) && !mode(key))).await;
     }
 
     async fn must_txn(&self, writes: Vec<Write>) {
@@ -155,14 +164,8 @@ impl Host for Says {
     async fn status(&self) -> HostStatus {
         self.0.clone()
     }
-    async fn life(&self, _: LifeQuestion) -> Result<LifeAnswer, Refusal> {
-        Err(Refusal::Unavailable("a test".into()))
-    }
-    async fn fence(&self, _: Order, _: Giver) -> Result<String, Refusal> {
-        Err(Refusal::Unavailable("a test".into()))
-    }
-    async fn unfence(&self, _: Order, _: Giver) -> Result<String, Refusal> {
-        Err(Refusal::Unavailable("a test".into()))
+    async fn life(&self, question: LifeQuestion, _: Asker) -> Result<LifeAnswer, Refusal> {
+        Err(Refusal::NotHere(question.instance.member.to_string()))
     }
 }
 

@@ -29,10 +29,7 @@ fn unknown_stays_unknown() {
 }
 
 #[test]
-fn orders_and_signs_of_life_survive_the_wire() {
-    let order = Order { instance: name(), term: Term(7), reason: "disk is dying".into() };
-    assert_eq!(Order::try_from(wire::FenceRequest::from(&order)).unwrap(), order);
-    assert_eq!(Order::try_from(wire::UnfenceRequest::from(&order)).unwrap(), order);
+fn signs_of_life_survive_the_wire() {
     let question = LifeQuestion { instance: name(), term: Term(7) };
     assert_eq!(LifeQuestion::try_from(wire::LifeRequest::from(&question)).unwrap(), question);
     for life in [Life::Alive, Life::Stopped, Life::Unknown] {
@@ -43,19 +40,17 @@ fn orders_and_signs_of_life_survive_the_wire() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    let good = wire::FenceRequest::from(&Order { instance: name(), term: Term(1), reason: String::new() });
-    let error = |request: wire::FenceRequest| Order::try_from(request).unwrap_err().to_string();
+    let good = wire::LifeRequest::from(&LifeQuestion { instance: name(), term: Term(1) });
+    let error = |request: wire::LifeRequest| LifeQuestion::try_from(request).unwrap_err().to_string();
     assert_eq!(
-        error(wire::FenceRequest { instance: None, ..good.clone() }),
+        error(wire::LifeRequest { instance: None, ..good.clone() }),
         "instance is missing from the message"
     );
     let mut unnamed = good.clone();
     unnamed.instance = Some(wire::Instance { scope: "a b".into(), ..unnamed.instance.unwrap() });
     assert!(error(unnamed).contains("scope \"a b\""));
     let newer = Some(wire::Envelope { format: 9, min_reader: 2 });
-    assert!(error(wire::FenceRequest { envelope: newer, ..good.clone() }).contains("upgrade this host"));
-    let long = wire::FenceRequest { reason: "x".repeat(REASON_BYTES_MAX + 1), ..good };
-    assert!(error(long).contains("1001 bytes"));
+    assert!(error(wire::LifeRequest { envelope: newer, ..good }).contains("upgrade this host"));
 }
 
 #[test]

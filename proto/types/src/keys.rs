@@ -10,8 +10,10 @@
 //!                                          /facts/<member>   what others need to choose a successor; it stays when the session goes, as the address to cut off
 //!                                          /fence/<member>   keeps a node out until it has been validated
 //!                                          /hold             a second failover waits for a person
-//!                                          /route/<pooler>   on the session's lease: where a pooler sends its clients
+//!                                          /route/<pooler>   where a pooler sends its clients; it stays when the session goes, and is then no longer known to be true
+//!                                          /would/<member>   what its agent would have done, in mode observe
 //!                                          /event/<nn>       a ring of the last incidents
+//!                                          /audit/<nn>       a ring of the last orders of people
 //! ```
 //! A promise stands under its node's name, because etcd's permissions are by prefix.
 
@@ -20,6 +22,8 @@ use crate::term::Term;
 
 /// How many events a cluster keeps: the ring's keys are `event/00` to `event/63`.
 pub const EVENTS_KEPT: u64 = 64;
+/// How many orders a cluster keeps, likewise.
+pub const AUDITS_KEPT: u64 = 64;
 
 const ROOT: &str = "/holdfast/v1";
 
@@ -97,9 +101,17 @@ impl ClusterKeys {
     pub fn route(&self, host: &HostName, pooler: &str) -> String {
         format!("{}route/{host}.{pooler}", self.ours)
     }
+    /// What the agent of a member would have done in mode observe.
+    pub fn would(&self, member: &MemberName) -> String {
+        format!("{}would/{member}", self.ours)
+    }
     /// One place of the ring of events.
     pub fn event(&self, number: u64) -> String {
         format!("{}event/{:02}", self.ours, number % EVENTS_KEPT)
+    }
+    /// One place of the ring of orders.
+    pub fn audit(&self, number: u64) -> String {
+        format!("{}audit/{:02}", self.ours, number % AUDITS_KEPT)
     }
     /// Patroni's leader key.
     pub fn patroni_leader(&self) -> String {
@@ -141,6 +153,8 @@ impl ClusterKeys {
             Some(("facts", member)) => OurKey::Facts(member),
             Some(("fence", member)) => OurKey::Fence(member),
             Some(("route", pooler)) => OurKey::Route(pooler),
+            Some(("would", member)) => OurKey::Would(member),
+            Some(("audit", number)) => OurKey::Audit(number.parse().ok()?),
             Some(("event", number)) => OurKey::Event(number.parse().ok()?),
             Some(_) => return None,
         })
@@ -160,7 +174,9 @@ pub enum OurKey<'k> {
     Facts(&'k str),
     Fence(&'k str),
     Route(&'k str),
+    Would(&'k str),
     Event(u64),
+    Audit(u64),
 }
 
 #[cfg(test)]
@@ -185,6 +201,8 @@ mod tests {
         let promise = keys.promise(&db1, Term(7));
         assert_eq!(keys.parse(&promise), Some(OurKey::Promise { member: "db1.plant", term: Term(7) }));
         assert_eq!(keys.parse(&keys.event(65)), Some(OurKey::Event(1)));
+        assert_eq!(keys.parse(&keys.audit(65)), Some(OurKey::Audit(1)));
+        assert_eq!(keys.parse(&keys.would(&db1)), Some(OurKey::Would("db1.plant")));
         assert_eq!(keys.parse("/holdfast/v1/r1/service/main/later"), None);
         assert_eq!(keys.parse("/holdfast/v1/r1/service/other/term"), None);
     }

@@ -3,14 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
+use super::failure::{Exit, Failure};
+
 /// A line is never longer.
 pub const LINE_BYTES_MAX: u64 = 64 * 1024;
-/// A boot waits for the agent; everything else takes milliseconds.
+/// A boot waits for killed processes and for the packet filter; everything else takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(40);
 
 /// What a supervisor is asked.
@@ -23,8 +25,8 @@ pub enum Request {
     Hold(Vec<String>),
     /// Start these again; all when empty.
     Start(Vec<String>),
-    /// Kill what is left and start as after a power failure.
-    Boot,
+    /// Kill what is left and start as after a power failure, except these.
+    Boot(Vec<String>),
 }
 
 /// What it answers.
@@ -63,10 +65,15 @@ impl Response {
 /// Asks the supervisor behind `socket`.
 pub async fn ask(socket: &Path, request: &Request) -> Result<Response> {
     let at = || format!("the supervisor behind {}", socket.display());
-    let response = tokio::time::timeout(DEADLINE, exchange(socket, request))
-        .await
-        .with_context(|| format!("{} did not answer in time", at()))?
-        .with_context(at)?;
+    let unreachable = |why: &dyn std::fmt::Display| {
+        let remedy = "a lab without its supervisors can only be taken down: holdfast-lab down";
+        Failure::with(Exit::Unreachable, format!("{} does not answer: {why}; {remedy}", at()))
+    };
+    let response = match tokio::time::timeout(DEADLINE, exchange(socket, request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(unreachable(&error)),
+        Err(_) => return Err(unreachable(&format!("not within {} s", DEADLINE.as_secs()))),
+    };
     match response.error {
         Some(error) => bail!("{}: {error}", at()),
         None => Ok(response),

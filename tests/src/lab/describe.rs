@@ -1,6 +1,9 @@
 //! `describe`: everything that somebody else's client, fault schedule or test needs to know of a lab, as JSON.
 //!
-//! Format 1. Every path is valid in the root mount namespace.
+//! Format 1. Every path is valid in the root mount namespace, and names there what the host sees; the one exception is
+//! `tablespace_locations`, which are the host's own names for `tablespaces`, as `CREATE TABLESPACE` on it wants them.
+
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -86,21 +89,41 @@ async fn describe_host(plan: &Plan, host: &HostPlan) -> Value {
             })
         })
         .collect();
+    let pid = status.as_ref().map(|status| status.pid);
+    let agent = plan.spec.holdfast && render::agent::has_agent(host.host.role);
+    let each = |path: &dyn Fn(&str) -> PathBuf| -> Vec<PathBuf> {
+        host.host.tablespaces.iter().map(|name| path(name)).collect()
+    };
     json!({
         "name": host.name(),
         "role": host.host.role,
         "tags": host.host.tags,
-        "tablespaces": host.host.tablespaces.iter().map(|name| host.data.join("tablespaces").join(name)).collect::<Vec<_>>(),
+        "tablespaces": each(&|name| host.tablespace_device(name)),
+        "tablespace_locations": each(&|name| host.tablespace(name)),
         "address": host.address,
         "netns": host.netns,
         "cgroup": host.cgroup,
-        "pid_mnt": status.as_ref().map(|status| status.pid),
+        "pid_mnt": pid,
         "units": status.map(|status| status.units),
         "instances": instances,
         "pooler": poolers(plan, host),
-        "agent_config": (plan.spec.holdfast && render::agent::has_agent(host.host.role)).then(|| host.agent_config()),
+        "etcd": (host.host.role == Role::Etcd).then(|| etcd(host, pid)),
+        "agent": agent.then(|| json!({
+            "config": host.agent_config(),
+            "ports": { "grpc": render::agent::GRPC_PORT, "metrics": render::agent::METRICS_PORT },
+        })),
+        "agent_config": agent.then(|| host.agent_config()),
         "certs": { "ca": certs.join("ca.crt"), "cert": certs.join("host.crt"), "key": certs.join("host.key") },
         "logs": logs(host),
+    })
+}
+
+/// Its data lies in a memory file system of its own: from outside by way of one of its processes.
+fn etcd(host: &HostPlan, pid: Option<i32>) -> Value {
+    let data_dir = render::etcd::data_dir(host);
+    json!({
+        "data_dir": pid.map(|pid| format!("/proc/{pid}/root{}", data_dir.display())),
+        "ports": { "client": render::etcd::CLIENT_PORT, "peer": render::etcd::PEER_PORT },
     })
 }
 

@@ -7,8 +7,9 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
+use super::failure::{Exit, Failure};
 use super::plan::{DATA_ROOT, Plan, dir};
 use super::{cgroup, files, network};
 
@@ -20,16 +21,39 @@ pub async fn down(lab: &str) -> Result<()> {
     match files::load(lab) {
         Ok(plan) => {
             cgroup::kill(&plan.cgroup)?;
-            cgroup::wait_empty(&plan.cgroup).await?;
+            if let Err(error) = cgroup::wait_empty(&plan.cgroup).await {
+                let left = cgroup::pids(&plan.cgroup);
+                let text = format!("{error:#}; processes that do not end in spite of SIGKILL: {left:?}");
+                return Err(Failure::with(Exit::TimedOut, text));
+            }
             cgroup::remove(&plan.cgroup).await?;
             network::remove(&plan).await?;
         }
         // `up` was killed before it had written what it was going to make: it had made nothing else.
-        Err(_) if dir(lab).is_dir() && !dir(lab).join("pki").exists() => {}
+        Err(_) if dir(lab).is_dir() && !dir(lab).join("pki").exists() => return files::unclaim(lab),
         Err(error) => return Err(error),
     }
     files::remove(&Path::new(DATA_ROOT).join(lab))?;
     files::remove(&dir(lab))
+}
+
+/// Takes down every lab whose name begins so, and goes on when one resists.
+pub async fn all(prefix: &str) -> Result<()> {
+    let (mut gone, mut left) = (0_usize, Vec::new());
+    for lab in files::labs()?.into_iter().filter(|lab| lab.starts_with(prefix)) {
+        match down(&lab).await {
+            Ok(()) => {
+                eprintln!("lab {lab} is down");
+                gone += 1;
+            }
+            Err(error) => left.push(format!("lab {lab} is left: {error:#}")),
+        }
+    }
+    match left.as_slice() {
+        [] => Ok(()),
+        _ if gone > 0 => Err(Failure::with(Exit::PartlyDone, left.join("; "))),
+        _ => bail!(left.join("; ")),
+    }
 }
 
 /// Starts one of our own verbs so that it outlives this process, and dies with the lab.

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
+use super::failure::{Exit, Failure};
 use super::plan::{HostPlan, Plan, RUN_ROOT, RegionPlan, dir};
 use super::render;
 use super::spec::Role;
@@ -20,7 +21,9 @@ pub fn claim(plan: &Plan) -> Result<()> {
     match fs::create_dir(&dir) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            bail!("lab {0} is there already; take it down first: holdfast-lab down {0}", plan.lab)
+            let text =
+                format!("lab {0} is there already; take it down first: holdfast-lab down {0}", plan.lab);
+            return Err(Failure::with(Exit::Refused, text));
         }
         Err(error) => return Err(error).with_context(|| dir.display().to_string()),
     }
@@ -32,7 +35,7 @@ pub fn load(lab: &str) -> Result<Plan> {
     let file = dir(lab).join(RECORD);
     let text = match fs::read_to_string(&file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            bail!("there is no lab {lab}; see: holdfast-lab list")
+            return Err(Failure::usage(format!("there is no lab {lab}; see: holdfast-lab list")));
         }
         other => other.with_context(|| file.display().to_string())?,
     };
@@ -116,10 +119,48 @@ pub fn postgres_user() -> Result<(u32, u32)> {
     Ok((user.uid.as_raw(), user.gid.as_raw()))
 }
 
-/// Removes a directory and everything below it; absent is removed.
+/// Undoes a claim after which nothing else was made: the record, and the directory if nothing else is in it.
+pub fn unclaim(lab: &str) -> Result<()> {
+    let dir = dir(lab);
+    let record = dir.join(RECORD);
+    match fs::remove_file(&record) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| record.display().to_string());
+        }
+        _ => {}
+    }
+    fs::remove_dir(&dir).with_context(|| format!("{} holds what is not the lab's", dir.display()))
+}
+
+/// Removes a directory and everything below it; absent is removed. Refuses while something is mounted there in our own
+/// mount namespace: the lab mounts nothing in it, so that is somebody else's, and we would empty it.
 pub fn remove(path: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    if let Some(mount) = mount_below(&mounts, path) {
+        let text = format!("{mount} is mounted and not the lab's; unmount it, and call down again");
+        return Err(Failure::with(Exit::Refused, text));
+    }
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.with_context(|| path.display().to_string()),
+    }
+}
+
+fn mount_below<'m>(mountinfo: &'m str, path: &Path) -> Option<&'m str> {
+    let mut points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points.find(|point| Path::new(point).starts_with(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_below_is_found_and_one_beside_is_not() {
+        let mounts = "22 1 0:20 / / rw - ext4 a rw\n30 22 0:30 / /run/lab/x rw - tmpfs b rw\n";
+        assert_eq!(mount_below(mounts, Path::new("/run/lab")), Some("/run/lab/x"));
+        assert_eq!(mount_below(mounts, Path::new("/run/lab/x")), Some("/run/lab/x"));
+        assert_eq!(mount_below(mounts, Path::new("/run/lab/x_")), None);
+        assert_eq!(mount_below(mounts, Path::new("/run/la")), None);
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::failure::Failure;
 use super::spec::{Cluster, Host, Role, Spec};
 
 /// Where the labs keep what a reboot may forget.
@@ -134,6 +135,14 @@ impl HostPlan {
     pub fn data_dir(&self, scope: &str) -> PathBuf {
         self.data.join("data").join(scope)
     }
+    /// What a tablespace's mount shows.
+    pub fn tablespace_device(&self, name: &str) -> PathBuf {
+        self.data.join("devices").join(name)
+    }
+    /// Where the host has it mounted.
+    pub fn tablespace(&self, name: &str) -> PathBuf {
+        self.data.join("tablespaces").join(name)
+    }
     /// What names the writer to PgBouncer. On disk: PgBouncer must start after a boot without anybody's help.
     pub fn target_file(&self, pooler_unit: &str) -> PathBuf {
         self.data.join("pgbouncer").join(format!("{pooler_unit}-target.ini"))
@@ -211,6 +220,48 @@ impl Plan {
     /// The host of that name.
     pub fn host(&self, name: &str) -> Option<(&RegionPlan, &HostPlan)> {
         self.hosts().find(|(_, host)| host.name() == name)
+    }
+    /// The same, for somebody who has named it.
+    pub fn named_host(&self, name: &str) -> anyhow::Result<(&RegionPlan, &HostPlan)> {
+        self.host(name).ok_or_else(|| {
+            let hosts: Vec<&str> = self.hosts().map(|(_, host)| host.name()).collect();
+            let there = hosts.join(", ");
+            Failure::usage(format!("lab {} has no host {name}; there are {there}", self.lab))
+        })
+    }
+    /// The region that is named; without a name the only one.
+    pub fn named_region(&self, name: Option<&str>) -> anyhow::Result<&RegionPlan> {
+        let mut meant = self.regions.iter().filter(|region| name.is_none_or(|name| region.name == name));
+        match (meant.next(), meant.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => Err(Failure::usage(self.which("regions"))),
+            (None, _) => Err(Failure::usage(format!(
+                "no region {}: {}",
+                name.unwrap_or("at all"),
+                self.which("regions")
+            ))),
+        }
+    }
+    /// The cluster that is named; without a name the only one.
+    pub fn named_instance(&self, scope: Option<&str>) -> anyhow::Result<Instance<'_>> {
+        let mut meant = self.instances().filter(|one| scope.is_none_or(|scope| one.cluster.scope == scope));
+        match (meant.next(), meant.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => Err(Failure::usage(self.which("clusters"))),
+            (None, _) => Err(Failure::usage(format!(
+                "no cluster {}: {}",
+                scope.unwrap_or("at all"),
+                self.which("clusters")
+            ))),
+        }
+    }
+    fn which(&self, what: &str) -> String {
+        let regions = self.regions.iter().map(|region| region.name.as_str());
+        let scopes = self.spec.cluster.iter().map(|cluster| cluster.scope.as_str());
+        let names: Vec<&str> = if what == "regions" { regions.collect() } else { scopes.collect() };
+        let lab = &self.lab;
+        let how = "say which: @leader:SCOPE@REGION, @region:REGION, postmaster:SCOPE";
+        format!("lab {lab} has the {what} {}; {how}", names.join(", "))
     }
     /// What runs on every database host.
     pub fn instances(&self) -> impl Iterator<Item = Instance<'_>> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
+use super::failure::{Exit, Failure};
 use super::fault::{self, Fault, Order};
 use super::plan::Plan;
 
@@ -34,25 +35,37 @@ enum Step {
 
 /// Runs a scenario, known by name or read from a file. Returns what it broke.
 pub async fn run(plan: &Plan, scenario: &str) -> Result<Vec<Fault>> {
-    let steps = load(scenario)?;
+    let steps = load(scenario).map_err(|error| Failure::usage(format!("{error:#}")))?;
     let mut faults = Vec::new();
-    for step in steps {
-        match step {
-            Step::Fault(order) => {
-                let fault = fault::inject(plan, &order).await?;
-                eprintln!("{}: {} {}", fault.id, fault.kind, fault.host.as_deref().unwrap_or("everywhere"));
-                faults.push(fault);
+    for (number, step) in (1_usize..).zip(steps) {
+        if let Err(error) = take(plan, step, &mut faults).await {
+            if faults.is_empty() {
+                return Err(error);
             }
-            Step::PauseMs(pause_ms) => tokio::time::sleep(Duration::from_millis(pause_ms)).await,
-            Step::Heal(which) => {
-                let which = (which != "all").then_some(which.as_str());
-                for fault in fault::heal(plan, which).await? {
-                    eprintln!("{} healed", fault.id);
-                }
-            }
+            let text =
+                format!("step {number}: {error:#}; end what is broken: holdfast-lab heal {}", plan.lab);
+            return Err(Failure::with(Exit::PartlyDone, text));
         }
     }
     Ok(faults)
+}
+
+async fn take(plan: &Plan, step: Step, faults: &mut Vec<Fault>) -> Result<()> {
+    match step {
+        Step::Fault(order) => {
+            let fault = fault::inject(plan, &order).await?;
+            eprintln!("{}: {} {}", fault.id, fault.kind, fault.host.as_deref().unwrap_or("everywhere"));
+            faults.push(fault);
+        }
+        Step::PauseMs(pause_ms) => tokio::time::sleep(Duration::from_millis(pause_ms)).await,
+        Step::Heal(which) => {
+            let which = (which != "all").then_some(which.as_str());
+            for fault in fault::heal(plan, which).await? {
+                eprintln!("{} healed", fault.id);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn load(scenario: &str) -> Result<Vec<Step>> {

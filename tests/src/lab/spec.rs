@@ -9,12 +9,13 @@ use holdfast_types::{Class, Profile};
 use serde::{Deserialize, Serialize};
 
 /// The specifications that are known by name, as `up` takes them.
-pub const NAMED: [(&str, &str); 5] = [
+pub const NAMED: [(&str, &str); 6] = [
     ("holdfast", include_str!("../../specs/holdfast.toml")),
     ("holdfast-fast", include_str!("../../specs/holdfast-fast.toml")),
     ("patroni-default", include_str!("../../specs/patroni-default.toml")),
     ("patroni-tuned", include_str!("../../specs/patroni-tuned.toml")),
     ("quick", include_str!("../../specs/quick.toml")),
+    ("two-regions", include_str!("../../specs/two-regions.toml")),
 ];
 
 mod check;

@@ -1,12 +1,13 @@
-//! What runs on a host, and how it comes back: the lab's counterpart of our systemd units.
+//! What runs on a host: the lab's counterpart of our systemd units.
 //!
-//! Pure: from the plan to a table. The restart policies and delays are those of the units that the packages install.
+//! Pure: from the plan to a table. How a unit comes back stands in the files that the packages install; see [`systemd`].
 
 use std::path::PathBuf;
 
 use super::plan::{HostPlan, PATRONI, Plan, RegionPlan};
 use super::render;
 use super::spec::Role;
+use super::systemd::{self, Policy};
 
 /// One long-running process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,21 +20,10 @@ pub struct Unit {
     pub command: Vec<String>,
     /// The user; root if absent.
     pub user: Option<&'static str>,
-    /// When it is started again.
-    pub restart: Restart,
-    /// How long after its end.
+    /// How long after its end it is started again, whatever its end was.
     pub delay_ms: u64,
-    /// A file that exists when others may rely on it. Waited for at boot, for a bounded time.
-    pub ready: Option<PathBuf>,
-}
-
-/// systemd's `Restart=`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restart {
-    /// Whatever its end was.
-    Always,
-    /// Unless it ended with exit code 0.
-    OnFailure,
+    /// It is started only when the oneshots of the boot have succeeded.
+    pub requires_oneshots: bool,
 }
 
 /// What is run once at boot before everything else, as root.
@@ -58,7 +48,8 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
                 cgroup: host.cgroup.join(instance.unit()),
                 command: words(&[&PATRONI, &file]),
                 user: Some("postgres"),
-                ..unit(&instance.unit(), 1_000)
+                requires_oneshots: systemd::patroni().requires_boot_deny,
+                ..unit(&instance.unit(), systemd::patroni())
             }
         })),
         Role::Pooler => {
@@ -68,7 +59,7 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
                     cgroup: host.cgroup.join(instance.pooler_unit()),
                     command: words(&[&"/usr/sbin/pgbouncer", &file]),
                     user: Some("postgres"),
-                    ..unit(&instance.pooler_unit(), 100)
+                    ..unit(&instance.pooler_unit(), systemd::pgbouncer())
                 });
                 if !plan.spec.holdfast {
                     units.push(repoint(plan, host, &instance.cluster.scope));
@@ -80,15 +71,15 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
     units
 }
 
-fn unit(name: &str, delay_ms: u64) -> Unit {
+/// What the unit file says. It says always, or the file is refused; what runs once is no unit here.
+fn unit(name: &str, Policy { delay_ms, .. }: Policy) -> Unit {
     Unit {
         name: name.into(),
         cgroup: PathBuf::new(),
         command: Vec::new(),
         user: None,
-        restart: Restart::OnFailure,
         delay_ms,
-        ready: None,
+        requires_oneshots: false,
     }
 }
 
@@ -96,9 +87,7 @@ fn agent(plan: &Plan, host: &HostPlan) -> Unit {
     Unit {
         cgroup: host.cgroup.join("agent"),
         command: words(&[&plan.program("holdfast-agent"), &"run", &"--config", &host.agent_config()]),
-        restart: Restart::Always,
-        ready: Some(host.run().join("holdfast").join("agent.sock")),
-        ..unit("agent", 100)
+        ..unit("agent", systemd::agent())
     }
 }
 
@@ -106,18 +95,17 @@ fn etcd(region: &RegionPlan, host: &HostPlan) -> Unit {
     Unit {
         cgroup: host.cgroup.join("etcd"),
         command: render::etcd::command(region, host),
-        restart: Restart::Always,
-        ..unit("etcd", 1_000)
+        ..unit("etcd", systemd::etcd())
     }
 }
 
+/// The pooler's companion in a lab without us: no file of ours speaks of it, so it comes back as its pooler does.
 fn repoint(plan: &Plan, host: &HostPlan, scope: &str) -> Unit {
     let name = format!("repoint-{scope}");
     Unit {
         cgroup: host.cgroup.join(&name),
         command: words(&[&plan.program("holdfast-lab"), &"repoint", &plan.lab, &host.name(), &scope]),
-        restart: Restart::Always,
-        ..unit(&name, 100)
+        ..unit(&name, systemd::pgbouncer())
     }
 }
 
@@ -144,6 +132,6 @@ mod tests {
         assert_eq!(names(true, "pool1"), ["agent", "pgbouncer"]);
         assert_eq!(names(false, "pool1"), ["pgbouncer", "repoint-main"]);
         assert_eq!(names(true, "e1"), ["etcd"]);
-        assert_eq!(names(true, "client"), [""; 0]);
+        assert_eq!((names(true, "client"), names(false, "client")), (vec!["agent".to_owned()], vec![]));
     }
 }

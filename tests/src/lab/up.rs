@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::plan::{HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
+use super::failure::{Exit, Failure};
+use super::plan::{DATA_ROOT, HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
 use super::spec::{Role, Spec};
 use super::sql::At;
 use super::{certificates, cgroup, control, down, files, health, network, shell};
@@ -60,11 +61,27 @@ async fn check(plan: &Plan) -> Result<()> {
             .await
             .with_context(|| format!("{name} does not run; build it with: cargo build -p {name}"))?;
     }
-    let taken = network::existing()?;
-    if let Some((_, host)) = plan.hosts().find(|(_, host)| taken.contains(&host.netns)) {
-        bail!("the network namespace {} is there already and not ours", host.netns);
+    not_ours(plan)
+}
+
+/// What has a name of the lab's and was not made by it must stay as it is: `down` would take it away with the lab.
+fn not_ours(plan: &Plan) -> Result<()> {
+    if plan.dir().exists() {
+        // The claim says so, and what to do.
+        return Ok(());
     }
-    Ok(())
+    let refused =
+        |what: String| Err(Failure::with(Exit::Refused, format!("{what} is there already and not ours")));
+    let taken = network::existing()?;
+    let mut names = std::iter::once(plan.switch()).chain(plan.hosts().map(|(_, host)| host.netns.clone()));
+    if let Some(name) = names.find(|name| taken.contains(name)) {
+        return refused(format!("the network namespace {name}"));
+    }
+    let data = Path::new(DATA_ROOT).join(&plan.lab);
+    match [plan.cgroup.as_path(), &data].into_iter().find(|path| path.exists()) {
+        Some(path) => refused(path.display().to_string()),
+        None => Ok(()),
+    }
 }
 
 async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {

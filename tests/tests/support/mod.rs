@@ -3,17 +3,35 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, dead_code)]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+pub use holdfast_host::run::Output;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-lab");
 /// So long may a condition take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
+/// So long may a verb take, and `up`, which has a deadline of 120 s and a tear-down.
+const VERB_MS: u64 = 90_000;
+const UP_MS: u64 = 180_000;
+
+/// Runs a program to its end, or kills it at its deadline.
+pub fn within(deadline_ms: u64, line: &[&str]) -> Output {
+    let (program, arguments) = line.split_first().unwrap();
+    let command = holdfast_host::run::Command::new(program).args(arguments.to_vec()).deadline_ms(deadline_ms);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(holdfast_host::run::run(command)).unwrap()
+}
+
+/// The same for a verb of the lab.
+pub fn verb(arguments: &[&str]) -> Output {
+    within(VERB_MS, &[&[PROGRAM], arguments].concat())
+}
 
 /// A lab that is there or not; `down` at the end of the test in any case.
 pub struct Lab {
@@ -21,17 +39,8 @@ pub struct Lab {
     spec: tempfile::NamedTempFile,
 }
 
-/// How a command on a host ended.
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-}
-
-impl Ended {
-    pub fn success(&self) -> bool {
-        self.code == Some(0)
-    }
-}
+/// A transaction that needs no table and waits for a standby.
+pub const COMMIT: &str = "SELECT pg_logical_emit_message(true, 'test', '')";
 
 impl Lab {
     /// Only the name: nothing is started. What an earlier, killed test left under it is removed.
@@ -45,29 +54,29 @@ impl Lab {
     /// A healthy lab.
     pub fn up(name: &str, spec: &str) -> Self {
         let lab = Self::named(name);
-        let output = lab.start_up(spec).wait_with_output().unwrap();
-        assert!(output.status.success(), "up: {}", String::from_utf8_lossy(&output.stderr));
+        let output = lab.try_up(spec);
+        assert!(output.success(), "up: {}", output.stderr);
         lab
     }
 
-    /// Begins to bring it up.
-    pub fn start_up(&self, spec: &str) -> Child {
-        self.spec.as_file().set_len(0).unwrap();
-        fs::OpenOptions::new()
-            .append(true)
-            .open(self.spec.path())
-            .unwrap()
-            .write_all(spec.as_bytes())
-            .unwrap();
-        let mut up = Command::new(PROGRAM);
-        up.arg("up").arg(self.spec.path()).args(["--name", &self.name]);
-        up.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    /// Brings it up, and says how that ended.
+    pub fn try_up(&self, spec: &str) -> Output {
+        self.write(spec);
+        within(UP_MS, &[PROGRAM, "up", self.spec.path().to_str().unwrap(), "--name", &self.name])
     }
 
-    /// An `up` that is refused: its exit code and what it said.
-    pub fn refused_up(&self, spec: &str) -> (Option<i32>, String) {
-        let output = self.start_up(spec).wait_with_output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    fn write(&self, spec: &str) {
+        self.spec.as_file().set_len(0).unwrap();
+        let file = fs::OpenOptions::new().append(true).open(self.spec.path());
+        file.unwrap().write_all(spec.as_bytes()).unwrap();
+    }
+
+    /// Begins to bring it up: for a test that kills it on the way.
+    pub fn start_up(&self, spec: &str) -> Child {
+        self.write(spec);
+        let mut up = Command::new(PROGRAM);
+        up.arg("up").arg(self.spec.path()).args(["--name", &self.name]);
+        up.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     pub fn name(&self) -> &str {
@@ -76,21 +85,21 @@ impl Lab {
 
     /// A verb that succeeds and answers with JSON.
     pub fn run(&self, arguments: &[&str]) -> Value {
-        let output = Command::new(PROGRAM).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let output = verb(arguments);
+        assert!(output.success(), "{arguments:?}: {}", output.stderr);
+        serde_json::from_str(&output.stdout).unwrap()
     }
 
     /// Whether a verb succeeds.
     pub fn tries(&self, arguments: &[&str]) -> bool {
-        Command::new(PROGRAM).args(arguments).output().unwrap().status.success()
+        verb(arguments).success()
     }
 
-    /// A verb that fails: what it said.
-    pub fn fails(&self, arguments: &[&str]) -> String {
-        let output = Command::new(PROGRAM).args(arguments).output().unwrap();
-        assert!(!output.status.success(), "{arguments:?} did not fail");
-        String::from_utf8_lossy(&output.stderr).into_owned()
+    /// A verb that fails with this exit code: what it said.
+    pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = verb(arguments);
+        assert_eq!(output.code, Some(code), "{arguments:?}: {}", output.stderr);
+        output.stderr
     }
 
     pub fn describe(&self) -> Value {
@@ -98,23 +107,19 @@ impl Lab {
     }
 
     /// A command on a host.
-    pub fn exec(&self, host: &str, command: &[&str]) -> Ended {
-        let output = self.exec_output(host, command);
-        Ended { code: output.status.code(), stdout: String::from_utf8_lossy(&output.stdout).into_owned() }
+    pub fn exec(&self, host: &str, command: &[&str]) -> Output {
+        verb(&[&["exec", &self.name, host, "--"], command].concat())
     }
 
-    fn exec_output(&self, host: &str, command: &[&str]) -> Output {
-        Command::new(PROGRAM).args(["exec", &self.name, host, "--"]).args(command).output().unwrap()
+    /// Whether one transaction from a host over that connection string is acknowledged.
+    pub fn commits(&self, host: &str, dsn: &str) -> bool {
+        self.exec(host, &["timeout", "5", "psql", "-qAtX", dsn, "-c", COMMIT]).success()
     }
 
     /// Whether a write over a route of the first cluster is acknowledged.
     pub fn writes(&self, kind: &str, to: Option<&str>) -> bool {
         let described = self.describe();
-        let routes = described["regions"][0]["clusters"][0]["routes"].as_array().unwrap();
-        let route =
-            routes.iter().find(|route| route["kind"] == kind && route["host"].as_str() == to).unwrap();
-        let sql = "SELECT pg_logical_emit_message(true, 'test', '')";
-        self.exec("client", &["timeout", "5", "psql", "-qAtX", text(&route["dsn"]), "-c", sql]).success()
+        self.commits("client", &route(&described["regions"][0]["clusters"][0], kind, to))
     }
 
     /// Whether the leader of the first cluster has that standby streaming.
@@ -124,21 +129,20 @@ impl Lab {
         let sockets = instances.iter().filter_map(|host| host["instances"][0]["socket_dir"].as_str());
         let sql = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'";
         sockets.into_iter().any(|socket| {
-            let output =
-                Command::new("psql").args(["-qAtX", "-h", socket, "-U", "postgres", "-c", sql]).output();
-            String::from_utf8_lossy(&output.unwrap().stdout).lines().any(|name| name == standby)
+            let line = ["timeout", "5", "psql", "-qAtX", "-h", socket, "-U", "postgres", "-c", sql];
+            within(VERB_MS, &line).stdout.lines().any(|name| name == standby)
         })
     }
 
     /// Takes it down and insists.
     pub fn down(&self) {
-        let output = Command::new(PROGRAM).args(["down", &self.name]).output().unwrap();
-        assert!(output.status.success(), "down: {}", String::from_utf8_lossy(&output.stderr));
+        let output = verb(&["down", &self.name]);
+        assert!(output.success(), "down: {}", output.stderr);
     }
 
     fn quiet_down(&self) {
         if Path::new("/run/holdfast-lab").join(&self.name).exists() {
-            drop(Command::new(PROGRAM).args(["down", &self.name]).output());
+            verb(&["down", &self.name]);
         }
     }
 }
@@ -146,6 +150,56 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.quiet_down();
+    }
+}
+
+/// The connection string of a route of a described cluster.
+pub fn route(cluster: &Value, kind: &str, to: Option<&str>) -> String {
+    let routes = cluster["routes"].as_array().unwrap();
+    let route = routes.iter().find(|route| route["kind"] == kind && route["host"].as_str() == to);
+    text(&route.unwrap()["dsn"]).to_owned()
+}
+
+/// A client's session that stays open.
+pub struct Session {
+    psql: Child,
+    stdin: ChildStdin,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Session {
+    /// Opens it from a host.
+    pub fn open(lab: &Lab, host: &str, dsn: &str) -> Self {
+        let mut psql = Command::new(PROGRAM)
+            .args(["exec", lab.name(), host, "--", "psql", "-qAtX", dsn])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdin, stdout) = (psql.stdin.take().unwrap(), psql.stdout.take().unwrap());
+        let (said, lines) = mpsc::sync_channel(16);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if said.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { psql, stdin, lines }
+    }
+
+    /// One transaction: the process of the server that acknowledged it.
+    pub fn commit(&mut self) -> String {
+        let sql = format!("BEGIN; {COMMIT} \\g /dev/null\nCOMMIT; SELECT pg_backend_pid();\n");
+        self.stdin.write_all(sql.as_bytes()).unwrap();
+        self.lines.recv_timeout(PATIENCE).expect("the session must stay open and commit")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.psql.kill();
+        let _ = self.psql.wait();
     }
 }
 

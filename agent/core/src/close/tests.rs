@@ -55,6 +55,7 @@ impl World {
             sync_mod_revision: 103,
             sync_create_revision: 10,
             configuration,
+            data_uuids: BTreeMap::from([(name("b"), "u".into()), (name("c"), "u".into())]),
             floor: at(1, 100),
         };
         Self {
@@ -91,6 +92,7 @@ impl World {
             session_present: self.session_present,
             leader_key: self.leader_key.as_ref(),
             failover_key: self.failover_key,
+            config_mod_revision: 20,
             candidates: &self.candidates,
             now_wall_ms: 9,
         })

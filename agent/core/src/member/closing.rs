@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use holdfast_types::MemberName;
 use holdfast_types::record::{Evidence, Reign, TermRecord};
 
-use super::{Action, Decision, Local, Memory};
+use super::{Action, Decision, Local, Memory, Named};
 use crate::close::{self, ClosePlan, Revised};
 use crate::cluster::Cluster;
-use crate::{hold, successor};
+use crate::{hold, in_force, successor};
 
 /// Rule 13: how long a named successor may take until the next is named.
 pub(super) const SUCCESSOR_PATIENCE_MS: u64 = 2_000;
+/// The longest time is 2 s x 2^4, Patroni's default ttl.
+const SUCCESSOR_DOUBLINGS_MAX: u32 = 4;
 /// Rule 8: each agent waits this much longer than the one before it, so that one of them closes alone.
 pub(super) const CLOSE_RANK_DELAY_MS: u64 = 100;
 
@@ -35,6 +37,7 @@ pub(super) fn close(
         session_present: cluster.writers_session_present(),
         leader_key: cluster.leader_key.as_ref(),
         failover_key: cluster.failover_key,
+        config_mod_revision: cluster.config.map_or(0, |config| config.mod_revision),
         candidates: &candidates,
         now_wall_ms: local.now.wall_ms,
     });
@@ -46,6 +49,8 @@ pub(super) fn close(
         }
         Err(why) => {
             memory.close_possible_since_ms = None;
+            decision.needs_sync_history =
+                matches!(why, close::NotYet::InForce(in_force::Unknown::Compacted(_)));
             decision.waits.push(format!("CLOSE: {why}"));
             return;
         }
@@ -96,6 +101,7 @@ fn rank(plan: &ClosePlan, me: &MemberName) -> u64 {
     promisers.iter().position(|member| member == me).unwrap_or(promisers.len()) as u64
 }
 
+/// What is done between CLOSE and OPEN: nobody follows anybody, and the leader key goes where rule 13 wants it.
 pub(super) fn while_closed(
     cluster: &Cluster,
     local: &Local<'_>,
@@ -108,21 +114,24 @@ pub(super) fn while_closed(
         decision.actions.push(Action::KillDeposed);
     }
     // Rule 5 (h): nobody is a source until the next OPEN.
-    if local.source.installed && local.source.source.is_some() {
-        decision.actions.push(Action::Follow { address: None });
+    if local.network.source.is_some() || !local.network.installed {
+        decision.actions.push(Action::Follow { source: None });
     }
-    let seen_ms = match memory.closed_seen {
-        Some((revision, seen_ms)) if revision == term.mod_revision => seen_ms,
-        _ => {
-            memory.closed_seen = Some((term.mod_revision, local.now.boottime_ms));
-            local.now.boottime_ms
-        }
-    };
+    let leader_mod_revision = cluster.leader_key.as_ref().map_or(0, |leader| leader.mod_revision);
+    let named = named(memory, term.mod_revision, leader_mod_revision, local.now.boottime_ms);
+    memory.named = Some(named);
     if writer == local.me {
+        // The attestation has been used: a standby may start again. A primary may not, by the term record.
+        if local.gate_shut {
+            decision.actions.push(Action::OpenGate);
+        }
         return;
     }
     if cluster.sync.as_ref().is_some_and(|sync| sync.mod_revision != term.mod_revision) {
-        return close(cluster, local, term, memory, decision);
+        close(cluster, local, term, memory, decision);
+        if decision.actions.iter().any(|action| matches!(action, Action::Close(_))) {
+            return;
+        }
     }
     match &cluster.leader_key {
         Some(leader) if leader.value == *writer => {
@@ -132,16 +141,25 @@ pub(super) fn while_closed(
             });
         }
         leader => {
-            let waited_ms = local.now.boottime_ms.saturating_sub(seen_ms);
-            if waited_ms < SUCCESSOR_PATIENCE_MS {
-                decision.again_in_ms = Some(SUCCESSOR_PATIENCE_MS - waited_ms);
+            let patience_ms = SUCCESSOR_PATIENCE_MS << named.earlier.min(SUCCESSOR_DOUBLINGS_MAX);
+            let waited_ms = local.now.boottime_ms.saturating_sub(named.since_ms);
+            if waited_ms < patience_ms {
+                decision.again_in_ms = Some(patience_ms - waited_ms);
                 return;
             }
             name_next(cluster, term, leader.as_ref(), decision);
-            // One name per patience: the next one is due only after this one had its time.
-            memory.closed_seen = Some((term.mod_revision, local.now.boottime_ms));
-            decision.again_in_ms = Some(SUCCESSOR_PATIENCE_MS);
         }
+    }
+}
+
+/// Since when the present holder of the leader key has had it in this closed term.
+fn named(memory: &Memory, term_mod_revision: i64, leader_mod_revision: i64, now_ms: u64) -> Named {
+    let new = |earlier| Named { term_mod_revision, leader_mod_revision, since_ms: now_ms, earlier };
+    match memory.named {
+        Some(old) if old.term_mod_revision != term_mod_revision => new(0),
+        Some(old) if old.leader_mod_revision == leader_mod_revision => old,
+        Some(old) => new(old.earlier.saturating_add(1)),
+        None => new(0),
     }
 }
 

@@ -9,8 +9,9 @@ use holdfast_types::record::{
 use holdfast_types::{Configuration, Mode, Profile};
 
 use super::closing::{CLOSE_RANK_DELAY_MS, SUCCESSOR_PATIENCE_MS};
+use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS};
 use super::*;
-use crate::cluster::PatroniMember;
+use crate::cluster::{PatroniConfig, PatroniMember};
 use crate::sync::SyncKey;
 use crate::testing::{at, lasting, name, names, term_open};
 
@@ -49,6 +50,7 @@ fn cluster() -> Cluster {
         sync_mod_revision: 90,
         sync_create_revision: 10,
         configuration,
+        data_uuids: [(name("b"), "b".to_owned()), (name("c"), "c".to_owned())].into(),
         floor: at(1, 100),
     };
     let sync = SyncKey {
@@ -84,6 +86,13 @@ fn cluster() -> Cluster {
         leader_key: Some(revised(name("a"), 70)),
         members: [(name("a"), patroni(60)), (name("b"), patroni(61)), (name("c"), patroni(62))].into(),
         facts: [(name("a"), facts("a")), (name("b"), facts("b")), (name("c"), facts("c"))].into(),
+        config: Some(PatroniConfig {
+            ttl_ms: 30_000,
+            loop_wait_ms: 10_000,
+            paused: false,
+            failsafe_mode: true,
+            mod_revision: 20,
+        }),
         ..Cluster::default()
     }
 }
@@ -114,7 +123,7 @@ fn promised() -> Cluster {
 }
 
 fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'static> {
-    let network = Network { installed: true, source: Some(facts("a").address), ..Network::default() };
+    let network = Network { installed: true, source: Some((facts("a").address, 5432)), ..Network::default() };
     let own = match member {
         "a" => OwnSession { session: A_SESSION, incarnation: Incarnation(1) },
         _ => OwnSession { session: SessionId(6), incarnation: Incarnation(1) },
@@ -133,13 +142,18 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         gate_shut: false,
         phase: None,
         suspicion: lasting(Suspicion::default()),
-        source: if member == "a" { lasting(Network::default()) } else { lasting(network) },
+        network: if member == "a" { lasting(Network::default()) } else { lasting(network) },
         setting: None,
         timings: lasting(Timings::of(Profile::Fast)),
         second_failover_hold_ms: 600_000,
     };
     change(&mut local);
     local
+}
+
+/// What the kernel shows of a node that has left a.
+fn cut() -> &'static Network {
+    lasting(Network { installed: true, cut: [facts("a").address].into(), ..Network::default() })
 }
 
 fn actions(cluster: &Cluster, local: &Local<'_>) -> Vec<Action> {
@@ -160,7 +174,7 @@ fn the_first_term_after_arming_is_above_every_known_one() {
     let expected = Action::OpenFirst { term: Term(5), term_mod_revision: 80 };
     assert_eq!(actions(&rearmed, &local("a", |_| ())), [expected]);
     assert_eq!(actions(&rearmed, &local("b", |_| ())), [], "only the present leader");
-    rearmed.unreadable.insert("/holdfast/v1/r1/s/c/term".into(), "damaged".into());
+    rearmed.terms_unreadable = true;
     assert_eq!(actions(&rearmed, &local("a", |_| ())), [], "a term that cannot be read is not absent");
 }
 
@@ -170,6 +184,62 @@ fn without_quorum_commit_only_a_hung_patroni_is_dealt_with() {
     assert_eq!(actions(&cluster(), &hung), [Action::RestartPatroni]);
     let gone = local("a", |l| (l.class, l.postgres) = (Class::Off, Postgres::Gone));
     assert_eq!(actions(&cluster(), &gone), []);
+}
+
+#[test]
+fn without_quorum_commit_the_term_follows_patroni_and_one_writer_is_left() {
+    let as_off = |member: &str, primary: bool| {
+        local(member, |l| {
+            (l.class, l.postgres) = (Class::Off, Postgres::Running { in_recovery: Some(!primary) });
+        })
+    };
+    assert_eq!(actions(&cluster(), &as_off("a", true)), []);
+    let mut moved = cluster();
+    moved.leader_key = Some(revised(name("b"), 95));
+    assert_eq!(actions(&moved, &as_off("b", false)), [], "not before it is promoted");
+    let follow = Action::FollowPatroni { term: Term(5), term_mod_revision: 80, leader_mod_revision: 95 };
+    assert_eq!(actions(&moved, &as_off("b", true)), [follow]);
+    assert_eq!(actions(&moved, &as_off("a", true)), [], "the term is still its own");
+    moved.term = Some(revised(term_open("b", 5, true), 96));
+    assert_eq!(actions(&moved, &as_off("a", true)), [Action::KillDeposed]);
+    moved.leader_key = None;
+    assert_eq!(actions(&moved, &as_off("a", true)), [], "nobody holds the lock");
+}
+
+#[test]
+fn a_pause_stops_everything_but_a_persons_fence() {
+    let mut paused = promised();
+    paused.config.as_mut().unwrap().paused = true;
+    let bound = lasting(phase("b"));
+    let b = local("b", |l| (l.phase, l.network, l.patroni_hung) = (Some(bound), cut(), true));
+    assert_eq!(actions(&paused, &b), []);
+    let why = FenceReason::Operator { by: "holdfast://operator/ann".into(), text: "disk".into() };
+    paused.fences = [(name("b"), revised(FenceRecord { why, at_wall_ms: 0 }, 99))].into();
+    assert_eq!(actions(&paused, &b), [Action::KillFenced]);
+    paused = promised();
+    paused.config = None;
+    assert_eq!(actions(&paused, &b), [], "what cannot be read may be a pause");
+}
+
+#[test]
+fn a_cut_that_the_kernel_no_longer_shows_is_made_again() {
+    let bound = lasting(phase("b"));
+    let flushed = local("b", |l| (l.phase, l.network) = (Some(bound), lasting(Network::default())));
+    let again = Action::Promise { term: Term(4), writer: name("a") };
+    assert_eq!(actions(&promised(), &flushed), [Action::Follow { source: None }, again]);
+}
+
+#[test]
+fn a_sync_that_changed_twice_asks_for_its_history() {
+    let mut later = promised();
+    later.sync.as_mut().unwrap().version = 5;
+    let bound = lasting(phase("b"));
+    let b = local("b", |l| (l.phase, l.network) = (Some(bound), cut()));
+    let decision = decide(&later, &b, &mut Memory::default());
+    assert!(decision.needs_sync_history && decision.actions.is_empty(), "{decision:?}");
+    later.sync_history = vec![SyncKey { version: 4, mod_revision: 88, ..later.sync.clone().unwrap() }];
+    let decision = decide(&later, &b, &mut Memory::default());
+    assert!(!decision.needs_sync_history && matches!(decision.actions[..], [Action::Close(_)]));
 }
 
 #[test]
@@ -260,7 +330,7 @@ fn a_promise_is_withdrawn_when_the_writer_is_in_office() {
         "{decided:?}"
     );
     assert!(
-        decided.contains(&Action::Follow { address: None }),
+        decided.contains(&Action::Follow { source: None }),
         "until the withdrawal has succeeded replication stays closed: {decided:?}"
     );
 }
@@ -268,12 +338,11 @@ fn a_promise_is_withdrawn_when_the_writer_is_in_office() {
 #[test]
 fn closing_waits_for_its_rank() {
     let (b, c) = (lasting(phase("b")), lasting(phase("c")));
-    let closed = Network { installed: true, ..Network::default() };
-    let closed = lasting(closed);
-    let first = local("b", |l| (l.phase, l.source) = (Some(b), closed));
+    let closed = cut();
+    let first = local("b", |l| (l.phase, l.network) = (Some(b), closed));
     assert!(matches!(actions(&promised(), &first)[..], [Action::Close(_)]));
     let mut memory = Memory::default();
-    let mut second = local("c", |l| (l.phase, l.source) = (Some(c), closed));
+    let mut second = local("c", |l| (l.phase, l.network) = (Some(c), closed));
     let decision = decide(&promised(), &second, &mut memory);
     assert_eq!((decision.actions, decision.again_in_ms), (vec![], Some(CLOSE_RANK_DELAY_MS)));
     second.now.boottime_ms += CLOSE_RANK_DELAY_MS;
@@ -295,12 +364,18 @@ fn a_second_failover_so_soon_waits_for_a_person() {
     };
     again.events = vec![revised(event, 40)];
     let bound = lasting(phase("b"));
-    let closed = lasting(Network { installed: true, ..Network::default() });
-    let local = local("b", |l| (l.phase, l.source) = (Some(bound), closed));
+    let closed = cut();
+    let local = local("b", |l| (l.phase, l.network) = (Some(bound), closed));
     let hold = Action::Hold { term: Term(4), last_failover_wall_ms: 900_000 };
     assert_eq!(actions(&again, &local), [hold]);
-    let mut record =
-        HoldRecord { term: Term(4), last_failover_wall_ms: 900_000, text: String::new(), released_by: None };
+    let mut record = HoldRecord {
+        term: Term(4),
+        last_failover_wall_ms: 900_000,
+        text: String::new(),
+        released_by: None,
+        released_why: None,
+        paged: None,
+    };
     again.hold = Some(revised(record.clone(), 130));
     assert_eq!(actions(&again, &local), [], "said once");
     record.released_by = Some("holdfast://operator/ann".into());
@@ -312,8 +387,8 @@ fn a_second_failover_so_soon_waits_for_a_person() {
 fn closed() -> Cluster {
     let mut cluster = promised();
     let bound = lasting(phase("b"));
-    let network = lasting(Network { installed: true, ..Network::default() });
-    let local = local("b", |l| (l.phase, l.source) = (Some(bound), network));
+    let network = cut();
+    let local = local("b", |l| (l.phase, l.network) = (Some(bound), network));
     let Some(Action::Close(plan)) = actions(&cluster, &local).pop() else { panic!("not closed") };
     cluster.term = Some(revised(plan.closed, 200));
     cluster.leader_key = Some(revised(name("b"), 200));
@@ -326,16 +401,15 @@ fn closed() -> Cluster {
 fn a_lock_that_the_old_writer_took_again_is_taken_from_it() {
     let mut retaken = closed();
     retaken.leader_key = Some(revised(name("a"), 210));
-    let network = lasting(Network { installed: true, ..Network::default() });
+    let network = cut();
     let take = Action::TakeLeaderKey { leader_mod_revision: 210, term_mod_revision: 200 };
-    assert_eq!(actions(&retaken, &local("c", |l| l.source = network)), [take]);
+    assert_eq!(actions(&retaken, &local("c", |l| l.network = network)), [take]);
 }
 
 #[test]
 fn a_successor_that_does_not_open_is_replaced_after_its_time() {
-    let network = lasting(Network { installed: true, ..Network::default() });
     let mut memory = Memory::default();
-    let mut c = local("c", |l| l.source = network);
+    let mut c = local("c", |l| l.network = cut());
     assert_eq!(decide(&closed(), &c, &mut memory).actions, []);
     c.now.boottime_ms += SUCCESSOR_PATIENCE_MS;
     let mut reachable = closed();
@@ -346,8 +420,42 @@ fn a_successor_that_does_not_open_is_replaced_after_its_time() {
         leader_mod_revision: 200,
         term_mod_revision: 200,
     };
-    assert_eq!(decide(&reachable, &c, &mut memory).actions, [next]);
-    assert_eq!(decide(&reachable, &c, &mut memory).actions, [], "one name, then its time again");
+    assert_eq!(decide(&reachable, &c, &mut memory).actions, std::slice::from_ref(&next));
+    assert_eq!(decide(&reachable, &c, &mut memory).actions, [next], "a fresh read decides the same");
+    reachable.leader_key = Some(revised(name("c"), 210));
+    assert_eq!(decide(&reachable, &c, &mut memory).actions, [], "named: it has its time");
+    c.now.boottime_ms += SUCCESSOR_PATIENCE_MS;
+    assert_eq!(decide(&reachable, &c, &mut memory).actions, [], "twice the time of the one before");
+    c.now.boottime_ms += SUCCESSOR_PATIENCE_MS;
+    assert!(matches!(decide(&reachable, &c, &mut memory).actions[..], [Action::NameNext { .. }]));
+}
+
+#[test]
+fn a_closed_writer_may_start_again_as_a_standby() {
+    let stopped = local("a", |l| (l.postgres, l.gate_shut, l.network) = (Postgres::Gone, true, cut()));
+    assert_eq!(actions(&closed(), &stopped), [Action::OpenGate]);
+}
+
+#[test]
+fn an_incident_without_its_proof_is_proved_once() {
+    let event = EventRecord {
+        number: 3,
+        term: Term(3),
+        from: name("b"),
+        to: Some(name("a")),
+        floor: None,
+        trace_id: None,
+        steps_wall_ms: [(Step::Closed, 900_000)].into(),
+        text: String::new(),
+    };
+    let mut unproved = cluster();
+    unproved.events = vec![revised(event, 40)];
+    let mut memory = Memory::default();
+    let prove = Action::Prove { closed: Term(3) };
+    assert_eq!(decide(&unproved, &local("a", |_| ()), &mut memory).actions, [prove]);
+    assert_eq!(decide(&unproved, &local("a", |_| ()), &mut memory).actions, []);
+    unproved.events[0].value.steps_wall_ms.insert(Step::Proved, 900_100);
+    assert_eq!(actions(&unproved, &local("a", |_| ())), []);
 }
 
 #[test]

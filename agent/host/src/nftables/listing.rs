@@ -15,7 +15,7 @@ pub fn parse(text: &str) -> Result<Option<State>, String> {
         let ends_with = |verdict: &str| expressions.last().is_some_and(|last| last.get(verdict).is_some());
         match rule["chain"].as_str() {
             Some("output") if ends_with("accept") => {
-                state.source = address(expressions, "daddr").or(state.source);
+                state.source = endpoint(expressions).or(state.source);
             }
             // The one without an address is the last: what it does not close has been let through before it.
             Some("output") if ends_with("reject") => closed |= address(expressions, "daddr").is_none(),
@@ -24,6 +24,17 @@ pub fn parse(text: &str) -> Result<Option<State>, String> {
         }
     }
     Ok(closed.then_some(state))
+}
+
+/// The destination that a rule names.
+fn endpoint(expressions: &[Value]) -> Option<(String, u16)> {
+    Some((address(expressions, "daddr")?, port(expressions, "dport")?))
+}
+
+fn port(expressions: &[Value], field: &str) -> Option<u16> {
+    let compared = expressions.iter().map(|expression| &expression["match"]);
+    let mut found = compared.filter(|found| found["left"]["payload"]["field"] == field);
+    found.find_map(|found| u16::try_from(found["right"].as_u64()?).ok())
 }
 
 /// The address that a rule compares this field of the IP header with.

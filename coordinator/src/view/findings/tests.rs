@@ -37,7 +37,7 @@ fn a_hold_comes_first_and_names_the_command_that_ends_it() {
         built.hold();
     });
     assert_eq!(findings[0].severity, Severity::Outage);
-    assert_eq!(findings[0].next, "holdfast hold end --region r1 --cluster main");
+    assert_eq!(findings[0].next, "holdfast hold end --reason WHY --region r1 --cluster main");
     assert_eq!(findings[1].cause, "the agent of db4 has no session");
 }
 
@@ -71,7 +71,23 @@ fn armed_without_a_term_is_a_risk() {
         built.pairs.remove(&built.keys.term());
         built.pairs.remove(&built.keys.floor());
     });
-    assert_eq!(causes(&findings), ["armed, but no term has been opened"]);
+    let cause = "armed, but no term has been opened since";
+    assert_eq!(causes(&findings), [cause]);
+    let of_an_earlier_arming = after(|built| built.stale(&built.keys.term()));
+    assert_eq!(causes(&of_an_earlier_arming), [cause]);
+}
+
+#[test]
+fn a_hold_whose_term_is_over_is_none() {
+    let later = after(|built| {
+        built.hold();
+        built.open(5, 2);
+        built.floor(5);
+        built.raw(&built.keys.patroni_leader(), b"db2");
+        built.patroni_member(1, json!({"role": "replica", "replication_state": "streaming"}));
+        built.patroni_member(2, json!({"role": "primary", "replication_state": null}));
+    });
+    assert_eq!(later, []);
 }
 
 #[test]
@@ -145,6 +161,8 @@ fn etcds_own_faults_are_found() {
         has_leader: true,
         db_size_bytes: 1,
         took_ms: 1,
+        read_us: Some(800),
+        fsync_p99_us: None,
     };
     let endpoint = |endpoint: &str, status| EndpointHealth { endpoint: endpoint.into(), status };
     let etcd = EtcdHealth {
@@ -155,4 +173,62 @@ fn etcds_own_faults_are_found() {
     let findings = find(&Built::healthy().view(), Some(&etcd));
     assert_eq!(causes(&findings), ["etcd has the alarm NOSPACE", "etcd b:1: refused"]);
     assert_eq!(findings[1].effect, "1 of 2 servers answer");
+}
+
+#[test]
+fn etcds_quorum_space_and_speed_are_judged() {
+    let server = |has_leader, db_size_bytes, read_us| {
+        let version = "3.4.23".into();
+        let fsync_p99_us = None;
+        let status = EndpointStatus {
+            version,
+            leads: false,
+            has_leader,
+            db_size_bytes,
+            took_ms: 1,
+            read_us,
+            fsync_p99_us,
+        };
+        EndpointHealth { endpoint: "a:1".into(), status: Ok(status) }
+    };
+    let judge = |endpoints| {
+        let etcd = EtcdHealth { endpoints, members: Some(3), alarms: Some(Vec::new()) };
+        find(&Built::healthy().view(), Some(&etcd))
+    };
+    let lost = judge(vec![server(false, 1, None)]);
+    assert!(lost[0].cause.starts_with("etcd has no quorum as seen from here: 0 of 1"), "{lost:?}");
+    assert_eq!(lost[0].severity, Severity::Outage);
+    assert_eq!(judge(vec![server(true, 1, Some(900))]), [], "a read that was answered proves a quorum");
+    let slow = judge(vec![server(true, 1 << 31, Some(250_000))]);
+    let expected = ["etcd's database has 2048 MiB", "a linearizable read of etcd takes 250 ms"];
+    assert_eq!(causes(&slow), expected);
+}
+
+#[test]
+fn a_pooler_whose_agent_is_gone_is_no_risk_for_ever() {
+    let findings = after(|built| {
+        built.route("b", Some(2));
+        built.remove_pooler_session();
+    });
+    assert_eq!(findings, []);
+}
+
+#[test]
+fn class_off_asks_for_no_floor_no_quorum_and_no_standby() {
+    assert_eq!(after(|built| built.asynchronous()), []);
+    let findings = after(|built| {
+        built.asynchronous();
+        built.pairs.remove(&built.keys.floor());
+        built.promise(2, 4);
+        built.remove_session(3);
+        built.remove_session(1);
+    });
+    let expected = ["the agent of the writer db1 has no session", "the agent of db3 has no session"];
+    assert_eq!(causes(&findings), expected);
+    assert!(findings.iter().all(|one| !one.effect.contains("promise")), "{findings:?}");
+    let nothing = after(|built| {
+        built.asynchronous();
+        built.pairs.remove(&built.keys.term());
+    });
+    assert_eq!(nothing[0].effect, "the poolers follow nobody yet");
 }

@@ -1,15 +1,15 @@
 //! From a view to the report.
 
 use holdfast_store::EtcdHealth;
-use holdfast_types::MemberName;
 use holdfast_types::record::{FenceReason, Reign};
+use holdfast_types::{Class, MemberName};
 
 use super::{
     EtcdReport, FORMAT, FloorReport, MemberReport, ModeReport, RouteReport, StatusReport, SyncReport,
     TermReport,
 };
 use crate::view::cluster::ClusterView;
-use crate::view::{findings, text};
+use crate::view::{class, findings, text, would};
 
 impl StatusReport {
     /// The report of a view; `etcd` if the servers were asked.
@@ -32,6 +32,7 @@ impl StatusReport {
                 at: mode.map(|mode| text::moment(mode.at_wall_ms)),
             },
             class: view.patroni.class(),
+            loss: class::loss(&view.patroni),
             term: term(view),
             floor: floor(view),
             sync: view.patroni.sync.as_ref().map(|sync| SyncReport {
@@ -41,6 +42,7 @@ impl StatusReport {
             hold: hold(view),
             members: view.members().iter().map(|name| member(view, name)).collect(),
             routes: routes(view),
+            would: would::all(view),
             etcd: etcd.map(etcd_report),
         }
     }
@@ -52,6 +54,7 @@ fn term(view: &ClusterView) -> Option<TermReport> {
     let report = TermReport {
         term: record.term.0,
         state: "open",
+        in_force: view.reign().is_some(),
         holder: record.holder().to_string(),
         session: None,
         session_alive,
@@ -73,15 +76,19 @@ fn term(view: &ClusterView) -> Option<TermReport> {
 }
 
 fn hold(view: &ClusterView) -> Option<String> {
-    let hold = view.hold.as_ref()?.body();
+    let hold = view.hold()?.body();
     Some(match &hold.released_by {
         None => hold.text.clone(),
-        Some(by) => format!("{} (released by {by})", hold.text),
+        Some(by) => {
+            let why = hold.released_why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            format!("{} (released by {by}{why})", hold.text)
+        }
     })
 }
 
 fn floor(view: &ClusterView) -> Option<FloorReport> {
-    let record = view.floor.as_ref()?.body();
+    // What stands there in class off is left from another time.
+    let record = view.floor.as_ref().filter(|_| view.patroni.class() != Some(Class::Off))?.body();
     Some(FloorReport {
         position: record.floor.to_string(),
         members: record.configuration.members.iter().map(ToString::to_string).collect(),
@@ -136,16 +143,19 @@ fn routes(view: &ClusterView) -> Vec<RouteReport> {
         term: route.term.0,
         target: route.target.as_ref().map(ToString::to_string),
         paused: route.paused,
+        agent: if view.pooler_alive(pooler) { "alive" } else { "gone" },
     };
     view.routes.iter().map(route).collect()
 }
 
 fn etcd_report(etcd: &EtcdHealth) -> EtcdReport {
-    let sizes = etcd.endpoints.iter().filter_map(|one| one.status.as_ref().ok()).map(|one| one.db_size_bytes);
     EtcdReport {
         members: etcd.members,
         answering: etcd.answering(),
         alarms: etcd.alarms.clone(),
-        db_size_bytes: sizes.max().unwrap_or(0),
+        has_quorum: etcd.has_quorum(),
+        db_size_bytes: etcd.db_size_bytes(),
+        read_us: etcd.read_us(),
+        fsync_p99_us: etcd.fsync_p99_us(),
     }
 }

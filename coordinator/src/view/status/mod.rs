@@ -7,6 +7,7 @@ use holdfast_types::{Class, Mode};
 use serde::Serialize;
 
 use super::findings::Finding;
+use super::would::WouldReport;
 
 /// The version of the JSON; raised when a field goes or changes its meaning, not when one comes.
 pub const FORMAT: u64 = 1;
@@ -34,6 +35,8 @@ pub struct StatusReport {
     pub mode: ModeReport,
     /// `quorum`, `on` or `off`; absent when unknown.
     pub class: Option<Class>,
+    /// What a failover may cost, where Holdfast does not bound it (class `off`); one line.
+    pub loss: Option<String>,
     /// The reign; absent before the first term.
     pub term: Option<TermReport>,
     /// What the writer has published.
@@ -46,6 +49,8 @@ pub struct StatusReport {
     pub members: Vec<MemberReport>,
     /// The poolers.
     pub routes: Vec<RouteReport>,
+    /// What the members' agents would have done in mode observe, newest first.
+    pub would: Vec<WouldReport>,
     /// The servers of etcd; absent when they were not asked.
     pub etcd: Option<EtcdReport>,
 }
@@ -70,6 +75,8 @@ pub struct TermReport {
     pub term: u64,
     /// `open` or `closed`.
     pub state: &'static str,
+    /// Whether it counts: the cluster is armed, and the record is younger than the arming.
+    pub in_force: bool,
     /// The present or last writer.
     pub holder: String,
     /// The writer's session, hexadecimal as etcdctl prints leases; of an open term only.
@@ -138,6 +145,8 @@ pub struct RouteReport {
     pub term: u64,
     pub target: Option<String>,
     pub paused: bool,
+    /// `alive`, or `gone`: then the rest is what was last known, and may be long over.
+    pub agent: &'static str,
 }
 
 /// The servers of etcd.
@@ -149,8 +158,16 @@ pub struct EtcdReport {
     pub answering: usize,
     /// Alarms in force; absent when unknown.
     pub alarms: Option<Vec<String>>,
-    /// The largest database file in bytes.
-    pub db_size_bytes: u64,
+    /// Whether more than half of its members answer; absent when unknown.
+    pub has_quorum: Option<bool>,
+    /// The largest database file in bytes; absent when nobody answered.
+    pub db_size_bytes: Option<u64>,
+    /// The slowest answer to one linearizable read, in microseconds: the way to the server and its question to a quorum,
+    /// without a write to any disk. Absent when nobody answered one.
+    pub read_us: Option<u64>,
+    /// The slowest server's time within which 99 of 100 fsyncs of its log were done since it started, in microseconds,
+    /// rounded up to a bound of its histogram. Absent when no server tells.
+    pub fsync_p99_us: Option<u64>,
 }
 
 #[cfg(test)]
@@ -177,6 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn the_route_of_a_dead_pooler_is_said_to_be_old() {
+        let mut built = Built::healthy();
+        built.route("a", Some(2));
+        built.remove_pooler_session();
+        let report = StatusReport::new(&built.view(), None);
+        assert!(report.healthy, "{:?}", report.findings);
+        assert_eq!(report.routes[0].agent, "gone");
+        let text = report.text();
+        assert!(text.contains("| pool1.a | 4    | db2    | unknown: its agent is gone |"), "{text}");
+    }
+
+    #[test]
     fn an_unhealthy_status_begins_with_cause_effect_and_command() {
         let mut built = Built::healthy();
         built.hold();
@@ -184,9 +213,31 @@ mod tests {
         let report = StatusReport::new(&built.view(), None);
         let first = report.text().lines().next().unwrap().to_owned();
         assert!(first.starts_with("OUTAGE: the failover of term 4 is held"), "{first}");
-        assert!(first.ends_with("next: holdfast hold end --region r1 --cluster main"), "{first}");
+        assert!(
+            first.ends_with("next: holdfast hold end --reason WHY --region r1 --cluster main"),
+            "{first}"
+        );
         assert!(report.text().contains("also: db2 has left the writer of term 4"), "{}", report.text());
         assert_eq!(report.members[1].promise.as_deref(), Some("2:0/5000060"));
+    }
+
+    #[test]
+    fn an_asynchronous_cluster_states_its_loss_and_wants_no_floor() {
+        let mut built = Built::healthy();
+        built.asynchronous();
+        let report = StatusReport::new(&built.view(), None);
+        assert_eq!(
+            (report.findings.as_slice(), &report.floor),
+            (&[][..], &None),
+            "the old floor means nothing"
+        );
+        let text = report.text();
+        assert!(text.contains("mode armed, class off ("), "{text}");
+        assert!(
+            text.contains("\nclass off: acknowledged writes can be lost in a failover; Patroni"),
+            "{text}"
+        );
+        assert!(!StatusReport::new(&testing::healthy(), None).text().contains("can be lost"));
     }
 
     #[test]

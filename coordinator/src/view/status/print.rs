@@ -6,7 +6,10 @@ use holdfast_types::{Class, Mode};
 
 use super::StatusReport;
 use crate::view::findings::Severity;
-use crate::view::text;
+use crate::view::{text, would};
+
+/// The newest lines of what would have been done; `events` and JSON have the rest.
+const WOULD_LINES: usize = 12;
 
 impl StatusReport {
     /// The first line: what is wrong, or that nothing is.
@@ -34,11 +37,18 @@ impl StatusReport {
         if !self.routes.is_empty() {
             let mut table = text::table(&["Pooler", "Term", "Target", "Clients"]);
             for route in &self.routes {
-                let clients = if route.paused { "paused" } else { "served" };
+                let clients = match (route.agent, route.paused) {
+                    ("gone", _) => "unknown: its agent is gone",
+                    (_, true) => "paused",
+                    (_, false) => "served",
+                };
                 let target = route.target.clone().unwrap_or_else(|| "-".into());
                 table.add_row([route.pooler.clone(), route.term.to_string(), target, clients.into()]);
             }
             let _ = writeln!(out, "{table}");
+        }
+        if self.mode.mode == Mode::Observe {
+            out.push_str(&would::text(&self.would, WOULD_LINES));
         }
         out
     }
@@ -49,6 +59,9 @@ impl StatusReport {
         let _ = write!(out, "mode {}, class {class}", self.mode.mode);
         if let (Some(by), Some(reason)) = (&self.mode.by, &self.mode.reason) {
             let _ = write!(out, " (by {by}: {reason})");
+        }
+        if let Some(loss) = &self.loss {
+            let _ = write!(out, "\n{loss}");
         }
         match &self.term {
             None => out.push_str("\nno term yet"),
@@ -61,6 +74,9 @@ impl StatusReport {
                 let _ = write!(out, "\nterm {} {} by {}, {alive}", term.term, term.state, term.holder);
                 if let Some(evidence) = &term.evidence {
                     let _ = write!(out, ", {evidence}");
+                }
+                if !term.in_force {
+                    let _ = write!(out, " (not in force: older than mode {})", self.mode.mode);
                 }
             }
         }
@@ -76,8 +92,19 @@ impl StatusReport {
         if let Some(etcd) = &self.etcd {
             let members = etcd.members.map_or(text::UNKNOWN.into(), |members| members.to_string());
             let alarms = etcd.alarms.as_ref().map_or(text::UNKNOWN.into(), text::list);
-            let size = text::bytes(etcd.db_size_bytes);
-            let _ = write!(out, "\netcd {} of {members} answer, alarms {alarms}, {size}", etcd.answering);
+            let quorum = match etcd.has_quorum {
+                Some(true) => "quorum",
+                Some(false) => "no quorum",
+                None => "quorum unknown",
+            };
+            let size = etcd.db_size_bytes.map_or(text::UNKNOWN.into(), text::bytes);
+            let read = etcd.read_us.map_or("without answer".into(), text::micros);
+            let fsync = etcd.fsync_p99_us.map_or(text::UNKNOWN.into(), text::micros);
+            let _ = write!(
+                out,
+                "\netcd {} of {members} answer, {quorum}, alarms {alarms}, {size}, linearizable read {read}, fsync p99 {fsync}",
+                etcd.answering
+            );
         }
         out.push('\n');
         out

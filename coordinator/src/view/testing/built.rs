@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
-    EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord,
-    Promise, Reign, RouteRecord, SessionRecord, Step, Stored, TermRecord,
+    AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts,
+    ModeRecord, Promise, Reign, RouteRecord, SessionRecord, Step, Stored, TermRecord, WouldLine, WouldRecord,
 };
 use holdfast_types::{
     ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, RegionName,
@@ -30,6 +30,8 @@ pub struct Built {
     pub cluster: ClusterId,
     pub keys: ClusterKeys,
     pub pairs: BTreeMap<String, Vec<u8>>,
+    /// Keys that are older than all others.
+    pub stale: Vec<String>,
 }
 
 impl Built {
@@ -40,7 +42,7 @@ impl Built {
             namespace: Namespace::new("service").unwrap(),
             scope: Scope::new("main").unwrap(),
         };
-        Self { keys: ClusterKeys::new(&cluster), cluster, pairs: BTreeMap::new() }
+        Self { keys: ClusterKeys::new(&cluster), cluster, pairs: BTreeMap::new(), stale: Vec::new() }
     }
 
     /// Patroni alone: db1 leads, db2 and db3 count (ANY 1), db4 is asynchronous. Agents live, nothing is armed.
@@ -73,6 +75,11 @@ impl Built {
         self.pairs.insert(key.to_owned(), value.to_vec());
     }
 
+    /// From now on this key is older than all others, the mode among them.
+    pub fn stale(&mut self, key: &str) {
+        self.stale.push(key.to_owned());
+    }
+
     pub fn record<T: Serialize + DeserializeOwned>(&mut self, key: &str, body: T) {
         self.pairs.insert(key.to_owned(), Stored::new(body).encode());
     }
@@ -80,6 +87,12 @@ impl Built {
     pub fn patroni(&mut self, name: &str, value: &Value) {
         let key = format!("{}{name}", self.keys.patroni_prefix());
         self.pairs.insert(key, value.to_string().into_bytes());
+    }
+
+    /// Makes it class off: nobody counts, as Patroni leaves it.
+    pub fn asynchronous(&mut self) {
+        self.patroni("config", &json!({"ttl": 20, "failsafe_mode": true}));
+        self.patroni("sync", &json!({"leader": null, "quorum": 0, "sync_standby": null}));
     }
 
     /// A member's key; `changes` replaces fields.
@@ -126,15 +139,19 @@ impl Built {
     }
 
     pub fn session(&mut self, n: u8) {
+        self.session_of(&HostName::new(format!("db{n}")).unwrap());
+    }
+
+    fn session_of(&mut self, host: &HostName) {
         let session = SessionRecord {
-            host: HostName::new(format!("db{n}")).unwrap(),
-            boot_id: format!("boot-{n}"),
+            host: host.clone(),
+            boot_id: format!("boot-{host}"),
             incarnation: Incarnation(1),
-            grpc: format!("10.77.0.2{n}:7460"),
+            grpc: format!("{host}:7460"),
             version: "0.1.0".into(),
             reads_format: 1,
         };
-        self.record(&self.session_key(n), session);
+        self.record(&keys::session(&self.cluster.region, host), session);
     }
 
     pub fn remove_session(&mut self, n: u8) {
@@ -176,6 +193,7 @@ impl Built {
             sync_mod_revision: 0,
             sync_create_revision: 1,
             configuration: Configuration { members: [db(2), db(3)].into(), quorum: 1 },
+            data_uuids: std::collections::BTreeMap::new(),
             floor: position(2, 0x0500_0000),
         };
         self.record(&self.keys.floor(), floor);
@@ -218,14 +236,46 @@ impl Built {
             last_failover_wall_ms: NOW_WALL_MS - 120_000,
             text: "a second failover within 10 min".into(),
             released_by,
+            released_why: None,
+            paged: None,
         };
         self.record(&self.keys.hold(), hold);
     }
 
     pub fn route(&mut self, pooler: &str, target: Option<u8>) {
         let route = RouteRecord { term: Term(4), target: target.map(db), paused: target.is_none() };
-        let key = self.keys.route(&HostName::new("pool1").unwrap(), pooler);
-        self.record(&key, route);
+        let host = HostName::new("pool1").unwrap();
+        self.record(&self.keys.route(&host, pooler), route);
+        self.session_of(&host);
+    }
+
+    /// The pooler's host has died; its routes stay.
+    pub fn remove_pooler_session(&mut self) {
+        self.pairs.remove(&keys::session(&self.cluster.region, &HostName::new("pool1").unwrap()));
+    }
+
+    /// An order about db4.
+    pub fn audit(&mut self, number: u64, verb: &str, reason: &str) {
+        let record = AuditRecord {
+            number,
+            verb: verb.into(),
+            node: Some(db(4)),
+            by: "holdfast://operator/ann".into(),
+            from: "console".into(),
+            reason: reason.into(),
+            at_wall_ms: NOW_WALL_MS - 5_000,
+        };
+        self.record(&self.keys.audit(number), record);
+    }
+
+    /// What the agent of a member would have done, the oldest first, a second apart.
+    pub fn would(&mut self, n: u8, texts: &[&str]) {
+        let line = |(text, at): (&&str, i64)| WouldLine {
+            at_wall_ms: NOW_WALL_MS - 10_000 + at * 1_000,
+            text: (*text).into(),
+        };
+        let lines = texts.iter().zip(0..).map(line).collect();
+        self.record(&self.keys.would(&db(n)), WouldRecord { lines });
     }
 
     pub fn event(&mut self, number: u64, to: Option<u8>) {

@@ -11,13 +11,14 @@ use holdfast_store::{KeyValue, Reading};
 use super::cluster::ClusterView;
 
 impl Built {
-    /// The keys as one reading; each key's revision is its place.
+    /// The keys as one reading; each key's revision is its place; a stale one is older than all others.
     pub fn reading(&self) -> Reading {
         let pairs: Vec<KeyValue> = self
             .pairs
             .iter()
-            .zip(1..)
-            .map(|((key, value), revision)| KeyValue {
+            .zip(2..)
+            .map(|((key, value), place)| (key, value, if self.stale.contains(key) { 1 } else { place }))
+            .map(|(key, value, revision)| KeyValue {
                 key: key.clone(),
                 value: value.clone(),
                 create_revision: revision,

@@ -50,6 +50,11 @@ impl Connector {
         };
         Self { targets: Arc::new(targets) }
     }
+
+    /// A stream of its own, for what is not gRPC.
+    pub async fn connect(&self) -> Result<Box<dyn Stream>, NoneConnected> {
+        self.targets.connect().await
+    }
 }
 
 /// An endpoint without scheme and trailing slash, as etcdctl's users write it.

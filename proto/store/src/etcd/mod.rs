@@ -9,6 +9,7 @@ mod errors;
 mod health;
 mod keeper;
 mod link;
+mod metrics;
 mod watch;
 mod wire;
 

@@ -98,9 +98,15 @@ pub struct HoldRecord {
     /// Why it holds, and what ends it.
     pub text: String,
     /// Identity from the certificate of the person who lets this term be closed all the same; `holdfast hold end` sets it
-    /// and leaves the rest. A record is removed by the agents when its term is over, never by a person.
+    /// and leaves the rest. Once its term is over the record means nothing: the next hold is written over it.
     #[serde(default)]
     pub released_by: Option<String>,
+    /// That person's reason.
+    #[serde(default)]
+    pub released_why: Option<String>,
+    /// How paging a person went; absent while it runs, and where no command is configured.
+    #[serde(default)]
+    pub paged: Option<String>,
 }
 
 /// Where a pooler sends its clients.

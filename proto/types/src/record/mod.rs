@@ -4,9 +4,11 @@
 //! this build does not know are kept when the record is written again. A record that demands a newer reader is an
 //! error that names the remedy, never a guess.
 
+mod account;
 mod cluster;
 mod reign;
 
+pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
 pub use cluster::{
     EventRecord, FenceReason, FenceRecord, HoldRecord, MemberFacts, ModeRecord, RouteRecord, SessionRecord,
     Step,
@@ -25,7 +27,18 @@ pub const FORMAT: u64 = 1;
 pub struct Stored<T> {
     /// What the record says.
     pub body: T,
-    unknown: Map<String, Value>,
+    unknown: Unknown,
+}
+
+/// Fields of a record that this build does not know. They are kept when the record is written again.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Unknown(Map<String, Value>);
+
+impl Unknown {
+    /// Whether this build knows every field.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// Why stored bytes are not a record that this build may act on.
@@ -56,7 +69,17 @@ pub enum RecordError {
 impl<T: Serialize + DeserializeOwned> Stored<T> {
     /// A new record.
     pub fn new(body: T) -> Self {
-        Self { body, unknown: Map::new() }
+        Self { body, unknown: Unknown::default() }
+    }
+
+    /// A record that takes the place of one with these unknown fields.
+    pub fn keeping(body: T, unknown: Option<&Unknown>) -> Self {
+        Self { body, unknown: unknown.cloned().unwrap_or_default() }
+    }
+
+    /// What this build does not know of the record.
+    pub fn unknown(&self) -> &Unknown {
+        &self.unknown
     }
 
     /// Replaces what the record says and keeps the fields that this build does not know.
@@ -87,12 +110,12 @@ impl<T: Serialize + DeserializeOwned> Stored<T> {
         for known in to_object(&body).keys() {
             object.remove(known);
         }
-        Ok(Self { body, unknown: object })
+        Ok(Self { body, unknown: Unknown(object) })
     }
 
     /// The bytes to store.
     pub fn encode(&self) -> Vec<u8> {
-        let mut object = self.unknown.clone();
+        let mut object = self.unknown.0.clone();
         object.insert("format".into(), FORMAT.into());
         object.insert("min_reader".into(), 1.into());
         object.extend(to_object(&self.body));
@@ -129,6 +152,9 @@ mod tests {
         assert_eq!(written["colour"]["a"], 1);
         assert_eq!(written["mode"], "armed");
         assert_eq!(written["format"], FORMAT);
+        let anew = Stored::keeping(mode(), Some(read.unknown()));
+        assert_eq!(anew, read.with_body(mode()));
+        assert!(Stored::keeping(mode(), None).unknown().is_empty());
     }
 
     #[test]
@@ -155,6 +181,6 @@ mod tests {
         assert_eq!(read.body.term, Term(4));
         let again = Stored::<TermRecord>::decode("k", &read.encode()).unwrap();
         assert_eq!(again, read);
-        assert_eq!(again.unknown.keys().collect::<Vec<_>>(), ["later"]);
+        assert_eq!(again.unknown.0.keys().collect::<Vec<_>>(), ["later"]);
     }
 }

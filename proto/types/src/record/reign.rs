@@ -1,6 +1,6 @@
 //! Records of a reign: who may write, what its standbys promised, how it ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,9 @@ pub struct FloorRecord {
     pub sync_create_revision: i64,
     /// `M` and `q`.
     pub configuration: Configuration,
+    /// The id of each member's data directory: a promise of other data does not count until there is a newer record.
+    #[serde(default)]
+    pub data_uuids: BTreeMap<MemberName, String>,
     /// `F`: what at least `|M| - q` members had flushed when this was written.
     pub floor: Position,
 }

@@ -1,29 +1,29 @@
 //! Injects a fault. Each takes effect by one or two system calls or one short command.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::record::{self, Fault};
-use super::{Kind, heal, processes};
+use super::{Kind, Place, heal, processes};
 use crate::lab::control::{self, Request};
 use crate::lab::plan::{HostPlan, Plan};
+use crate::lab::render::etcd::CLIENT_PORT;
 use crate::lab::spec::Role;
 use crate::lab::{cgroup, down, network};
 
 /// How long a power-cycled host is off.
 const OFF_MS: u64 = 3_000;
-/// Where etcd's clients connect.
-const ETCD_PORT: u16 = 2379;
 
 /// Breaks what the fault says.
-pub async fn act(
-    plan: &Plan,
-    host: Option<&HostPlan>,
-    peer: Option<&HostPlan>,
-    fault: &mut Fault,
-) -> Result<()> {
-    let Some(host) = host else { return etcd_down(plan, None, fault).await };
+pub async fn act(plan: &Plan, place: Place<'_>, peer: Option<&HostPlan>, fault: &mut Fault) -> Result<()> {
+    let host = match place {
+        Place::Host(host) => host,
+        Place::Regions(regions) => {
+            let hosts = regions.iter().flat_map(|region| region.of(Role::Etcd));
+            return etcd_down(&hosts.collect::<Vec<_>>(), fault).await;
+        }
+    };
     match fault.kind {
         Kind::HostDeath => die(plan, host, fault).await,
         Kind::PowerCycle => {
@@ -50,10 +50,10 @@ pub async fn act(
         }
         Kind::EtcdCut => {
             fault.begins();
-            let (input, output) = (format!("tcp sport {ETCD_PORT}"), format!("tcp dport {ETCD_PORT}"));
+            let (input, output) = (format!("tcp sport {CLIENT_PORT}"), format!("tcp dport {CLIENT_PORT}"));
             network::drop_packets(host, &fault.id, &input, &output).await
         }
-        Kind::EtcdDown => etcd_down(plan, Some(host), fault).await,
+        Kind::EtcdDown => etcd_down(&[host], fault).await,
         Kind::Kill | Kind::Stop | Kind::Continue => signal(plan, host, fault).await,
     }
 }
@@ -68,20 +68,15 @@ async fn die(plan: &Plan, host: &HostPlan, fault: &mut Fault) -> Result<()> {
     cgroup::wait_empty(&host.cgroup).await
 }
 
-async fn etcd_down(plan: &Plan, only: Option<&HostPlan>, fault: &mut Fault) -> Result<()> {
-    let hosts: Vec<&HostPlan> = match only {
-        Some(host) if host.host.role == Role::Etcd => vec![host],
-        Some(host) => bail!("{} is no etcd host", host.name()),
-        None => plan.regions.iter().flat_map(|region| region.of(Role::Etcd)).collect(),
-    };
-    for host in &hosts {
+async fn etcd_down(hosts: &[&HostPlan], fault: &mut Fault) -> Result<()> {
+    for host in hosts {
         control::ask(&host.control_socket(), &Request::Hold(vec!["etcd".into()])).await?;
     }
     fault.begins();
-    for host in &hosts {
+    for host in hosts {
         cgroup::kill(&host.cgroup.join("etcd"))?;
     }
-    for host in &hosts {
+    for host in hosts {
         cgroup::wait_empty(&host.cgroup.join("etcd")).await?;
     }
     Ok(())

@@ -11,11 +11,13 @@ mod record;
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::failure::Failure;
 use super::health;
-use super::plan::{HostPlan, Plan};
+use super::plan::{HostPlan, Plan, RegionPlan};
+use super::spec::Role;
 
 pub use heal::heal;
 pub use record::{Fault, all};
@@ -84,11 +86,12 @@ impl fmt::Display for Kind {
 pub struct Order {
     /// What is to break.
     pub kind: Kind,
-    /// A host's name; `@leader` or `@leader:SCOPE` is whoever is primary now; nothing means all, where that makes sense.
+    /// A host's name; `@leader[:SCOPE][@REGION]` is whoever is primary now; `@region:REGION` or nothing means all hosts of it,
+    /// or of the lab, where that makes sense.
     #[serde(default)]
     pub host: Option<String>,
-    /// For signals: `postmaster`, `postgres` (all of PostgreSQL), `patroni`, or a unit; of another cluster than the
-    /// first as `postmaster:SCOPE`.
+    /// For signals: `postmaster`, `postgres` (all of PostgreSQL), `patroni`, or a unit; where there are several clusters as
+    /// `postmaster:SCOPE`.
     #[serde(default)]
     pub target: Option<String>,
     /// For a link cut: the other end.
@@ -96,27 +99,36 @@ pub struct Order {
     pub peer: Option<String>,
 }
 
+/// Where a fault strikes.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'p> {
+    /// One host.
+    Host(&'p HostPlan),
+    /// Every host that it can strike in these regions.
+    Regions(&'p [RegionPlan]),
+}
+
 /// Injects it and returns its record.
 pub async fn inject(plan: &Plan, order: &Order) -> Result<Fault> {
-    let host = match &order.host {
-        Some(name) => Some(resolve(plan, name).await?),
-        None if order.kind == Kind::EtcdDown => None,
-        None => bail!("{} needs a host", order.kind),
+    let place = match order.host.as_deref() {
+        None if order.kind == Kind::EtcdDown => Place::Regions(&plan.regions),
+        None => return Err(Failure::usage(format!("{} needs a host", order.kind))),
+        Some(name) => match name.strip_prefix("@region:") {
+            None => Place::Host(resolve(plan, name).await?),
+            Some(_) if order.kind != Kind::EtcdDown => {
+                return Err(Failure::usage(format!("{} needs a host, not a region", order.kind)));
+            }
+            Some(region) => Place::Regions(std::slice::from_ref(plan.named_region(Some(region))?)),
+        },
     };
     let peer = match &order.peer {
         Some(name) => Some(resolve(plan, name).await?),
         None => None,
     };
-    if peer.is_some() && order.kind != Kind::LinkCut {
-        bail!("--peer belongs to link-cut only");
-    }
-    let signal = matches!(order.kind, Kind::Kill | Kind::Stop | Kind::Continue);
-    if signal != order.target.is_some() {
-        bail!("{}: a target belongs to kill, stop and continue, and to them always", order.kind);
-    }
-    let mut fault = Fault::new(order.kind, host, order.target.as_deref(), peer);
+    check(order, place)?;
+    let mut fault = Fault::new(order.kind, place, order.target.as_deref(), peer);
     record::claim(plan, &mut fault)?;
-    match act::act(plan, host, peer, &mut fault).await {
+    match act::act(plan, place, peer, &mut fault).await {
         Ok(()) => {
             record::save(plan, &fault)?;
             Ok(fault)
@@ -128,15 +140,56 @@ pub async fn inject(plan: &Plan, order: &Order) -> Result<Fault> {
     }
 }
 
-/// A host by its name, or the leader of a cluster.
+/// Refuses what makes no sense before anything is touched.
+fn check(order: &Order, place: Place<'_>) -> Result<()> {
+    if order.peer.is_some() && order.kind != Kind::LinkCut {
+        return Err(Failure::usage("--peer belongs to link-cut only"));
+    }
+    let signal = matches!(order.kind, Kind::Kill | Kind::Stop | Kind::Continue);
+    if signal != order.target.is_some() {
+        let text = format!("{}: a target belongs to kill, stop and continue, and to them always", order.kind);
+        return Err(Failure::usage(text));
+    }
+    match place {
+        Place::Host(host) if order.kind == Kind::EtcdDown && host.host.role != Role::Etcd => {
+            Err(Failure::usage(format!("{} is no etcd host", host.name())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A host by its name, or the leader of a cluster: `@leader`, `@leader:SCOPE`, `@leader@REGION`, `@leader:SCOPE@REGION`. What
+/// is left out must be the only one of its kind.
 async fn resolve<'p>(plan: &'p Plan, name: &str) -> Result<&'p HostPlan> {
-    let Some(leader) = name.strip_prefix("@leader") else {
-        let found = plan.host(name).map(|(_, host)| host);
-        return found.with_context(|| format!("lab {} has no host {name}", plan.lab));
+    let Some((scope, region)) = leader_of(name) else {
+        return plan.named_host(name).map(|(_, host)| host);
     };
-    let scope = leader.strip_prefix(':');
-    let instance = plan.instances().find(|one| scope.is_none_or(|scope| one.cluster.scope == scope));
-    let instance = instance.with_context(|| format!("lab {} has no cluster {leader}", plan.lab))?;
-    let region = plan.regions.first().context("a lab has a region")?;
+    let (instance, region) = (plan.named_instance(scope)?, plan.named_region(region)?);
     health::leader(region, &instance).await.map_err(anyhow::Error::msg)
+}
+
+/// Scope and region of `@leader...`; `None` when it is a host's name.
+fn leader_of(name: &str) -> Option<(Option<&str>, Option<&str>)> {
+    let rest = name.strip_prefix("@leader")?;
+    let (scope, region) = rest.split_once('@').map_or((rest, None), |(scope, region)| (scope, Some(region)));
+    match scope.strip_prefix(':') {
+        None if scope.is_empty() => Some((None, region)),
+        None => None,
+        scope => Some((scope, region)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_is_named_by_scope_and_region_or_not_at_all() {
+        assert_eq!(leader_of("@leader"), Some((None, None)));
+        assert_eq!(leader_of("@leader:line-7"), Some((Some("line-7"), None)));
+        assert_eq!(leader_of("@leader@r2"), Some((None, Some("r2"))));
+        assert_eq!(leader_of("@leader:main@r2"), Some((Some("main"), Some("r2"))));
+        assert_eq!(leader_of("db1"), None);
+        assert_eq!(leader_of("@leaders"), None);
+    }
 }

@@ -6,26 +6,29 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::lab::cgroup;
 use crate::lab::control::{self, Request};
+use crate::lab::failure::Failure;
 use crate::lab::plan::{HostPlan, Instance, Plan};
 
 /// The processes behind `target`, for example `postmaster`, `patroni`, `agent`, `postmaster:second`.
 pub async fn find(plan: &Plan, host: &HostPlan, target: &str) -> Result<Vec<i32>> {
     let (what, scope) = target.split_once(':').map_or((target, None), |(what, scope)| (what, Some(scope)));
-    let instance = plan
-        .instances()
-        .find(|one| scope.is_none_or(|scope| one.cluster.scope == scope))
-        .with_context(|| format!("lab {} has no cluster {}", plan.lab, scope.unwrap_or_default()))?;
     match what {
-        "postmaster" => Ok(vec![postmaster(host, &instance)?]),
-        "postgres" => postgres(host, &instance),
-        "patroni" => unit(host, &instance.unit()).await,
-        "pgbouncer" => unit(host, &instance.pooler_unit()).await,
-        other => unit(host, other).await,
+        "postmaster" => Ok(vec![postmaster(host, &plan.named_instance(scope)?)?]),
+        "postgres" => postgres(host, &plan.named_instance(scope)?),
+        "patroni" => unit(host, &plan.named_instance(scope)?.unit()).await,
+        "pgbouncer" => unit(host, &plan.named_instance(scope)?.pooler_unit()).await,
+        other if scope.is_none() => unit(host, other).await,
+        other => Err(Failure::usage(format!("{other} belongs to the whole host, not to a cluster"))),
     }
 }
 
 async fn unit(host: &HostPlan, unit: &str) -> Result<Vec<i32>> {
     let response = control::ask(&host.control_socket(), &Request::Status).await?;
+    if !response.units.iter().any(|status| status.name == unit) {
+        let units: Vec<&str> = response.units.iter().map(|status| status.name.as_str()).collect();
+        let there = units.join(", ");
+        return Err(Failure::usage(format!("host {} has no unit {unit}; it has {there}", host.name())));
+    }
     let pid = response.pid_of(unit);
     pid.map(|pid| vec![pid]).with_context(|| format!("{unit} does not run on {}", host.name()))
 }

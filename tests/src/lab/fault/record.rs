@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::Kind;
+use super::{Kind, Place};
 use crate::lab::files;
 use crate::lab::plan::{HostPlan, Plan};
 
@@ -19,8 +19,11 @@ pub struct Fault {
     pub id: String,
     /// What broke.
     pub kind: Kind,
-    /// Where; absent means everywhere.
+    /// Where; absent means everywhere in the regions.
     pub host: Option<String>,
+    /// In which regions, where no host is named.
+    #[serde(default)]
+    pub regions: Vec<String>,
     /// Which process.
     pub target: Option<String>,
     /// The other end of a cut link.
@@ -35,12 +38,17 @@ pub struct Fault {
 
 impl Fault {
     /// A fault that has not happened yet.
-    pub fn new(kind: Kind, host: Option<&HostPlan>, target: Option<&str>, peer: Option<&HostPlan>) -> Self {
+    pub fn new(kind: Kind, place: Place<'_>, target: Option<&str>, peer: Option<&HostPlan>) -> Self {
         let name = |host: &HostPlan| host.name().to_owned();
+        let (host, regions) = match place {
+            Place::Host(host) => (Some(host), [].as_slice()),
+            Place::Regions(regions) => (None, regions),
+        };
         Self {
             id: String::new(),
             kind,
             host: host.map(name),
+            regions: regions.iter().map(|region| region.name.clone()).collect(),
             target: target.map(str::to_owned),
             peer: peer.map(name),
             at_monotonic_ns: 0,

@@ -8,7 +8,7 @@ use crate::lab::spec::Role;
 /// Where agents serve gRPC.
 pub const GRPC_PORT: u16 = 7460;
 /// Where they serve Prometheus, on loopback.
-const METRICS_PORT: u16 = 7461;
+pub const METRICS_PORT: u16 = 7461;
 
 /// `agent.toml` of a host.
 pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<String, toml::ser::Error> {
@@ -37,7 +37,8 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
     match host.host.role {
         Role::Database => tables.insert("instance".into(), instances(plan, host)),
         Role::Pooler => tables.insert("pooler".into(), poolers(plan, host)),
-        Role::Etcd | Role::Backup | Role::Client => None,
+        Role::Client => tables.insert("client".into(), clients(plan)),
+        Role::Etcd | Role::Backup => None,
     };
     toml::to_string(&config)
 }
@@ -76,6 +77,11 @@ fn poolers(plan: &Plan, host: &HostPlan) -> Value {
     plan.instances().map(one).collect()
 }
 
+fn clients(plan: &Plan) -> Value {
+    let one = |instance: crate::lab::plan::Instance<'_>| json!({ "namespace": instance.cluster.namespace, "scope": instance.cluster.scope });
+    plan.instances().map(one).collect()
+}
+
 /// `operator.toml` of the lab.
 pub fn operator(plan: &Plan) -> Result<String, toml::ser::Error> {
     let dir = plan.operator();
@@ -98,7 +104,7 @@ pub fn operator(plan: &Plan) -> Result<String, toml::ser::Error> {
 
 /// Whether a host of that role has an agent.
 pub fn has_agent(role: Role) -> bool {
-    matches!(role, Role::Database | Role::Pooler | Role::Backup)
+    role != Role::Etcd
 }
 
 #[cfg(test)]

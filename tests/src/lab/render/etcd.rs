@@ -3,6 +3,11 @@
 use crate::lab::plan::{HostPlan, RegionPlan};
 use crate::lab::spec::Role;
 
+/// Where its clients connect.
+pub const CLIENT_PORT: u16 = 2379;
+/// Where its peers do.
+pub const PEER_PORT: u16 = 2380;
+
 /// Where the member keeps its data: a memory file system of the host, so that no disk of this machine decides a timing.
 pub fn data_dir(host: &HostPlan) -> std::path::PathBuf {
     host.data.join("etcd")
@@ -13,17 +18,17 @@ pub fn command(region: &RegionPlan, host: &HostPlan) -> Vec<String> {
     let (address, certs) = (host.address, host.certs());
     let cluster: Vec<String> = region
         .of(Role::Etcd)
-        .map(|member| format!("{}=https://{}:2380", member.name(), member.address))
+        .map(|member| format!("{}=https://{}:{PEER_PORT}", member.name(), member.address))
         .collect();
     let file = |name: &str| certs.join(name).display().to_string();
     let mut line = vec!["/usr/bin/etcd".to_owned()];
     let mut set = |name: &str, value: String| line.push(format!("--{name}={value}"));
     set("name", host.name().into());
     set("data-dir", data_dir(host).display().to_string());
-    set("listen-client-urls", format!("https://{address}:2379"));
-    set("advertise-client-urls", format!("https://{address}:2379"));
-    set("listen-peer-urls", format!("https://{address}:2380"));
-    set("initial-advertise-peer-urls", format!("https://{address}:2380"));
+    set("listen-client-urls", format!("https://{address}:{CLIENT_PORT}"));
+    set("advertise-client-urls", format!("https://{address}:{CLIENT_PORT}"));
+    set("listen-peer-urls", format!("https://{address}:{PEER_PORT}"));
+    set("initial-advertise-peer-urls", format!("https://{address}:{PEER_PORT}"));
     set("initial-cluster", cluster.join(","));
     set("initial-cluster-token", region.name.clone());
     set("initial-cluster-state", "new".into());

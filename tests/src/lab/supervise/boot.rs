@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use holdfast_host::run::{self, Command};
@@ -15,22 +14,20 @@ use crate::lab::files::postgres_user;
 use crate::lab::spec::Role;
 use crate::lab::{cgroup, network, shell, units};
 
-/// How long others wait for a unit that says when it is ready. They start anyway: that is what systemd's units will do.
-const READY_DEADLINE: Duration = Duration::from_secs(5);
-const READY_POLL: Duration = Duration::from_millis(20);
 const ONESHOT_DEADLINE_MS: u64 = 10_000;
 const SYSTEM_DEADLINE_MS: u64 = 10_000;
 
 impl Supervisor {
-    /// Boots the host. An order to keep everything down, given meanwhile, wins.
-    pub async fn boot(&self) -> Result<()> {
+    /// Boots the host, except for the units that a fault keeps down. An order to keep everything down, given meanwhile, wins.
+    pub async fn boot(&self, keep_down: &[String]) -> Result<()> {
         let _alone = self.booting.lock().await;
         self.units.iter().for_each(|unit| unit.hold());
         let generation = self.generation.load(Ordering::SeqCst);
         self.forget().await?;
+        let mut denied = true;
         for line in units::oneshots(&self.plan, &self.host) {
             if self.generation.load(Ordering::SeqCst) == generation {
-                oneshot(&line).await;
+                denied &= oneshot(&line).await;
             }
         }
         for unit in &self.units {
@@ -38,9 +35,10 @@ impl Supervisor {
             if self.generation.load(Ordering::SeqCst) != generation {
                 return Ok(());
             }
-            unit.start();
-            if let Some(file) = &unit.unit().ready {
-                wait_for(file, unit.name()).await;
+            if unit.unit().requires_oneshots && !denied {
+                eprintln!("{}: not started, because what it requires has failed", unit.name());
+            } else if !keep_down.iter().any(|name| name == unit.name()) {
+                unit.start();
             }
         }
         Ok(())
@@ -72,7 +70,7 @@ impl Supervisor {
                 make(&self.host.socket_dir(), (user, group), 0o755)?;
                 make(&self.host.data.join("data"), (user, group), 0o755)?;
                 for name in &self.host.host.tablespaces {
-                    make(&self.host.data.join("tablespaces").join(name), (user, group), 0o700)?;
+                    make(&self.host.tablespace(name), (user, group), 0o700)?;
                 }
                 Ok(())
             }
@@ -82,24 +80,15 @@ impl Supervisor {
     }
 }
 
-async fn oneshot(line: &[String]) {
-    let Some((program, arguments)) = line.split_first() else { return };
+/// Whether it succeeded.
+async fn oneshot(line: &[String]) -> bool {
+    let Some((program, arguments)) = line.split_first() else { return true };
     match run::run(Command::new(program).args(arguments).deadline_ms(ONESHOT_DEADLINE_MS)).await {
-        Ok(output) if output.success() => {}
+        Ok(output) if output.success() => return true,
         Ok(output) => eprintln!("{}: exit {:?}: {}", line.join(" "), output.code, output.stderr.trim()),
         Err(error) => eprintln!("{}: {error}", line.join(" ")),
     }
-}
-
-async fn wait_for(file: &Path, unit: &str) {
-    let started = Instant::now();
-    while !file.exists() {
-        if started.elapsed() >= READY_DEADLINE {
-            eprintln!("{unit} is not ready after {} s; the others start anyway", READY_DEADLINE.as_secs());
-            return;
-        }
-        tokio::time::sleep(READY_POLL).await;
-    }
+    false
 }
 
 fn empty(dir: &Path) -> Result<()> {

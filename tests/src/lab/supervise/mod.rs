@@ -63,7 +63,7 @@ impl Supervisor {
         let listener = UnixListener::bind(&socket).with_context(|| socket.display().to_string())?;
         let first = Arc::clone(&self);
         tokio::spawn(async move {
-            if let Err(error) = first.boot().await {
+            if let Err(error) = first.boot(&[]).await {
                 eprintln!("the first boot: {error:#}");
             }
         });
@@ -111,7 +111,7 @@ impl Supervisor {
                 self.named(&names)?.iter().for_each(|unit| unit.start());
                 Ok(())
             }
-            Request::Boot => self.boot().await,
+            Request::Boot(keep_down) => self.boot(&keep_down).await,
         }
     }
 

@@ -33,7 +33,7 @@ pub fn enter(host: &HostPlan) -> Result<()> {
         memory(&dir, "mode=0700")?;
     }
     for name in &host.host.tablespaces {
-        bind(&host.data.join("devices").join(name), &host.data.join("tablespaces").join(name))?;
+        bind(&host.tablespace_device(name), &host.tablespace(name))?;
     }
     new_boot_id(host)?;
     bind_existing(&host.boot_id(), Path::new(KERNEL_BOOT_ID))

@@ -1,7 +1,7 @@
 //! One unit of a host: started into its cgroup, started again after its end, or kept down.
 
 use std::fs::File;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::lab::control::UnitStatus;
 use crate::lab::plan::{HostPlan, PG_BIN};
-use crate::lab::units::{Restart, Unit};
+use crate::lab::units::Unit;
 
 /// Enters the cgroup and becomes the command, so that the process that we wait for is the command's own.
 const ENTER: &str = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
@@ -88,7 +88,7 @@ impl Shared {
 async fn watch(shared: Arc<Shared>) {
     loop {
         shared.until_started().await;
-        let failed = match start(&shared.unit, &shared.host) {
+        match start(&shared.unit, &shared.host) {
             Ok(mut child) => {
                 shared.lock().pid = child.id().and_then(|pid| i32::try_from(pid).ok());
                 let end = child.wait().await;
@@ -96,16 +96,8 @@ async fn watch(shared: Arc<Shared>) {
                 status.pid = None;
                 status.last_end = Some(end.as_ref().map_or_else(ToString::to_string, ToString::to_string));
                 eprintln!("{}: {}", status.name, status.last_end.as_deref().unwrap_or_default());
-                !end.is_ok_and(|end: ExitStatus| end.success())
             }
-            Err(error) => {
-                eprintln!("{}: {error:#}", shared.unit.name);
-                true
-            }
-        };
-        if !failed && shared.unit.restart == Restart::OnFailure {
-            // Ended well: stays so until somebody starts it.
-            shared.set_held(true);
+            Err(error) => eprintln!("{}: {error:#}", shared.unit.name),
         }
         if !shared.lock().held {
             tokio::time::sleep(Duration::from_millis(shared.unit.delay_ms)).await;

@@ -1,0 +1,191 @@
+//! What the holder of the open term does: keeps its record and its floor, or, when its PostgreSQL is gone, gives the
+//! term away (rules 1, 9, 9a and 23).
+
+use std::collections::BTreeSet;
+
+use holdfast_types::record::{MemberFacts, Reign, Step, TermRecord};
+use holdfast_types::{MemberName, Term};
+
+use super::{Action, Decision, Local, Memory, Postgres, open_record};
+use crate::attest::{self, ControlState, Stopped};
+use crate::close::Revised;
+use crate::cluster::Cluster;
+use crate::{floor, in_force};
+
+/// A promotion takes 0.05-0.2 s (`facts/baseline.md` 5.2); it is looked at this often.
+pub(super) const PROMOTION_POLL_MS: u64 = 15;
+/// Rule 9a: how long an attestation waits for a CLOSE before PostgreSQL is started again on the spot. Longer than a
+/// failover takes (0.5 s), shorter than Patroni's own recovery would cost a user's patience.
+pub(super) const ATTESTATION_PATIENCE_MS: u64 = 4_000;
+
+pub(super) fn decide(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    term: &Revised<TermRecord>,
+    memory: &mut Memory,
+    decision: &mut Decision,
+) {
+    let number = term.value.term;
+    if local.phase.is_some_and(|phase| phase.term() < number) {
+        decision.actions.push(Action::ForgetPhase);
+    }
+    if local.network.installed && (local.network.source.is_some() || !local.network.cut.is_empty()) {
+        decision.actions.push(Action::Follow { source: None });
+    }
+    let Reign::Open { incarnation, session, writable, .. } = term.value.reign else { return };
+    let Some(own) = local.own else {
+        decision.waits.push("our own session is not known to be alive".into());
+        return;
+    };
+    if (session, incarnation) != (own.session, own.incarnation) {
+        decision.actions.push(Action::KeepTerm {
+            record: open_record(&term.value, local.me, own, writable),
+            term_mod_revision: term.mod_revision,
+        });
+        return;
+    }
+    match local.postgres {
+        Postgres::Gone => after_stop(cluster, local, term, memory, decision),
+        Postgres::Running { in_recovery: Some(false) } => {
+            in_office(cluster, local, term, memory, decision);
+            if !writable {
+                decision.actions.push(Action::SayWritable {
+                    record: open_record(&term.value, local.me, own, true),
+                    term_mod_revision: term.mod_revision,
+                });
+            }
+        }
+        // On its way out of recovery: poolers wait for the word.
+        Postgres::Running { .. } | Postgres::Unknown if !writable => {
+            decision.again_in_ms = Some(PROMOTION_POLL_MS)
+        }
+        Postgres::Running { .. } | Postgres::Unknown => {}
+    }
+}
+
+/// PostgreSQL accepts writes: what a stop had shut is opened, and what changed is published.
+fn in_office(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    term: &Revised<TermRecord>,
+    memory: &mut Memory,
+    decision: &mut Decision,
+) {
+    let number = term.value.term;
+    memory.attested_since_ms = None;
+    memory.attestation_withdrawn = false;
+    if let Some(found) = cluster.attestation.as_ref().filter(|found| found.value.term == number) {
+        decision.actions.push(Action::WithdrawAttestation {
+            attestation_mod_revision: found.mod_revision,
+            term_mod_revision: term.mod_revision,
+        });
+    }
+    if local.gate_shut && !cluster.attested() {
+        decision.actions.push(Action::OpenGate);
+    }
+    if matches!(term.value.reign, Reign::Open { writable: true, .. }) {
+        prove(cluster, number, memory, decision);
+    }
+    let Some(sync) = &cluster.sync else { return };
+    let recorded = cluster.floor.as_ref().map(|floor| &floor.value);
+    match floor::begin(recorded, sync, local.setting, local.me, number, &cluster.data_uuids()) {
+        Ok(begun) => decision.actions.push(Action::KeepFloor(begun)),
+        Err(floor::NotYet::Unchanged) => {}
+        Err(why) => decision.waits.push(format!("floor record: {why}")),
+    }
+}
+
+/// The incident that brought us into office ends with a write. Once for each start of the agent: a proof whose record was
+/// lost on its way is made again by the next one.
+fn prove(cluster: &Cluster, number: Term, memory: &mut Memory, decision: &mut Decision) {
+    let unproved = cluster
+        .events
+        .iter()
+        .map(|event| &event.value)
+        .find(|event| event.term.next() == number && !event.steps_wall_ms.contains_key(&Step::Proved));
+    if let Some(event) = unproved
+        && memory.proving != Some(event.term)
+    {
+        memory.proving = Some(event.term);
+        decision.actions.push(Action::Prove { closed: event.term });
+    }
+}
+
+/// Rules 9 and 9a.
+fn after_stop(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    term: &Revised<TermRecord>,
+    memory: &mut Memory,
+    decision: &mut Decision,
+) {
+    let number = term.value.term;
+    if let Some(found) = cluster.attestation.as_ref().filter(|found| found.value.term == number) {
+        let since_ms = *memory.attested_since_ms.get_or_insert(local.now.boottime_ms);
+        if local.now.boottime_ms.saturating_sub(since_ms) >= ATTESTATION_PATIENCE_MS {
+            memory.attestation_withdrawn = true;
+            decision.actions.push(Action::WithdrawAttestation {
+                attestation_mod_revision: found.mod_revision,
+                term_mod_revision: term.mod_revision,
+            });
+        } else {
+            decision.waits.push("attested; the standbys close the term".into());
+            decision.again_in_ms = Some(ATTESTATION_PATIENCE_MS);
+        }
+        return;
+    }
+    memory.attested_since_ms = None;
+    if memory.attestation_withdrawn {
+        if local.gate_shut {
+            decision.actions.push(Action::OpenGate);
+        }
+        decision.waits.push("Patroni starts PostgreSQL: nobody could take the term up".into());
+        return;
+    }
+    let Some(seen) = &local.after_stop else { return };
+    let streaming = members_that(cluster, |facts| facts.streaming == Some(true));
+    let eligible = members_that(cluster, |facts| facts.eligible == Some(true));
+    let in_force = match (&cluster.floor, &cluster.sync) {
+        (Some(floor), Some(sync)) if floor.value.term == number => {
+            let found = in_force::configurations(&floor.value, sync, &cluster.sync_history, local.me);
+            decision.needs_sync_history = matches!(found, Err(in_force::Unknown::Compacted(_)));
+            found.ok()
+        }
+        _ => None,
+    };
+    let leader_is_us = cluster.leader_key.as_ref().is_some_and(|leader| leader.value == *local.me);
+    let clean = matches!(seen.control, ControlState::ShutDown { .. });
+    let verdict = attest::decide(&Stopped {
+        processes_gone: seen.processes_gone,
+        gate_shut: local.gate_shut,
+        // Patroni gives the lock up only after it stopped PostgreSQL for a switchover; with the lock in hand it restarts.
+        by_order: clean && leader_is_us && !cluster.fenced(local.me),
+        // A person has taken it out: whether somebody can follow was asked when the order was given.
+        must_go: cluster.fenced(local.me),
+        control: &seen.control,
+        in_force: in_force.as_deref(),
+        streaming: &streaming,
+        eligible: &eligible,
+    });
+    match verdict {
+        attest::Verdict::Attest(stop) => decision.actions.push(Action::Attest { term: number, stop }),
+        attest::Verdict::ShutAndKill => decision.actions.push(Action::ShutGateAndKill),
+        attest::Verdict::RestartInPlace(why) => {
+            decision.waits.push(format!("Patroni starts PostgreSQL: {why}"));
+            // Shut for an attestation that does not come: nobody else would open it.
+            if local.gate_shut {
+                decision.actions.push(Action::OpenGate);
+            }
+        }
+    }
+}
+
+fn members_that(cluster: &Cluster, wanted: impl Fn(&MemberFacts) -> bool) -> BTreeSet<MemberName> {
+    let alive = |facts: &MemberFacts| cluster.agent_alive(&facts.host);
+    cluster
+        .facts
+        .iter()
+        .filter(|(member, facts)| wanted(facts) && alive(facts) && !cluster.fenced(member))
+        .map(|(member, _)| member.clone())
+        .collect()
+}

@@ -1,0 +1,147 @@
+//! What an observing agent takes for in force, so that it can say what it would have done (mode `observe`).
+//!
+//! No term is open before a cluster is armed, so one is imagined: Patroni's leader reigns in it, in the session that its
+//! host has, and Patroni's `/sync` is its floor record. Every decision is computed on that as on a real one. Nothing of it
+//! is ever written or acted on; called by the agent's shell only in mode `observe`.
+
+use holdfast_types::record::{FloorRecord, ModeRecord, Reign, TermRecord};
+use holdfast_types::{Lsn, Mode, Position, SessionId, Term, Timeline};
+
+use crate::close::Revised;
+use crate::cluster::Cluster;
+use crate::member::Action;
+
+/// The imagined term, carried from one look to the next: a leader that is gone still reigns in it until another leads.
+pub fn imagine(before: Option<&TermRecord>, cluster: &Cluster) -> Option<TermRecord> {
+    let Some(leader) = cluster.leader_key.as_ref().map(|leader| &leader.value) else {
+        return before.cloned();
+    };
+    let host = cluster.facts.get(leader).map(|facts| &facts.host);
+    let of_host = |(id, session): (&SessionId, &holdfast_types::record::SessionRecord)| {
+        (Some(&session.host) == host).then_some((*id, session.incarnation))
+    };
+    let present = cluster.sessions.iter().find_map(of_host);
+    let stays = before.filter(|before| before.holder() == leader);
+    match (stays, present) {
+        // Its agent is gone: that is what is to be noticed.
+        (Some(before), None) => Some(before.clone()),
+        (_, None) => None,
+        (stays, Some((session, incarnation))) => {
+            let term = match (stays, before) {
+                (Some(before), _) => before.term,
+                (None, Some(before)) => before.term.next(),
+                (None, None) => cluster.term.as_ref().map_or(Term(0), |term| term.value.term).next(),
+            };
+            let holder = leader.clone();
+            let reign = Reign::Open { holder, incarnation, session, writable: true };
+            Some(TermRecord { term, reign, trace: None })
+        }
+    }
+}
+
+/// The cluster as it would be if it were armed in `term`.
+pub fn as_if_armed(mut cluster: Cluster, term: TermRecord) -> Cluster {
+    let mode = ModeRecord { mode: Mode::Armed, by: String::new(), reason: String::new(), at_wall_ms: 0 };
+    if let Some(sync) = &cluster.sync {
+        let configuration = sync.configuration(term.holder());
+        let mut data_uuids = cluster.data_uuids();
+        data_uuids.retain(|member, _| configuration.members.contains(member));
+        let floor = FloorRecord {
+            term: term.term,
+            sync_version: sync.version,
+            sync_mod_revision: sync.mod_revision,
+            sync_create_revision: sync.create_revision,
+            configuration,
+            data_uuids,
+            floor: Position { timeline: Timeline(0), lsn: Lsn(0) },
+        };
+        cluster.floor = Some(Revised { value: floor, mod_revision: cluster.revision });
+    }
+    cluster.mode = Some(Revised { value: mode, mod_revision: 0 });
+    cluster.term = Some(Revised { value: term, mod_revision: cluster.revision.max(1) });
+    (cluster.attestation, cluster.hold) = (None, None);
+    cluster.promises.clear();
+    cluster.events.clear();
+    cluster
+}
+
+/// Whether an action answers something that went wrong. Upkeep (a floor record, the packet filter in good times) would be
+/// said once after every start and means nothing to a reader.
+pub fn is_worth_saying(action: &Action) -> bool {
+    !matches!(
+        action,
+        Action::OpenFirst { .. }
+            | Action::FollowPatroni { .. }
+            | Action::KeepTerm { .. }
+            | Action::SayWritable { .. }
+            | Action::KeepFloor(_)
+            | Action::Follow { .. }
+            | Action::ForgetPhase
+            | Action::OpenGate
+            | Action::Prove { .. }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{name, term_open};
+    use holdfast_types::record::{MemberFacts, SessionRecord};
+    use holdfast_types::{HostName, Incarnation};
+
+    fn facts(member: &str) -> MemberFacts {
+        MemberFacts {
+            host: HostName::new(member).unwrap(),
+            address: "10.0.0.1".into(),
+            port: 5432,
+            rest_port: 8008,
+            grpc: String::new(),
+            patroni_state: None,
+            eligible: None,
+            failover_priority: 1,
+            streaming: None,
+            data_uuid: None,
+        }
+    }
+
+    fn session(member: &str) -> SessionRecord {
+        SessionRecord {
+            host: HostName::new(member).unwrap(),
+            boot_id: String::new(),
+            incarnation: Incarnation(1),
+            grpc: String::new(),
+            version: String::new(),
+            reads_format: 1,
+        }
+    }
+
+    fn led_by(leader: Option<&str>, alive: &[(&str, i64)]) -> Cluster {
+        Cluster {
+            revision: 7,
+            leader_key: leader.map(|leader| Revised { value: name(leader), mod_revision: 3 }),
+            facts: [(name("a"), facts("a")), (name("b"), facts("b"))].into(),
+            sessions: alive.iter().map(|(host, id)| (SessionId(*id), session(host))).collect(),
+            ..Cluster::default()
+        }
+    }
+
+    #[test]
+    fn patronis_leader_reigns_until_another_leads() {
+        let first = imagine(None, &led_by(Some("a"), &[("a", 5)])).unwrap();
+        assert_eq!(first, term_open("a", 1, true));
+        assert_eq!(imagine(Some(&first), &led_by(Some("a"), &[("b", 6)])), Some(first.clone()), "it is dead");
+        assert_eq!(imagine(Some(&first), &led_by(None, &[("b", 6)])), Some(first.clone()));
+        let again = imagine(Some(&first), &led_by(Some("a"), &[("a", 9)])).unwrap();
+        assert!(matches!(again.reign, Reign::Open { session: SessionId(9), .. }) && again.term == Term(1));
+        let next = imagine(Some(&first), &led_by(Some("b"), &[("b", 6)])).unwrap();
+        assert_eq!((next.term, next.holder()), (Term(2), &name("b")));
+        assert_eq!(imagine(None, &led_by(Some("a"), &[])), None, "no agent, no session to lose");
+    }
+
+    #[test]
+    fn what_is_imagined_counts_as_armed() {
+        let cluster = as_if_armed(led_by(Some("a"), &[("a", 5)]), term_open("a", 1, true));
+        assert!(cluster.is_armed() && cluster.writers_session_present());
+        assert!(crate::member::term_in_force(&cluster).is_some());
+    }
+}

@@ -1,0 +1,82 @@
+//! Disk work on threads of its own: a dead disk must not hang the agent (promise I8).
+//!
+//! A thread that hangs in the kernel is left behind; nothing more is written beside it until it comes back, so that an old
+//! write never lands on a newer one and threads do not pile up.
+
+use std::io::{Error, ErrorKind, Result};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_host::durable;
+use tokio::sync::Semaphore;
+
+/// How long a small durable write may take. It syncs, so a busy disk needs some time; a dead one never answers.
+const WRITE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a look at a file's metadata may take.
+const LOOK_DEADLINE: Duration = Duration::from_millis(500);
+
+/// The one writer of a task's small files.
+pub struct Disk {
+    turn: Arc<Semaphore>,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { turn: Arc::new(Semaphore::new(1)) }
+    }
+}
+
+impl Disk {
+    /// Writes or removes a file durably.
+    pub async fn keep(&self, file: PathBuf, bytes: Option<Vec<u8>>) -> Result<()> {
+        let work = move || match bytes {
+            Some(bytes) => durable::write(&file, &bytes),
+            None => durable::remove(&file),
+        };
+        self.write(work).await
+    }
+
+    /// Does some writing of another kind, in its turn.
+    pub async fn write(&self, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        let turn = tokio::time::timeout(WRITE_DEADLINE, Arc::clone(&self.turn).acquire_owned());
+        let turn = turn.await.map_err(|_| late())?.map_err(Error::other)?;
+        let work = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        tokio::time::timeout(WRITE_DEADLINE, work).await.map_err(|_| late())?.map_err(Error::other)?
+    }
+}
+
+/// Looks at the disk without changing it.
+pub async fn look<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let work = tokio::task::spawn_blocking(work);
+    tokio::time::timeout(LOOK_DEADLINE, work).await.map_err(|_| late())?.map_err(Error::other)
+}
+
+fn late() -> Error {
+    Error::new(ErrorKind::TimedOut, "the disk did not answer in time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_that_hangs_is_left_behind_and_holds_back_the_next() {
+        let disk = Disk::default();
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let hung = disk.write(move || {
+            // Until the test lets go of it.
+            let _ = hang.recv();
+            Ok(())
+        });
+        assert_eq!(hung.await.unwrap_err().kind(), ErrorKind::TimedOut);
+        let next = disk.write(|| panic!("the one before has not come back"));
+        assert_eq!(next.await.unwrap_err().kind(), ErrorKind::TimedOut);
+        drop(release);
+        disk.write(|| Ok(())).await.unwrap();
+    }
+}
