@@ -255,7 +255,8 @@ fn processes(below: &str) -> Vec<String> {
         if !entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
             continue;
         }
-        let in_cgroup = read("cgroup").lines().any(|line| line.starts_with("0::") && line.contains(below));
+        let of_lab = |line: &str| line.ends_with(below) || line.contains(&format!("{below}/"));
+        let in_cgroup = read("cgroup").lines().any(|line| line.starts_with("0::") && of_lab(line));
         let (command, alive) = (read("cmdline"), !read("stat").contains(") Z "));
         if alive && (in_cgroup || command.contains(&format!("{below}/"))) {
             found.push(format!("process {:?} {command}", entry.file_name()));
