@@ -16,8 +16,9 @@ const BENCH: &str = env!("CARGO_BIN_EXE_holdfast-bench");
 /// The spec `quick`, with a receiver of traces on the client's host.
 const SPEC: &str =
     concat!("otlp_endpoint = \"http://10.77.0.61:4317\"\n", include_str!("../specs/quick.toml"));
-/// No figure is asserted here (that is the bench's): only that a failover is one of seconds, on any machine.
-const GAP_US_MAX: u64 = 20_000_000;
+/// No figure is asserted here (that is the bench's): only that it was not Patroni's lock that ran out, which takes 20 s
+/// with this spec, on a machine that may be busy.
+const GAP_US_MAX: u64 = 15_000_000;
 
 struct Region {
     lab: Lab,
@@ -58,7 +59,7 @@ fn a_lost_writer_is_replaced_and_nothing_acknowledged_is_lost() {
     region.killed_agents();
     region.lost_writer("host-death");
     region.lost_writer("link-cut");
-    eventually("the region is healthy again", || region.holdfast(&["status"]).0 == Some(0));
+    eventually("the region is healthy again", || region.status()["healthy"] == Value::Bool(true));
     region.fenced_standby();
     region.disarmed();
 }
@@ -100,7 +101,8 @@ impl Region {
         let record = self.case(case);
         assert_ne!(record["primary"], record["final_writer"], "{case}: the writer must have moved");
         for route in record["verdict"]["routes"].as_array().unwrap() {
-            if let Some(gap_us) = route["gap"]["gap_us"].as_u64().filter(|_| route["kind"] != "socket") {
+            if route["kind"] != "socket" {
+                let gap_us = route["gap"]["gap_us"].as_u64().expect("a route to a lost writer has a gap");
                 assert!(gap_us < GAP_US_MAX, "{case}: {route}");
             }
         }
@@ -121,20 +123,49 @@ impl Region {
         let record = self.case("patroni-hung");
         assert_eq!(record["primary"], record["final_writer"], "a hung Patroni is no reason to fail over");
         assert_eq!(self.events().len(), before);
-        assert_eq!(record["verdict"]["counts"]["refused"], 0, "nobody may notice: {record}");
+        let counts = &record["verdict"]["counts"];
+        assert_eq!(
+            (&counts["refused"], &counts["unknown"]),
+            (&0.into(), &0.into()),
+            "nobody may notice: {record}"
+        );
     }
 
-    /// The agents of all hosts are killed: they come back within their session, and nothing happens.
+    /// The agents of all hosts are killed: each comes back within its session, as a later start, and nothing else happens.
     fn killed_agents(&self) {
-        let term = |list: &Value| list["term"].clone();
-        let before = self.holdfast(&["status", "-o", "json"]).1;
-        for host in ["db1", "db2", "db3", "db4", "pool1"] {
+        let hosts = ["db1", "db2", "db3", "db4", "pool1"];
+        let before = self.status();
+        let sessions = hosts.map(|host| self.session(host));
+        for host in hosts {
             self.lab.run(&["fault", self.lab.name(), "kill", host, "agent"]);
         }
-        eventually("the region is healthy", || self.holdfast(&["status"]).0 == Some(0));
-        let after = self.holdfast(&["status", "-o", "json"]).1;
-        assert_eq!(term(&before), term(&after));
+        for (host, (session, incarnation)) in hosts.into_iter().zip(sessions) {
+            let later = (session, incarnation + 1);
+            eventually("it goes on with its session, under the next incarnation", || {
+                self.session(host) == later
+            });
+        }
+        eventually("the region is healthy", || self.status()["healthy"] == Value::Bool(true));
+        let after = self.status();
+        assert_eq!(before["term"]["term"], after["term"]["term"], "{after}");
+        assert_eq!(before["term"]["holder"], after["term"]["holder"], "{after}");
         assert!(self.lab.writes("libpq", None), "the writer must write");
+    }
+
+    /// The session and the incarnation that the agent of a host announced last.
+    fn session(&self, host: &str) -> (String, u64) {
+        let log = self.log(host, "agent");
+        let line = log.lines().rev().find(|line| line.contains("session announced")).unwrap();
+        let field = |name: &str| {
+            let plain = line.replace("\u{1b}[3m", "").replace("\u{1b}[0m", "").replace("\u{1b}[2m", "");
+            let (_, rest) = plain.split_once(&format!("{name}=")).unwrap();
+            rest.split(' ').next().unwrap().to_owned()
+        };
+        (field("session"), field("incarnation").parse().unwrap())
+    }
+
+    fn status(&self) -> Value {
+        self.holdfast(&["status", "-o", "json"]).1
     }
 
     /// A fenced standby is ended and stays out, also when its agent and its Patroni start again; then it comes back.

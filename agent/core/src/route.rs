@@ -88,7 +88,7 @@ pub fn lost_writers(cluster: &Cluster) -> Option<BTreeSet<(String, u16)>> {
 mod tests {
     use super::*;
     use crate::close::Revised;
-    use crate::testing::{name, term_open};
+    use crate::testing::{event, name, term_open};
     use holdfast_types::Mode;
     use holdfast_types::record::{MemberFacts, ModeRecord};
 
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn an_application_host_refuses_a_writer_that_is_gone_and_no_other() {
-        use holdfast_types::record::{EventRecord, SessionRecord};
+        use holdfast_types::record::SessionRecord;
         use holdfast_types::{HostName, Incarnation, SessionId};
         let mut cluster = cluster(true);
         assert_eq!(
@@ -143,16 +143,6 @@ mod tests {
             Some(BTreeSet::new()),
             "the writer in office, whatever its agent does"
         );
-        let event = EventRecord {
-            number: 3,
-            term: Term(3),
-            from: name("b"),
-            to: Some(name("a")),
-            floor: None,
-            trace_id: None,
-            steps_wall_ms: [].into(),
-            text: String::new(),
-        };
         let host = HostName::new("hb").unwrap();
         let b = MemberFacts {
             host: host.clone(),
@@ -160,7 +150,7 @@ mod tests {
             ..cluster.facts[&name("a")].clone()
         };
         cluster.facts.insert(name("b"), b);
-        cluster.events = vec![Revised { value: event, mod_revision: 1 }];
+        cluster.events = vec![Revised { value: event(3, "b", 0), mod_revision: 1 }];
         assert_eq!(lost_writers(&cluster), Some([("10.0.0.2".to_owned(), 5432)].into()));
         let session = SessionRecord {
             host,

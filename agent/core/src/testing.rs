@@ -32,3 +32,18 @@ pub fn term_open(holder: &str, term: u64, writable: bool) -> holdfast_types::rec
     };
     holdfast_types::record::TermRecord { term: Term(term), reign, trace: None }
 }
+
+/// The incident that ended a term of `from`, closed at this time.
+pub fn event(term: u64, from: &str, closed_wall_ms: i64) -> holdfast_types::record::EventRecord {
+    use holdfast_types::record::{EventRecord, Step};
+    EventRecord {
+        number: term,
+        term: holdfast_types::Term(term),
+        from: name(from),
+        to: None,
+        floor: None,
+        trace_id: None,
+        steps_wall_ms: [(Step::Closed, closed_wall_ms)].into(),
+        text: String::new(),
+    }
+}

@@ -5,14 +5,11 @@
 //! ends at once on SIGTERM, by the signal's default action: Patroni's loop would block 10 s otherwise. With the agent gone
 //! it waits for it to come back.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use holdfast_types::{ClusterId, Mode, Namespace, Scope};
 
-use super::protocol::{Answer, LINE_BYTES_MAX, Question, SOCKET};
+use super::protocol::{Answer, Question, SOCKET, ask};
 use super::remembered::Remembered;
 use crate::config::Config;
 
@@ -56,16 +53,4 @@ pub fn run(config: &Config, namespace: Namespace, scope: Scope) -> u8 {
             },
         }
     }
-}
-
-fn ask(socket: &Path, question: &Question, deadline: Duration) -> std::io::Result<Answer> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(deadline))?;
-    stream.set_write_timeout(Some(deadline))?;
-    let mut line = serde_json::to_vec(question)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut answer)?;
-    Ok(serde_json::from_str(&answer)?)
 }

@@ -1,6 +1,9 @@
 //! What the gates and the agent say to each other: one JSON line each way over `agent.sock`.
 
-use std::path::PathBuf;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use holdfast_types::{Namespace, Scope};
 use serde::{Deserialize, Serialize};
@@ -45,4 +48,17 @@ pub enum Answer {
         /// For the log of Patroni.
         why: String,
     },
+}
+
+/// Asks the agent and waits for its answer, at most `deadline` for each of the two.
+pub fn ask(socket: &Path, question: &Question, deadline: Duration) -> std::io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(deadline))?;
+    stream.set_write_timeout(Some(deadline))?;
+    let mut line = serde_json::to_vec(question)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut answer)?;
+    Ok(serde_json::from_str(&answer)?)
 }

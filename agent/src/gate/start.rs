@@ -4,8 +4,6 @@
 //! after its birth: one that took 5 s made a restarted Patroni start a second postmaster every 11 s (DESIGN section 4).
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +12,7 @@ use holdfast_agent_core::start_gate::{self, StartAs};
 
 use holdfast_types::Class;
 
-use super::protocol::{Answer, LINE_BYTES_MAX, Question, SOCKET};
+use super::protocol::{Answer, Question, SOCKET, ask};
 use super::remembered::Remembered;
 use crate::config::{self, Config, Instance};
 
@@ -64,7 +62,7 @@ fn decide(file: &Path, arguments: &[OsString]) -> Result<Option<PathBuf>, String
     }
     let standby = instance.data_dir.join("standby.signal").exists();
     let question = Question::Start { data_dir: instance.data_dir.clone(), standby };
-    let answer = ask(&config.run_dir.join(SOCKET), &question).unwrap_or_else(|error| {
+    let answer = ask(&config.run_dir.join(SOCKET), &question, ANSWER_DEADLINE).unwrap_or_else(|error| {
         eprintln!("holdfast: the agent does not answer ({error}); deciding by what it left on disk");
         alone(&config, instance, standby)
     });
@@ -101,19 +99,6 @@ fn find<'c>(config: &'c Config, data_dir: &Path) -> Option<&'c Instance> {
             || matches!((one.data_dir.canonicalize(), data_dir.canonicalize()), (Ok(a), Ok(b)) if a == b)
     };
     config.instances.iter().find(same)
-}
-
-/// Asks the agent and waits for its answer, at most [`ANSWER_DEADLINE`].
-fn ask(socket: &Path, question: &Question) -> std::io::Result<Answer> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
-    stream.set_write_timeout(Some(ANSWER_DEADLINE))?;
-    let mut line = serde_json::to_vec(question)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut answer)?;
-    Ok(serde_json::from_str(&answer)?)
 }
 
 /// The agent is gone: a standby may start, a primary only in a cluster that was not armed.

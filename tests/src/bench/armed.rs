@@ -3,6 +3,9 @@
 //! Pairs, because the machine's own pace drifts by more than the effect; the ratio within a pair does not. pgbench runs
 //! its `simple-update` script over the libpq route, with TLS, in the clients' network namespace: its transactions wait
 //! for their commit and for little else.
+//!
+//! It decides the order of a pair and what is compared; `settle` says when a mode has arrived, `judge` whether the cost
+//! is within its target. The cluster is left armed, as it was found. `session` calls it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::case::{Case, Mode, System};
 use super::command::{output, sibling};
 use super::lab::Lab;
-use super::record::{FORMAT, append};
+use super::record::{FORMAT, Records, append};
 use super::session::Options;
 use super::statistics::{median, median_interval, percentile, sorted};
-use super::{health, lab};
+use super::{health, settle};
 use crate::checker::describe::Describe;
 
 const PGBENCH: &str = "/usr/lib/postgresql/15/bin/pgbench";
@@ -27,8 +30,6 @@ const SCALE: &str = "10";
 const CLIENTS: &str = "8";
 const ORDER_DEADLINE: Duration = Duration::from_secs(60);
 const INITIALISE_DEADLINE: Duration = Duration::from_secs(180);
-/// After a change of mode, before pgbench starts: the agents have acted on it by then.
-const SETTLE: Duration = Duration::from_secs(2);
 const RESAMPLES: u32 = 10_000;
 
 /// One run of pgbench.
@@ -60,20 +61,20 @@ pub struct Pair {
 }
 
 /// Runs all pairs against every lab that has agents.
-pub async fn run(options: &Options, labs: &BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<()> {
+pub async fn run(options: &Options, labs: &BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<Records> {
     if !labs.keys().any(|system| system.has_agents()) {
         bail!("armed-cost needs holdfast-fast or holdfast-normal among --systems");
     }
+    let mut records = Records::default();
     for (system, lab) in labs.iter().filter(|(system, _)| system.has_agents()) {
         initialise(lab, options.mode).await.context("pgbench's tables")?;
         let pairs = measure(options, lab, *system, seed).await;
         // The lab is left as it was found, whatever happened.
         let armed = order(lab, "arm").await;
-        let pairs = pairs?;
+        records.pairs.extend(pairs?);
         armed?;
-        println!("{}", render(*system, &pairs, seed));
     }
-    Ok(())
+    Ok(records)
 }
 
 async fn measure(options: &Options, lab: &Lab, system: System, seed: u64) -> anyhow::Result<Vec<Pair>> {
@@ -99,20 +100,23 @@ async fn measure(options: &Options, lab: &Lab, system: System, seed: u64) -> any
 
 async fn one(options: &Options, lab: &Lab, armed: bool) -> anyhow::Result<Throughput> {
     order(lab, if armed { "arm" } else { "disarm" }).await?;
-    tokio::time::sleep(SETTLE).await;
     let describe = lab.describe().await?;
-    pgbench(&describe, options.pgbench_seconds).await
+    if armed {
+        settle::armed(lab, &describe).await?
+    } else {
+        settle::disarmed(lab, &describe).await?
+    }
+    pgbench(lab, &describe, options.pgbench_seconds).await
 }
 
 /// `holdfast arm` or `holdfast disarm`, as an operator gives it.
 async fn order(lab: &Lab, verb: &str) -> anyhow::Result<()> {
     let describe = lab.describe().await?;
     let operator = describe.operator.as_ref().context("the lab has no operator")?;
-    let (region, cluster) = describe.cluster()?;
+    let (region, cluster, client) = lab.place(&describe)?;
     let config = format!("HOLDFAST_CONFIG={}", operator.config.display());
     let program = sibling("holdfast")?.display().to_string();
-    let netns = describe.client_host()?.netns.as_str();
-    let place = ["netns", "exec", netns, "env", &config, &program, verb];
+    let place = ["netns", "exec", &client.netns, "env", &config, &program, verb];
     let target = ["--region", &region.name, "--cluster", &cluster.scope];
     let manner = ["--reason", "bench", "--yes", "--wait"];
     let arguments: Vec<&str> = place.iter().chain(&target).chain(&manner).copied().collect();
@@ -122,11 +126,11 @@ async fn order(lab: &Lab, verb: &str) -> anyhow::Result<()> {
 async fn initialise(lab: &Lab, mode: Mode) -> anyhow::Result<()> {
     let (writer, session) = health::wait_whole(lab, mode).await?;
     let describe = lab.describe().await?;
-    let (region, cluster) = describe.cluster()?;
+    let (region, cluster) = describe.choose(&lab.choice)?;
     let instances = region.instances(&cluster.scope);
     let instance = instances.get(writer.as_str()).context("the writer's instance")?;
     let (socket, port) = (instance.socket_dir.display().to_string(), instance.port().to_string());
-    let dbname = lab::client_route(&describe)?.target.dbname().to_owned();
+    let dbname = lab.client_route(&describe)?.target.dbname().to_owned();
     let arguments = ["-i", "-q", "-s", SCALE, "-h", &socket, "-p", &port, "-U", "postgres", &dbname];
     output(PGBENCH, &arguments, INITIALISE_DEADLINE).await?;
     let grant = "grant select, insert, update, delete on pgbench_accounts, pgbench_branches, pgbench_history, \
@@ -134,14 +138,14 @@ async fn initialise(lab: &Lab, mode: Mode) -> anyhow::Result<()> {
     session.client.batch_execute(grant).await.context("grants on pgbench's tables")
 }
 
-async fn pgbench(describe: &Describe, seconds: u32) -> anyhow::Result<Throughput> {
-    let (_, cluster) = describe.cluster()?;
+async fn pgbench(lab: &Lab, describe: &Describe, seconds: u32) -> anyhow::Result<Throughput> {
+    let (_, cluster, client) = lab.place(describe)?;
     let route =
         cluster.routes.iter().find(|route| route.kind == "libpq").context("the lab has no libpq route")?;
-    let netns = describe.client_host()?.netns.as_str();
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let (prefix, time) = (folder.path().join("log").display().to_string(), seconds.to_string());
-    let place = ["netns", "exec", netns, PGBENCH, "-n", "-b", "simple-update", "-c", CLIENTS, "-j", "2"];
+    let place =
+        ["netns", "exec", &client.netns, PGBENCH, "-n", "-b", "simple-update", "-c", CLIENTS, "-j", "2"];
     let what = ["-T", &time, "-l", "--log-prefix", &prefix, &route.dsn];
     let arguments: Vec<&str> = place.iter().chain(&what).copied().collect();
     let deadline = Duration::from_secs(u64::from(seconds) + 60);
@@ -168,34 +172,76 @@ fn p99_ms(folder: &Path) -> anyhow::Result<f64> {
     Ok(p99 / 1000.0)
 }
 
-type Measure = fn(&Throughput) -> f64;
+/// A figure of pgbench that being armed may worsen.
+pub struct Measure {
+    /// Its name.
+    pub name: &'static str,
+    of: fn(&Throughput) -> f64,
+    more_is_better: bool,
+}
 
-fn render(system: System, pairs: &[Pair], seed: u64) -> String {
+/// Throughput, and how long commits take.
+pub const MEASURES: [Measure; 2] = [
+    Measure { name: "tps", of: |throughput| throughput.tps, more_is_better: true },
+    Measure { name: "p99 ms", of: |throughput| throughput.p99_ms, more_is_better: false },
+];
+
+/// What being armed costs, in percent of the figure; negative when the armed runs were the better ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// Median of the pairs.
+    pub median_percent: f64,
+    /// Lower end of the 95 % interval of the median.
+    pub lower_percent: f64,
+    /// Upper end of it.
+    pub upper_percent: f64,
+}
+
+/// The cost by pairs; none of none. The same pairs give the same interval.
+pub fn cost(pairs: &[Pair], measure: &Measure) -> Option<Cost> {
+    let seed = pairs.first()?.seed;
+    let percent = |pair: &Pair| {
+        let ratio = (measure.of)(&pair.armed) / (measure.of)(&pair.disarmed);
+        if measure.more_is_better { (1.0 - ratio) * 100.0 } else { (ratio - 1.0) * 100.0 }
+    };
+    let costs: Vec<f64> = pairs.iter().map(percent).collect();
+    let (lower_percent, upper_percent) = median_interval(&costs, RESAMPLES, seed)?;
+    Some(Cost { median_percent: median(&sorted(costs))?, lower_percent, upper_percent })
+}
+
+/// The table of all pairs of these systems.
+pub fn render(pairs: &[Pair]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
         "armed-cost",
         "pairs",
         "armed, median",
         "disarmed, median",
-        "median ratio armed / disarmed",
+        "cost, median",
         "95 % interval",
     ]);
-    let measures: [(&str, Measure); 2] = [("tps", |t| t.tps), ("p99 ms", |t| t.p99_ms)];
-    for (what, of) in measures {
-        let ratios: Vec<f64> = pairs.iter().map(|pair| of(&pair.armed) / of(&pair.disarmed)).collect();
-        let middle = |side: fn(&Pair) -> &Throughput| {
-            let values = sorted(pairs.iter().map(|pair| of(side(pair))).collect());
-            median(&values).map_or_else(String::new, |value| format!("{value:.2}"))
-        };
-        let interval = median_interval(&ratios, RESAMPLES, seed);
-        table.add_row([
-            format!("{} {what}", system.name()),
-            pairs.len().to_string(),
-            middle(|pair| &pair.armed),
-            middle(|pair| &pair.disarmed),
-            median(&sorted(ratios)).map_or_else(String::new, |ratio| format!("{ratio:.4}")),
-            interval.map_or_else(String::new, |(low, high)| format!("{low:.4} - {high:.4}")),
-        ]);
+    let mut systems: BTreeMap<System, Vec<Pair>> = BTreeMap::new();
+    for pair in pairs {
+        systems.entry(pair.system).or_default().push(pair.clone());
+    }
+    for (system, pairs) in &systems {
+        for measure in &MEASURES {
+            let middle = |side: fn(&Pair) -> &Throughput| {
+                let values = sorted(pairs.iter().map(|pair| (measure.of)(side(pair))).collect());
+                median(&values).map_or_else(String::new, |value| format!("{value:.2}"))
+            };
+            let cost = cost(pairs, measure);
+            table.add_row([
+                format!("{} {}", system.name(), measure.name),
+                pairs.len().to_string(),
+                middle(|pair| &pair.armed),
+                middle(|pair| &pair.disarmed),
+                cost.map_or_else(String::new, |cost| format!("{:+.2} %", cost.median_percent)),
+                cost.map_or_else(String::new, |cost| {
+                    format!("{:+.2} % to {:+.2} %", cost.lower_percent, cost.upper_percent)
+                }),
+            ]);
+        }
     }
     table.to_string()
 }
@@ -217,18 +263,19 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_of_pairs() {
-        let pair = |armed, disarmed| Pair {
-            format: FORMAT,
-            case: Case::ArmedCost,
-            system: System::HoldfastFast,
-            seed: 1,
-            armed_first: true,
-            armed: Throughput { tps: armed, p99_ms: 1.0 },
-            disarmed: Throughput { tps: disarmed, p99_ms: 2.0 },
-        };
-        let text =
-            render(System::HoldfastFast, &[pair(99.0, 100.0), pair(49.5, 50.0), pair(198.0, 200.0)], 1);
-        assert!(text.contains("0.9900 - 0.9900") && text.contains("0.5000 - 0.5000"), "{text}");
+    fn the_cost_is_of_pairs() {
+        use super::super::testing::pair;
+        let mut pairs = vec![pair(99.0, 100.0), pair(49.5, 50.0), pair(198.0, 200.0)];
+        for pair in &mut pairs {
+            (pair.armed.p99_ms, pair.disarmed.p99_ms) = (3.0, 2.0);
+        }
+        let [tps, p99] = MEASURES.map(|measure| cost(&pairs, &measure).unwrap());
+        for value in [tps.median_percent, tps.lower_percent, tps.upper_percent] {
+            assert!((value - 1.0).abs() < 1e-9, "{tps:?}");
+        }
+        assert!((p99.upper_percent - 50.0).abs() < 1e-9, "longer is worse: {p99:?}");
+        assert_eq!(cost(&[], &MEASURES[0]), None);
+        let text = render(&pairs);
+        assert!(text.contains("+1.00 % to +1.00 %") && text.contains("+50.00 %"), "{text}");
     }
 }

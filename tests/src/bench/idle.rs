@@ -1,24 +1,31 @@
 //! What an idle region costs: memory (PSS) and processor time of the agent and of Patroni, on the primary and on a
-//! standby. Nothing is asked of the lab while it is measured.
+//! standby, and what the agents write to etcd. Nothing is asked of the lab while it is measured.
+//!
+//! It decides when the region is idle and whom it looks at; `writes` tells whose an entry of etcd's log is, `judge`
+//! compares with the targets. `session` calls it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::case::{Case, System};
+use super::etcd::Etcd;
 use super::health;
 use super::lab::Lab;
-use super::record::{FORMAT, append};
+use super::record::{FORMAT, Records, append};
 use super::session::Options;
+use super::writes::{Moment, OURS, RaftWrites, changes};
 use crate::checker::describe::Host;
 use crate::checker::monotonic_us;
 
-/// After the last question to the lab, before the measurement begins.
-const QUIET: Duration = Duration::from_secs(15);
+/// The region is idle when no key of ours changed for so long: two looks of an agent that sees nothing.
+const QUIET: Duration = Duration::from_secs(20);
+const QUIET_LOOK: Duration = Duration::from_secs(5);
+const QUIET_DEADLINE: Duration = Duration::from_secs(180);
 /// The kernel counts processor time of ended children in hundredths of a second.
 const TICK_MS: f64 = 10.0;
 
@@ -55,63 +62,153 @@ struct Watched {
 }
 
 /// Measures every lab, one after the other.
-pub async fn run(options: &Options, labs: &BTreeMap<System, Lab>) -> anyhow::Result<()> {
-    let mut table = Table::new();
-    let header = ["idle", "host", "role", "process", "PSS MB", "CPU % of a core", "seconds"];
-    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
+pub async fn run(options: &Options, labs: &BTreeMap<System, Lab>) -> anyhow::Result<Records> {
+    let mut records = Records::default();
     for (system, lab) in labs {
-        for footprint in measure(options, *system, lab).await? {
-            if let Some(file) = &options.json {
-                append(file, &footprint)?;
-            }
-            table.add_row([
-                system.name(),
-                footprint.host,
-                footprint.role,
-                footprint.process,
-                format!("{:.1}", footprint.pss_mb),
-                format!("{:.3}", footprint.cpu_percent),
-                format!("{:.0}", footprint.seconds),
-            ]);
+        let (footprints, writes) = measure(options, *system, lab).await?;
+        if let Some(file) = &options.json {
+            footprints.iter().try_for_each(|footprint| append(file, footprint))?;
+            append(file, &writes)?;
         }
+        records.footprints.extend(footprints);
+        records.writes.push(writes);
     }
-    println!("{table}");
-    Ok(())
+    Ok(records)
 }
 
-async fn measure(options: &Options, system: System, lab: &Lab) -> anyhow::Result<Vec<Footprint>> {
+async fn measure(
+    options: &Options,
+    system: System,
+    lab: &Lab,
+) -> anyhow::Result<(Vec<Footprint>, RaftWrites)> {
     let (writer, session) = health::wait_whole(lab, options.mode).await?;
     drop(session);
     let describe = lab.describe().await?;
-    let (region, cluster) = describe.cluster()?;
+    let (region, cluster) = describe.choose(&lab.choice)?;
     let names: Vec<&str> = region.instances(&cluster.scope).into_keys().collect();
     let standby = names.iter().find(|name| **name != writer).context("a standby")?;
-    tokio::time::sleep(QUIET).await;
+    let etcd = Etcd::new(lab, &describe)?;
+    until_quiet(&etcd).await?;
+    let begin = moment(&etcd).await?;
     let begin_us = monotonic_us();
     let mut watched = Vec::new();
     for (name, role) in [(writer.as_str(), "primary"), (*standby, "standby")] {
         let host = region.host(name).context("a host of the region")?;
         watched.extend(watch(host, role)?);
     }
+    // The time over which it is measured: there is no condition to wait for.
     tokio::time::sleep(Duration::from_secs(options.idle_seconds)).await;
-    // The interval is measured, not taken from the sleep.
+    let elapsed_ms = elapsed_ms(begin_us);
+    let footprints: anyhow::Result<Vec<Footprint>> =
+        watched.iter().map(|watched| footprint(watched, system, elapsed_ms)).collect();
+    let end = moment(&etcd).await?;
+    let hosts: Vec<&str> = region.hosts.iter().map(|host| host.name.as_str()).collect();
+    let seconds = self::elapsed_ms(begin_us) / 1000.0;
+    let writes = RaftWrites::between(system, seconds, &hosts, &begin, &end);
+    Ok((footprints?, writes))
+}
+
+/// The interval is measured, not taken from the sleep.
+fn elapsed_ms(begin_us: u64) -> f64 {
+    // 52 bits of microseconds are 142 years.
     #[allow(clippy::cast_precision_loss)]
-    let elapsed_ms = (monotonic_us() - begin_us) as f64 / 1000.0;
-    let footprint = |watched: &Watched| -> anyhow::Result<Footprint> {
-        let used_ms = used_ms(&watched.pids)? - watched.begin_ms;
-        Ok(Footprint {
-            format: FORMAT,
-            case: Case::Idle,
-            system,
-            host: watched.host.clone(),
-            role: watched.role.to_owned(),
-            process: watched.process.to_owned(),
-            pss_mb: pss_mb(&watched.pids)?,
-            cpu_percent: used_ms / elapsed_ms * 100.0,
-            seconds: elapsed_ms / 1000.0,
-        })
+    let elapsed_us = (monotonic_us() - begin_us) as f64;
+    elapsed_us / 1000.0
+}
+
+async fn moment(etcd: &Etcd) -> anyhow::Result<Moment> {
+    Ok(Moment { progress: etcd.progress().await?, keys: etcd.below(OURS).await? })
+}
+
+/// Waits until no key of ours has changed for a while. A region whose agents never come to rest is not idle, and saying
+/// so is better than a figure of it.
+async fn until_quiet(etcd: &Etcd) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let mut last = etcd.below(OURS).await?;
+    let mut quiet_since = Instant::now();
+    while quiet_since.elapsed() < QUIET {
+        tokio::time::sleep(QUIET_LOOK).await;
+        let now = etcd.below(OURS).await?;
+        let changed: Vec<String> = changes(&last, &now).into_keys().map(str::to_owned).collect();
+        if !changed.is_empty() {
+            quiet_since = Instant::now();
+            last = now;
+        }
+        if begin.elapsed() > QUIET_DEADLINE {
+            let seconds = QUIET_DEADLINE.as_secs();
+            bail!(
+                "the region is not idle: after {seconds} s these keys still change: {}",
+                changed.join(", ")
+            );
+        }
+    }
+    Ok(())
+}
+
+fn footprint(watched: &Watched, system: System, elapsed_ms: f64) -> anyhow::Result<Footprint> {
+    let used_ms = used_ms(&watched.pids)? - watched.begin_ms;
+    Ok(Footprint {
+        format: FORMAT,
+        case: Case::Idle,
+        system,
+        host: watched.host.clone(),
+        role: watched.role.to_owned(),
+        process: watched.process.to_owned(),
+        pss_mb: pss_mb(&watched.pids)?,
+        cpu_percent: used_ms / elapsed_ms * 100.0,
+        seconds: elapsed_ms / 1000.0,
+    })
+}
+
+/// The tables of all processes, and of the writes to etcd.
+pub fn render(footprints: &[Footprint], writes: &[RaftWrites]) -> String {
+    let new_table = |header: &[&str]| {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
+        table
     };
-    watched.iter().map(footprint).collect()
+    let mut processes =
+        new_table(&["idle", "host", "role", "process", "PSS MB", "CPU % of a core", "seconds"]);
+    for footprint in footprints {
+        processes.add_row([
+            footprint.system.name(),
+            footprint.host.clone(),
+            footprint.role.clone(),
+            footprint.process.clone(),
+            format!("{:.1}", footprint.pss_mb),
+            format!("{:.3}", footprint.cpu_percent),
+            format!("{:.0}", footprint.seconds),
+        ]);
+    }
+    let mut log = new_table(&[
+        "entries of etcd's log",
+        "seconds",
+        "all",
+        "our keys",
+        "other keys\n(Patroni's)",
+        "without a\nrevision",
+        "most of one agent\n(in a minute, at most)",
+    ]);
+    for writes in writes {
+        let worst = match writes.worst_agent.as_str() {
+            "" => String::new(),
+            host => format!(", {host}"),
+        };
+        log.add_row([
+            writes.system.name(),
+            format!("{:.0}", writes.seconds),
+            writes.raft_entries.to_string(),
+            writes.ours.to_string(),
+            writes.of_others.to_string(),
+            writes.without_revision.to_string(),
+            if writes.system.has_agents() {
+                format!("{} ({:.2}{worst})", writes.ours_of_worst_agent, writes.agent_per_minute())
+            } else {
+                "no agent".into()
+            },
+        ]);
+    }
+    format!("{processes}\n{log}")
 }
 
 /// The agent and Patroni of a host, found by its cgroup.
@@ -196,6 +293,17 @@ fn pss_mb(pids: &[i32]) -> anyhow::Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tables_show_both() {
+        use super::super::testing::{footprint, writes};
+        let text = render(&[footprint("agent", 7.25, 0.0512)], &[writes(1, 2)]);
+        let line = |begin: &str| text.lines().find(|line| line.contains(begin)).unwrap().to_owned();
+        assert!(line("primary").contains("7.2") && line("primary").contains("0.051"), "{text}");
+        assert!(line("1 (3.00, db1)").contains("23"), "{text}");
+        let alone = RaftWrites { system: System::Patroni, ..writes(0, 2) };
+        assert!(render(&[], &[alone]).contains("no agent"));
+    }
 
     #[test]
     fn the_own_process_has_a_footprint() {

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::case::{Fault, Mode, System};
 use super::command::{output, sibling};
 use crate::checker::clients::{Route, routes};
 use crate::checker::connect::Target;
-use crate::checker::describe::Describe;
-use crate::checker::monotonic_us;
+use crate::checker::describe::{Choice, Cluster, Describe, Host, Region};
 use crate::checker::record::RouteKind;
 
 /// Four labs at once on two cores took 40 s each to come up.
@@ -22,13 +21,15 @@ const VERB: Duration = Duration::from_secs(90);
 pub struct Lab {
     /// Its name.
     pub name: String,
+    /// The cluster of it that is meant.
+    pub choice: Choice,
     program: PathBuf,
 }
 
 impl Lab {
     /// The lab of that name if it is up already, else a new one.
     pub async fn up(name: &str, system: System, mode: Mode) -> anyhow::Result<Self> {
-        let lab = Self { name: name.to_owned(), program: sibling("holdfast-lab")? };
+        let lab = Self::named(name, Choice::default())?;
         if lab.describe().await.is_ok() {
             eprintln!("bench: the lab {name} is up already and is used");
             return Ok(lab);
@@ -40,18 +41,23 @@ impl Lab {
     }
 
     /// A lab that somebody else has brought up.
-    pub async fn existing(name: &str) -> anyhow::Result<Self> {
-        let lab = Self { name: name.to_owned(), program: sibling("holdfast-lab")? };
-        lab.describe().await.with_context(|| format!("there is no lab {name}"))?;
+    pub async fn existing(name: &str, choice: Choice) -> anyhow::Result<Self> {
+        let lab = Self::named(name, choice)?;
+        let describe = lab.describe().await.with_context(|| format!("there is no lab {name}"))?;
+        describe.choose(&lab.choice)?;
         Ok(lab)
+    }
+
+    fn named(name: &str, choice: Choice) -> anyhow::Result<Self> {
+        Ok(Self { name: name.to_owned(), choice, program: sibling("holdfast-lab")? })
     }
 
     /// Refuses a lab that Holdfast only observes: its figures would be Patroni's.
     pub async fn require_armed(&self) -> anyhow::Result<()> {
         let describe = self.describe().await?;
-        match describe.cluster()?.1.armed.as_deref() {
+        match describe.choose(&self.choice)?.1.armed.as_deref() {
             None | Some("armed") => Ok(()),
-            Some(other) => anyhow::bail!("the cluster of the lab {} is not armed: {other}", self.name),
+            Some(other) => bail!("the cluster of the lab {} is not armed: {other}", self.name),
         }
     }
 
@@ -65,15 +71,11 @@ impl Lab {
         output(&self.program, &["describe", &self.name], VERB).await
     }
 
-    /// Injects a fault and returns the moment just before its first step, [`monotonic_us`].
+    /// Injects a fault and returns the moment just before its first step, [`crate::checker::monotonic_us`].
     pub async fn fault(&self, fault: Fault, host: &str) -> anyhow::Result<u64> {
         let mut arguments = vec!["fault", &self.name, fault.kind, host];
         arguments.extend(fault.target);
-        let before_us = monotonic_us();
-        let said = output(&self.program, &arguments, VERB).await?;
-        let record: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
-        let at_ns = record.get("at_monotonic_ns").and_then(serde_json::Value::as_u64);
-        Ok(at_ns.map_or(before_us, |ns| ns / 1000))
+        injected_us(&output(&self.program, &arguments, VERB).await?)
     }
 
     /// Heals what is wrong with a host.
@@ -89,20 +91,37 @@ impl Lab {
     /// The sockets of the database hosts as user postgres, in the database of the clients.
     pub async fn sockets(&self) -> anyhow::Result<Vec<(String, Target)>> {
         let describe = self.describe().await?;
-        let (region, cluster) = describe.cluster()?;
-        let dbname = client_route(&describe)?.target.dbname().to_owned();
+        let (region, cluster) = describe.choose(&self.choice)?;
+        let dbname = self.client_route(&describe)?.target.dbname().to_owned();
         let instances = region.instances(&cluster.scope);
         let target = |instance: &crate::checker::describe::Instance| {
             Target::socket(&instance.socket_dir, instance.port(), "postgres", &dbname)
         };
         Ok(instances.into_iter().map(|(host, instance)| (host.to_owned(), target(instance))).collect())
     }
+
+    /// The libpq route: the one whose database the clients use.
+    pub fn client_route(&self, describe: &Describe) -> anyhow::Result<Route> {
+        let mut all = routes(describe, &self.choice)?.into_iter();
+        all.find(|route| route.kind == RouteKind::Libpq).context("the lab has no libpq route")
+    }
+
+    /// The region and the cluster that are meant, and the host of their clients.
+    pub fn place<'d>(&self, describe: &'d Describe) -> anyhow::Result<(&'d Region, &'d Cluster, &'d Host)> {
+        let (region, cluster) = describe.choose(&self.choice)?;
+        Ok((region, cluster, describe.client_host(region)?))
+    }
 }
 
-/// The libpq route: the one whose database the clients use.
-pub fn client_route(describe: &Describe) -> anyhow::Result<Route> {
-    let mut all = routes(describe)?.into_iter();
-    all.find(|route| route.kind == RouteKind::Libpq).context("the lab has no libpq route")
+/// When the fault was injected, from its record. A run whose fault has no moment cannot be judged.
+fn injected_us(said: &str) -> anyhow::Result<u64> {
+    #[derive(serde::Deserialize)]
+    struct Injected {
+        at_monotonic_ns: u64,
+    }
+    let record: Injected = serde_json::from_str(said)
+        .with_context(|| format!("holdfast-lab fault printed no record of the fault: {:?}", said.trim()))?;
+    Ok(record.at_monotonic_ns / 1000)
 }
 
 /// The specification to bring up: a name, or for asynchronous clusters a file of our own, which lives as long as the
@@ -118,4 +137,26 @@ fn specification(system: System, mode: Mode) -> anyhow::Result<(tempfile::TempDi
     let file = folder.path().join("off.toml");
     std::fs::write(&file, format!("{text}\n[[cluster]]\nscope = \"main\"\nclass = \"off\"\n"))?;
     Ok((folder, file.display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_without_a_moment_is_an_error() {
+        assert_eq!(injected_us(r#"{"id":3,"at_monotonic_ns":12345678}"#).unwrap(), 12_345);
+        for said in ["", "injected", r#"{"id":3}"#, r#"{"at_monotonic_ns":"soon"}"#] {
+            let error = injected_us(said).unwrap_err().to_string();
+            assert!(error.contains("no record of the fault"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_asynchronous_cluster_has_a_specification_of_its_own() {
+        let (_folder, file) = specification(System::HoldfastNormal, Mode::Off).unwrap();
+        let spec: toml::Value = toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        assert_eq!(spec["cluster"][0]["class"].as_str(), Some("off"));
+        assert_eq!(spec["profile"].as_str(), Some("normal"));
+    }
 }

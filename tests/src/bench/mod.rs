@@ -6,13 +6,20 @@
 pub mod armed;
 pub mod case;
 pub mod command;
+pub mod etcd;
 pub mod health;
 pub mod idle;
+pub mod judge;
 pub mod lab;
 pub mod plan;
 pub mod record;
 pub mod run;
 pub mod session;
+pub mod settle;
 pub mod statistics;
 pub mod summary;
 pub mod tail;
+pub mod target;
+#[cfg(test)]
+mod testing;
+pub mod writes;

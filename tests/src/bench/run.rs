@@ -1,5 +1,8 @@
 //! One run: clients, a steady state, a random wait, the fault, the return of every route, the heal, full redundancy,
 //! the verdict.
+//!
+//! It decides when the fault is injected and when a run is over. It never leaves a fault behind: whatever goes wrong
+//! after the injection, the host is healed. `session` calls it.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -59,7 +62,11 @@ pub async fn run(lab: &Lab, plan: &Plan, folder: &Path) -> anyhow::Result<RunRec
     let mut watch = Watch { clients, tail: &mut tail };
     let wanted = watch.until_steady(plan.mode).await?;
     tokio::time::sleep(plan.phase).await;
-    let fault_us = lab.fault(plan.fault, &primary).await.context("the fault")?;
+    let fault_us = match lab.fault(plan.fault, &primary).await {
+        Ok(at_us) => at_us,
+        // It may have been injected all the same.
+        Err(error) => return Err(healed(lab, plan.fault, &primary, error.context("the fault")).await),
+    };
     let injected = Instant::now();
     let injection_ms = (monotonic_us() - fault_us) / 1000;
     let outcome = watch.fault_and_heal(lab, plan.fault, &primary, injected, fault_us, wanted).await;
@@ -67,13 +74,7 @@ pub async fn run(lab: &Lab, plan: &Plan, folder: &Path) -> anyhow::Result<RunRec
     let stopped = clients.stop().await;
     let held = match outcome {
         Ok(held) => held,
-        Err(error) => {
-            // The next run, or the person at the keyboard, must find the lab healed.
-            if plan.fault.heals {
-                let _ = lab.heal(&primary).await;
-            }
-            return Err(error);
-        }
+        Err(error) => return Err(healed(lab, plan.fault, &primary, error).await),
     };
     stopped?;
     let (final_writer, session) = health::wait_whole(lab, plan.mode).await?;
@@ -98,8 +99,22 @@ pub async fn run(lab: &Lab, plan: &Plan, folder: &Path) -> anyhow::Result<RunRec
         held_ms: held.held_ms,
         routes_returned: held.routes_returned,
         full_redundancy_after_heal_us: after_heal,
+        redundancy_missed_s: held.redundancy_missed_s,
         verdict,
     })
+}
+
+/// The next run, or the person at the keyboard, must find the lab healed; the error says so if it is not.
+async fn healed(lab: &Lab, fault: Fault, primary: &str, error: anyhow::Error) -> anyhow::Error {
+    if !fault.heals {
+        return error;
+    }
+    match lab.heal(primary).await {
+        Ok(()) => error,
+        Err(heal) => {
+            error.context(format!("{primary} of the lab {} could not be healed: {heal:#}", lab.name))
+        }
+    }
 }
 
 async fn start_clients(
@@ -112,7 +127,7 @@ async fn start_clients(
     std::fs::write(&description, lab.describe_text().await?).context("the lab's description")?;
     let describe = crate::checker::describe::Describe::read(&description)?;
     let _ = std::fs::remove_file(recording);
-    let netns = &describe.client_host()?.netns;
+    let (region, cluster, client) = lab.place(&describe)?;
     let deadline = CLIENT_DEADLINE_MS.to_string();
     let arguments: Vec<OsString> = vec![
         "--describe".into(),
@@ -123,15 +138,20 @@ async fn start_clients(
         recording.into(),
         "--deadline-ms".into(),
         deadline.into(),
+        "--region".into(),
+        (&region.name).into(),
+        "--cluster".into(),
+        (&cluster.scope).into(),
         "--until-stdin-closes".into(),
     ];
-    Ok((ClientsChild::start(netns, &arguments)?, Tail::new(recording.to_owned())))
+    Ok((ClientsChild::start(&client.netns, &arguments)?, Tail::new(recording.to_owned())))
 }
 
 /// How the fault went.
 struct Held {
     held_ms: Option<u64>,
     routes_returned: bool,
+    redundancy_missed_s: Option<u64>,
 }
 
 struct Watch<'a> {
@@ -184,8 +204,9 @@ impl Watch<'_> {
             // They count as not returned, but the gap should have an end.
             self.until_returned(Instant::now()).await?;
         }
-        self.until_redundant(wanted).await?;
-        Ok(Held { held_ms, routes_returned })
+        let redundant = self.until_redundant(wanted).await?;
+        let redundancy_missed_s = (!redundant).then_some(REDUNDANCY_DEADLINE.as_secs());
+        Ok(Held { held_ms, routes_returned, redundancy_missed_s })
     }
 
     /// Holds the fault, and says whether every route acknowledged in the end.
@@ -217,7 +238,9 @@ impl Watch<'_> {
         Ok(false)
     }
 
-    async fn until_redundant(&mut self, wanted: Standbys) -> anyhow::Result<()> {
+    /// Waits until the redundancy of before the fault is back, and says whether it came in time: a run without it is
+    /// measured, and the record says so.
+    async fn until_redundant(&mut self, wanted: Standbys) -> anyhow::Result<bool> {
         let begin = Instant::now();
         let mut full_since: Option<Instant> = None;
         while begin.elapsed() < REDUNDANCY_DEADLINE {
@@ -229,10 +252,9 @@ impl Watch<'_> {
             });
             full_since = if full { full_since.or_else(|| Some(Instant::now())) } else { None };
             if full_since.is_some_and(|since| since.elapsed() > Duration::from_secs(2)) {
-                return Ok(());
+                return Ok(true);
             }
         }
-        // Not an error of the bench: the verdict says that redundancy was not seen.
-        Ok(())
+        Ok(false)
     }
 }

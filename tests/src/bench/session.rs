@@ -2,6 +2,8 @@
 //!
 //! All labs of a call stay up side by side and idle while another is measured: an idle lab costs a few percent of a
 //! core, while freezing it would make its etcd, Patroni and agents see a fault that nobody injected.
+//!
+//! It decides what a call is and how it ends; a run is `run`'s. `holdfast-bench` calls it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,9 +14,10 @@ use clap::Args;
 use super::case::{Case, Mode, System};
 use super::lab::Lab;
 use super::plan::{Turn, turns};
-use super::record::{RunRecord, append, read};
+use super::record::{FORMAT, Records, RunRecord, Unmeasured, append};
 use super::run::{self, Plan};
 use super::{armed, idle, summary};
+use crate::checker::describe::Choice;
 use crate::checker::table;
 
 /// What is asked of the bench.
@@ -46,6 +49,9 @@ pub struct Options {
     /// Use this lab, which is up already, for the one system of --systems
     #[arg(long, value_name = "LAB")]
     pub lab: Option<String>,
+    /// The cluster of that lab
+    #[command(flatten)]
+    pub choice: Choice,
     /// Keep the labs up: the next call with the same systems uses them
     #[arg(long)]
     pub keep: bool,
@@ -63,27 +69,16 @@ pub struct Options {
     pub idle_seconds: u64,
 }
 
-/// Runs it.
-pub async fn run(options: &Options) -> anyhow::Result<()> {
+/// Runs it, prints the table, and returns what was measured in this call.
+pub async fn run(options: &Options) -> anyhow::Result<Records> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let case = options.case;
     eprintln!("bench: case {}, {} commit, seed {seed}", case.name(), options.mode.name());
-    let mut labs = BTreeMap::new();
-    let measured = async {
-        for system in &options.systems {
-            let lab = lab_of(options, *system).await?;
-            labs.insert(*system, lab.clone());
-            if system.has_agents() {
-                lab.require_armed().await?;
-            }
-        }
-        match case {
-            Case::ArmedCost => armed::run(options, &labs, seed).await,
-            Case::Idle => idle::run(options, &labs).await,
-            _ => faults(options, &labs, seed).await,
-        }
+    if cfg!(debug_assertions) && matches!(case, Case::ArmedCost | Case::Idle) {
+        eprintln!("bench: this is a debug build: the targets are those of a release build");
     }
-    .await;
+    let mut labs = BTreeMap::new();
+    let measured = measure(options, &mut labs, seed).await;
     if !options.keep && options.lab.is_none() {
         for lab in labs.values() {
             if let Err(error) = lab.down().await {
@@ -91,12 +86,30 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
             }
         }
     }
-    measured
+    let measured = measured?;
+    let all = options.json.as_ref().map_or_else(|| Ok(measured.clone()), |file| Records::read(&[file]))?;
+    print!("{}", summary::render(&all));
+    Ok(measured)
+}
+
+async fn measure(options: &Options, labs: &mut BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<Records> {
+    for system in &options.systems {
+        let lab = lab_of(options, *system).await?;
+        labs.insert(*system, lab.clone());
+        if system.has_agents() {
+            lab.require_armed().await?;
+        }
+    }
+    match options.case {
+        Case::ArmedCost => armed::run(options, labs, seed).await,
+        Case::Idle => idle::run(options, labs).await,
+        _ => faults(options, labs, seed).await,
+    }
 }
 
 async fn lab_of(options: &Options, system: System) -> anyhow::Result<Lab> {
     match (&options.lab, options.systems.as_slice()) {
-        (Some(name), [_]) => Lab::existing(name).await,
+        (Some(name), [_]) => Lab::existing(name, options.choice.clone()).await,
         (Some(_), _) => bail!("--lab is the lab of one system: name that one with --systems"),
         (None, _) => {
             let suffix = if options.mode == Mode::Off { "_off" } else { "" };
@@ -107,16 +120,16 @@ async fn lab_of(options: &Options, system: System) -> anyhow::Result<Lab> {
     }
 }
 
-async fn faults(options: &Options, labs: &BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<()> {
+async fn faults(options: &Options, labs: &BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<Records> {
     let fault = options.case.fault().context("the case has no fault")?;
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let all = turns(&options.systems, options.n, seed);
-    let mut records = Vec::new();
-    let mut failed = 0_u32;
+    let mut records = Records::default();
     for (number, turn) in (1..).zip(&all) {
         let Turn { system, phase } = *turn;
+        let (case, mode) = (options.case, options.mode);
         let Some(lab) = labs.get(&system) else { continue };
-        let plan = Plan { case: options.case, fault, system, mode: options.mode, phase, seed, number };
+        let plan = Plan { case, fault, system, mode, phase, seed, number };
         match Box::pin(run::run(lab, &plan, folder.path())).await {
             Ok(record) => {
                 eprintln!("bench: {number} of {}: {}", all.len(), line(&record));
@@ -126,20 +139,24 @@ async fn faults(options: &Options, labs: &BTreeMap<System, Lab>, seed: u64) -> a
                 if let Some(file) = &options.json {
                     append(file, &record)?;
                 }
-                records.push(record);
+                records.runs.push(record);
             }
             Err(error) => {
-                failed += 1;
-                eprintln!("bench: {number} of {}: {}: not measured: {error:#}", all.len(), system.name());
+                let not_measured = format!("{error:#}");
+                eprintln!(
+                    "bench: {number} of {}: {}: not measured: {not_measured}",
+                    all.len(),
+                    system.name()
+                );
+                let record = Unmeasured { format: FORMAT, case, system, mode, seed, number, not_measured };
+                if let Some(file) = &options.json {
+                    append(file, &record)?;
+                }
+                records.unmeasured.push(record);
             }
         }
     }
-    let records = options.json.as_deref().map_or(Ok(records), read)?;
-    print!("{}", summary::render(&records));
-    if failed > 0 {
-        bail!("{failed} of {} runs could not be measured", all.len());
-    }
-    Ok(())
+    Ok(records)
 }
 
 /// One run on one line.
@@ -150,9 +167,14 @@ fn line(record: &RunRecord) -> String {
         Some(format!("{} {open}{}", route.route, table::duration(gap.gap_us)))
     });
     let verdict = &record.verdict;
-    let unclean = if verdict.is_clean() { "" } else { "; NOT CLEAN" };
+    let unclean = if record.is_clean() { "" } else { "; NOT CLEAN" };
+    let redundancy = match (record.redundancy_missed_s, verdict.full_redundancy_after_us) {
+        (Some(seconds), _) => format!("NOT BACK {seconds} s after the heal"),
+        (None, Some(us)) => format!("after {}", table::duration(us)),
+        (None, None) => "not seen".into(),
+    };
     format!(
-        "{} {} -> {}: gap {}; lost {} (warned {}); two writable {}; redundancy after {}{unclean}",
+        "{} {} -> {}: gap {}; lost {} (warned {}); two writable {}; redundancy {redundancy}{unclean}",
         record.system.name(),
         record.primary,
         record.final_writer,
@@ -160,6 +182,27 @@ fn line(record: &RunRecord) -> String {
         verdict.lost.count,
         verdict.lost_warned.count,
         table::duration(verdict.two_writable.certain_us),
-        verdict.full_redundancy_after_us.map_or_else(|| "?".into(), table::duration),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::run;
+    use super::*;
+
+    #[test]
+    fn a_missed_deadline_and_a_loss_are_not_passed_silently() {
+        let mut record = run(Case::HostDeath, System::HoldfastFast, 3_100);
+        record.verdict.full_redundancy_after_us = Some(9_000_000);
+        let said = line(&record);
+        assert!(said.ends_with("redundancy after 9.00 s"), "{said}");
+        assert!(said.contains("gap libpq 3.10 s, pgbouncer:pool1 3.10 s"), "{said}");
+        record.redundancy_missed_s = Some(180);
+        record.verdict.lost.count = 2;
+        let said = line(&record);
+        assert!(
+            said.contains("lost 2 ") && said.ends_with("NOT BACK 180 s after the heal; NOT CLEAN"),
+            "{said}"
+        );
+    }
 }

@@ -1,25 +1,86 @@
 //! The table of many runs: for each case, mode and system the gaps of each route, errors, unknown commits, lost rows,
-//! time with two writers, and time back to full redundancy.
+//! time with two writers, and time back to full redundancy; below them the other measurements and the targets.
+//!
+//! It shows; it judges nothing: `judge` does. `session` and the command `table` call it.
 
 use std::collections::BTreeMap;
 
 use comfy_table::{Table, presets};
 
 use super::case::{Case, Mode, System};
-use super::record::RunRecord;
+use super::judge::{self, Judgement, Met};
+use super::record::{Records, RunRecord};
 use super::statistics::{median, percentile, sorted};
+use super::{armed, idle};
 use crate::checker::record::RouteKind;
 
-/// Renders all records, a table for each case and mode.
-pub fn render(records: &[RunRecord]) -> String {
-    let mut groups: BTreeMap<(Case, Mode), BTreeMap<System, Vec<&RunRecord>>> = BTreeMap::new();
-    for record in records {
+/// Runs of one case and mode, by system.
+type Group<'r> = BTreeMap<System, Vec<&'r RunRecord>>;
+
+/// Renders all records: a table for each case and mode, one for each other measurement, and the targets.
+pub fn render(records: &Records) -> String {
+    let mut groups: BTreeMap<(Case, Mode), Group<'_>> = BTreeMap::new();
+    for record in &records.runs {
         groups.entry((record.case, record.mode)).or_default().entry(record.system).or_default().push(record);
     }
-    let tables = groups.iter().map(|((case, mode), systems)| {
-        format!("{} ({} commit)\n{}\n{}\n", case.name(), mode.name(), gaps(systems), promises(systems))
-    });
-    tables.collect::<Vec<_>>().join("\n")
+    let mut parts: Vec<String> = groups
+        .iter()
+        .map(|((case, mode), systems)| {
+            format!("{} ({} commit)\n{}\n{}\n", case.name(), mode.name(), gaps(systems), promises(systems))
+        })
+        .collect();
+    if !records.pairs.is_empty() {
+        parts.push(armed::render(&records.pairs) + "\n");
+    }
+    if !records.footprints.is_empty() || !records.writes.is_empty() {
+        parts.push(idle::render(&records.footprints, &records.writes) + "\n");
+    }
+    for run in &records.unmeasured {
+        let (place, system) = (judge::place(run.case, run.mode), run.system.name());
+        parts.push(format!(
+            "not measured: {place} {system}, seed {} run {}: {}\n",
+            run.seed, run.number, run.not_measured
+        ));
+    }
+    let judged = judge::judge(records);
+    if !judged.is_empty() {
+        parts.push(targets(&judged));
+    }
+    parts.join("\n")
+}
+
+/// Every target of which there are records: what is compared, how it stands, and where the target comes from.
+fn targets(judged: &[Judgement]) -> String {
+    let mut table =
+        new_table(&["case", "system", "target", "must be", "compared", "found", "median", "n", "verdict"]);
+    for row in judged {
+        let verdict = match &row.met {
+            Met::Yes(spare) => format!("met, {spare}"),
+            Met::No(why) => format!("NOT MET, {why}"),
+            Met::Open(why) => format!("open: {why}"),
+        };
+        table.add_row([
+            judge::place(row.target.case, row.target.mode),
+            row.system.name(),
+            row.what.clone(),
+            row.must.clone(),
+            row.statistic.to_owned(),
+            row.found.clone(),
+            row.median.clone(),
+            row.n.to_string(),
+            verdict,
+        ]);
+    }
+    let count = |of: fn(&Met) -> bool| judged.iter().filter(|row| of(&row.met)).count();
+    let met = count(|met| matches!(met, Met::Yes(_)));
+    let missed = count(|met| matches!(met, Met::No(_)));
+    let mut sources: Vec<&str> = judged.iter().map(|row| row.target.source).collect();
+    sources.dedup();
+    format!(
+        "targets: {met} met, {missed} not met, {} open\n{table}\nfrom {}\n",
+        judged.len() - met - missed,
+        sources.join("; ")
+    )
 }
 
 fn new_table(header: &[&str]) -> Table {
@@ -29,7 +90,7 @@ fn new_table(header: &[&str]) -> Table {
 }
 
 /// Gaps in seconds. An open gap is a lower bound; it counts as it is, and the route as not returned.
-fn gaps(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
+fn gaps(systems: &Group<'_>) -> Table {
     let mut table = new_table(&[
         "system",
         "route",
@@ -61,7 +122,7 @@ fn gaps(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
             let figures: Vec<String> = figures.iter().flatten().map(|value| format!("{value:.2}")).collect();
             table.add_row([
                 system.name(),
-                if kind == RouteKind::Libpq { "libpq".into() } else { "PgBouncer".to_owned() },
+                route_name(kind).to_owned(),
                 values.len().to_string(),
                 figures.join(" / "),
                 all.iter().filter(|gap| gap.open).count().to_string(),
@@ -73,7 +134,7 @@ fn gaps(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
     table
 }
 
-fn promises(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
+fn promises(systems: &Group<'_>) -> Table {
     let mut table = new_table(&[
         "system",
         "acked",
@@ -82,6 +143,7 @@ fn promises(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
         "though\nrefused",
         "2 writable\nmax s",
         "2 acked\nmax s",
+        "not\nclean",
         "primary\nmoved",
         "held s\nmedian",
         "redundancy after fault\nmedian / max s",
@@ -101,6 +163,7 @@ fn promises(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
             let both = both.unwrap_or_default();
             if missing == 0 { both } else { format!("{both} (never in {missing})") }
         };
+        let unclean = records.iter().filter(|record| !record.is_clean()).count();
         let held_any = records.iter().any(|record| record.held_ms.is_some());
         let held = records.iter().filter_map(|record| record.held_ms).map(|ms| seconds(ms * 1000));
         let held = median(&sorted(held.collect())).map_or_else(String::new, |held| format!("{held:.1}"));
@@ -113,6 +176,7 @@ fn promises(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
             total(|record| record.verdict.appeared_though_refused.count),
             worst(|record| record.verdict.two_writable.certain_us),
             worst(|record| record.verdict.two_acknowledging.certain_us),
+            format!("{unclean} of {}", records.len()),
             format!("{moved} of {}", records.len()),
             held,
             redundancy(|record| record.verdict.full_redundancy_after_us),
@@ -122,8 +186,17 @@ fn promises(systems: &BTreeMap<System, Vec<&RunRecord>>) -> Table {
     table
 }
 
+/// The name of a kind of route, for people.
+pub fn route_name(kind: RouteKind) -> &'static str {
+    match kind {
+        RouteKind::Libpq => "libpq",
+        RouteKind::Pgbouncer => "PgBouncer",
+        RouteKind::Socket => "socket",
+    }
+}
+
 /// Microseconds as seconds.
-fn seconds(us: u64) -> f64 {
+pub fn seconds(us: u64) -> f64 {
     // 52 bits of microseconds are 142 years.
     #[allow(clippy::cast_precision_loss)]
     let us = us as f64;
@@ -132,47 +205,18 @@ fn seconds(us: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::{FORMAT, Unmeasured};
+    use super::super::testing::run;
     use super::*;
-    use crate::checker::gap::Gap;
-    use crate::checker::record::Recording;
-    use crate::checker::verdict::{Counts, RouteVerdict, judge};
-
-    fn record(system: System, gap_ms: u64) -> RunRecord {
-        let mut verdict = judge(&Recording::default(), &std::collections::BTreeSet::new(), Some(0));
-        verdict.routes.push(RouteVerdict {
-            route: "libpq".into(),
-            kind: RouteKind::Libpq,
-            counts: Counts { unknown: 1, ..Counts::default() },
-            gap: Some(Gap { gap_us: gap_ms * 1000, begin_us: 0, open: false }),
-            errors: [("57P01".to_owned(), 2)].into(),
-        });
-        RunRecord {
-            format: super::super::record::FORMAT,
-            at: String::new(),
-            seed: 1,
-            number: 1,
-            case: Case::HostDeath,
-            system,
-            mode: Mode::Quorum,
-            phase_ms: 0,
-            primary: "db1".into(),
-            final_writer: "db2".into(),
-            injection_ms: 10,
-            held_ms: Some(9000),
-            routes_returned: true,
-            full_redundancy_after_heal_us: None,
-            verdict,
-        }
-    }
 
     #[test]
     fn a_table_has_a_row_for_each_system() {
-        let records = [
-            record(System::Patroni, 25_000),
-            record(System::HoldfastFast, 3_100),
-            record(System::HoldfastFast, 3_300),
+        let runs = vec![
+            run(Case::HostDeath, System::Patroni, 25_000),
+            run(Case::HostDeath, System::HoldfastFast, 3_100),
+            run(Case::HostDeath, System::HoldfastFast, 3_300),
         ];
-        let text = render(&records);
+        let text = render(&Records { runs, ..Records::default() });
         let holdfast =
             text.lines().find(|line| line.contains("holdfast-fast") && line.contains("libpq")).unwrap();
         for part in ["3.10 / 3.20 / 3.30 / 3.30", "57P01 4", "2 (0)"] {
@@ -183,14 +227,30 @@ mod tests {
     }
 
     #[test]
-    fn records_come_back_from_their_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("records");
-        let written = record(System::Patroni, 5);
-        super::super::record::append(&file, &written).unwrap();
-        super::super::record::append(&file, &serde_json::json!({"format": 1, "case": "idle"})).unwrap();
-        assert_eq!(super::super::record::read(&file).unwrap(), [written]);
-        std::fs::write(&file, "{\"format\":2}\n").unwrap();
-        assert!(super::super::record::read(&file).is_err());
+    fn the_targets_stand_below_with_their_source() {
+        let runs = vec![run(Case::HostDeath, System::HoldfastFast, 3_100)];
+        let text = render(&Records { runs, ..Records::default() });
+        assert!(text.contains("targets: 3 met, 0 not met, 0 open"), "{text}");
+        assert!(text.contains("met, 0.90 s below"), "{text}");
+        assert!(text.contains("from issue 3, section 7: host death; issue 3, section 7: lost"), "{text}");
+        let patroni = vec![run(Case::HostDeath, System::Patroni, 3_100)];
+        assert!(!render(&Records { runs: patroni, ..Records::default() }).contains("targets"));
+    }
+
+    #[test]
+    fn a_run_without_a_record_is_shown() {
+        let unmeasured = Unmeasured {
+            format: FORMAT,
+            case: Case::LinkCut,
+            system: System::HoldfastFast,
+            mode: Mode::Quorum,
+            seed: 8,
+            number: 2,
+            not_measured: "the lab is not whole".into(),
+        };
+        let text = render(&Records { unmeasured: vec![unmeasured], ..Records::default() });
+        let shown = "not measured: link-cut (quorum) holdfast-fast, seed 8 run 2: the lab is not whole";
+        assert!(text.contains(shown), "{text}");
+        assert!(text.contains("open: not measured: 1"), "{text}");
     }
 }

@@ -1,5 +1,8 @@
 //! `holdfast-bench`: the program behind `tests/bench`, the clients that it starts in their network namespace, and the
-//! table of a file of records.
+//! table of files of records.
+//!
+//! Exit codes: 0 done; 1 something could not be measured; 2 usage; 6 measured, but a system with agents did not keep its
+//! promises. A target that is missed is a figure, not a failure: it stands in the table.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +12,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use holdfast_lab::bench::{self, session};
 use holdfast_lab::checker::clients::{self, Options};
-use holdfast_lab::checker::describe::Describe;
+use holdfast_lab::checker::describe::{Choice, Describe};
 use holdfast_lab::checker::record::Recording;
 use holdfast_lab::checker::{monotonic_us, table, verdict};
 use tokio_util::sync::CancellationToken;
@@ -42,10 +45,11 @@ enum Command {
         /// The recording
         recording: PathBuf,
     },
-    /// Print the table of a file of records
+    /// Print the table of files of records, with every target: met or not, and by how much
     Table {
-        /// The file that --json appended to
-        file: PathBuf,
+        /// The files that --json appended to
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
 }
 
@@ -54,6 +58,8 @@ struct ClientsOptions {
     /// Output of `holdfast-lab describe`
     #[arg(long)]
     describe: PathBuf,
+    #[command(flatten)]
+    choice: Choice,
     /// Name of the run: part of every row's key
     #[arg(long, default_value = "by-hand")]
     run: String,
@@ -77,25 +83,48 @@ struct ClientsOptions {
     seconds: Option<u64>,
 }
 
+/// Measured, but not clean (DESIGN section 7: partly done).
+const NOT_CLEAN: u8 = 6;
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match arguments.command {
-        None => session::run(&arguments.session).await,
-        Some(Command::Traces { listen, folder }) => {
-            holdfast_lab::otlp::folder::receive(listen, &folder).await
-        }
-        Some(Command::Clients(options)) => run_clients(options).await,
-        Some(Command::Gaps { recording }) => gaps(&recording),
-        Some(Command::Table { file }) => {
-            bench::record::read(&file).map(|records| print!("{}", bench::summary::render(&records)))
-        }
+        None => measure(&arguments.session).await,
+        Some(command) => run(command).await.map(|()| ExitCode::SUCCESS),
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("holdfast-bench: {error:#}");
-            ExitCode::FAILURE
+    ended.unwrap_or_else(|error| {
+        eprintln!("holdfast-bench: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn measure(options: &session::Options) -> anyhow::Result<ExitCode> {
+    let records = session::run(options).await?;
+    let unclean = records.unclean();
+    for reason in &unclean {
+        eprintln!("holdfast-bench: {reason}");
+    }
+    let failed = records.unmeasured.len();
+    if failed > 0 {
+        anyhow::bail!("{failed} of {} runs could not be measured", failed + records.runs.len());
+    }
+    Ok(if unclean.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NOT_CLEAN) })
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Traces { listen, folder } => holdfast_lab::otlp::folder::receive(listen, &folder).await,
+        Command::Clients(options) => run_clients(options).await,
+        Command::Gaps { recording } => gaps(&recording),
+        Command::Table { files } => {
+            let records = bench::record::Records::read(&files)?;
+            print!("{}", bench::summary::render(&records));
+            let missing = bench::judge::missing(&records);
+            if !missing.is_empty() {
+                println!("\nno records of: {}", missing.join(", "));
+            }
+            Ok(())
         }
     }
 }
@@ -110,7 +139,8 @@ async fn run_clients(options: ClientsOptions) -> anyhow::Result<()> {
         deadline: Duration::from_millis(options.deadline_ms),
         ..Options::default()
     };
-    let (routes, probes) = (clients::routes(&describe)?, clients::probe_targets(&describe)?);
+    let (routes, probes) =
+        (clients::routes(&describe, &options.choice)?, clients::probe_targets(&describe, &options.choice)?);
     clients::run(&routes, probes, &options.run, &pace, &options.out, stop).await
 }
 

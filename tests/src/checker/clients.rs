@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connect::Target;
-use super::describe::{Describe, Instance};
+use super::describe::{Choice, Describe, Instance};
 use super::record::{ClientInfo, FORMAT, Line, RouteKind};
 use super::recorder::Recorder;
 use super::writer::{Pace, Writer};
@@ -54,9 +54,9 @@ pub struct Route {
     pub target: Target,
 }
 
-/// The routes of the lab's first cluster.
-pub fn routes(describe: &Describe) -> anyhow::Result<Vec<Route>> {
-    let (_, cluster) = describe.cluster()?;
+/// The routes of one cluster of the lab.
+pub fn routes(describe: &Describe, choice: &Choice) -> anyhow::Result<Vec<Route>> {
+    let (_, cluster) = describe.choose(choice)?;
     let mut routes = Vec::new();
     for route in &cluster.routes {
         let kind = match route.kind.as_str() {
@@ -79,9 +79,9 @@ pub fn routes(describe: &Describe) -> anyhow::Result<Vec<Route>> {
 /// A host to probe, and its socket as user postgres: others do not see the state of walsenders.
 pub type ProbeTarget = (String, Target);
 
-/// The database hosts of the lab's first cluster.
-pub fn probe_targets(describe: &Describe) -> anyhow::Result<Vec<ProbeTarget>> {
-    let (region, cluster) = describe.cluster()?;
+/// The database hosts of one cluster of the lab.
+pub fn probe_targets(describe: &Describe, choice: &Choice) -> anyhow::Result<Vec<ProbeTarget>> {
+    let (region, cluster) = describe.choose(choice)?;
     let target =
         |instance: &Instance| Target::socket(&instance.socket_dir, instance.port(), "postgres", "postgres");
     let instances = region.instances(&cluster.scope);

@@ -1,9 +1,13 @@
 //! What the checker and the bench read of `holdfast-lab describe`. Fields that are not named here are none of theirs.
+//!
+//! It decides which cluster of a lab is meant; it never takes one of several by itself. The clients, the probes and the
+//! bench call it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use clap::Args;
 use serde::Deserialize;
 
 /// A lab.
@@ -18,15 +22,43 @@ pub struct Describe {
     pub operator: Option<Operator>,
 }
 
+/// Which cluster of a lab is meant: a lab may have several regions, and a region several clusters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct Choice {
+    /// The region, when the lab has more than one
+    #[arg(long)]
+    pub region: Option<String>,
+    /// The cluster (Patroni's scope), when there is more than one
+    #[arg(long)]
+    pub cluster: Option<String>,
+}
+
 /// A region.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Region {
     /// Its name.
     pub name: String,
+    /// Its etcd.
+    #[serde(default)]
+    pub etcd: Etcd,
     /// Its clusters.
     pub clusters: Vec<Cluster>,
     /// Its hosts.
     pub hosts: Vec<Host>,
+}
+
+/// How etcd is reached.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Etcd {
+    /// Its servers, as URLs.
+    pub endpoints: Vec<String>,
+    /// The authority.
+    pub ca: PathBuf,
+    /// A certificate that it accepts.
+    pub cert: PathBuf,
+    /// The key of it.
+    pub key: PathBuf,
 }
 
 /// A Patroni cluster.
@@ -116,15 +148,35 @@ impl Describe {
         serde_json::from_str(text)
     }
 
-    /// The first cluster and its region: a bench lab has one.
-    pub fn cluster(&self) -> anyhow::Result<(&Region, &Cluster)> {
-        let mut all = self.regions.iter().flat_map(|region| region.clusters.iter().map(move |c| (region, c)));
-        all.next().with_context(|| format!("the lab {} has no cluster", self.lab))
+    /// The chosen cluster and its region. What is not chosen must be the only one.
+    pub fn choose(&self, choice: &Choice) -> anyhow::Result<(&Region, &Cluster)> {
+        let all = self.regions.iter().flat_map(|region| region.clusters.iter().map(move |c| (region, c)));
+        let is_meant = |(region, cluster): &(&Region, &Cluster)| {
+            choice.region.as_ref().is_none_or(|name| *name == region.name)
+                && choice.cluster.as_ref().is_none_or(|scope| *scope == cluster.scope)
+        };
+        let (meant, others): (Vec<_>, Vec<_>) = all.partition(is_meant);
+        let named = |list: &[(&Region, &Cluster)]| {
+            let names = list.iter().map(|(region, cluster)| format!("{}/{}", region.name, cluster.scope));
+            names.collect::<Vec<_>>().join(", ")
+        };
+        match meant[..] {
+            [one] => Ok(one),
+            [] if others.is_empty() => bail!("the lab {} has no cluster", self.lab),
+            [] => bail!("the lab {} has no such cluster; it has {}", self.lab, named(&others)),
+            _ => bail!(
+                "the lab {} has several clusters: {}; say which with --region and --cluster",
+                self.lab,
+                named(&meant)
+            ),
+        }
     }
 
-    /// The host that clients run on.
-    pub fn client_host(&self) -> anyhow::Result<&Host> {
-        let mut hosts = self.regions.iter().flat_map(|region| &region.hosts);
+    /// The host that the clients of a region run on: its own, or that of another region.
+    pub fn client_host(&self, region: &Region) -> anyhow::Result<&Host> {
+        let own = self.regions.iter().filter(|other| other.name == region.name);
+        let others = self.regions.iter().filter(|other| other.name != region.name);
+        let mut hosts = own.chain(others).flat_map(|region| &region.hosts);
         hosts
             .find(|host| host.role == "client")
             .with_context(|| format!("the lab {} has no client host", self.lab))
@@ -166,13 +218,58 @@ mod tests {
 
     #[test]
     fn a_description_with_more_than_we_know_is_read() {
-        let text = r#"{"format":1,"lab":"b","regions":[{"name":"r1","etcd":{},"clusters":[
+        let text = r#"{"format":1,"lab":"b","regions":[{"name":"r1","etcd":{"endpoints":["https://10.77.0.11:2379"],
+            "ca":"/x/ca","more":1},"clusters":[
             {"scope":"main","namespace":"service","routes":[{"kind":"libpq","host":null,"dsn":"host=10.77.0.21"}]}],
             "hosts":[{"name":"db1","role":"database","netns":"x","logs":{},"instances":[
             {"scope":"main","member":"db1","socket_dir":"/run/x","ports":{"postgres":5433}}]}]}]}"#;
         let describe = Describe::parse(text).unwrap();
-        let (region, cluster) = describe.cluster().unwrap();
+        let (region, cluster) = describe.choose(&Choice::default()).unwrap();
         assert_eq!(region.instances(&cluster.scope)["db1"].port(), 5433);
-        assert!(describe.client_host().is_err());
+        assert_eq!(region.etcd.endpoints, ["https://10.77.0.11:2379"]);
+        assert!(describe.client_host(region).is_err());
+    }
+
+    /// Two regions with two clusters each; only the first has a host for clients.
+    fn large() -> Describe {
+        let cluster = |scope: &str| format!(r#"{{"scope":"{scope}","routes":[]}}"#);
+        let region = |name: &str, hosts: &str| {
+            let clusters = [cluster("main"), cluster("side")].join(",");
+            format!(r#"{{"name":"{name}","clusters":[{clusters}],"hosts":[{hosts}]}}"#)
+        };
+        let client = r#"{"name":"client","role":"client","netns":"lab-b-client"}"#;
+        let regions = [region("r1", client), region("r2", "")].join(",");
+        Describe::parse(&format!(r#"{{"lab":"b","regions":[{regions}]}}"#)).unwrap()
+    }
+
+    fn choice(region: Option<&str>, cluster: Option<&str>) -> Choice {
+        Choice { region: region.map(str::to_owned), cluster: cluster.map(str::to_owned) }
+    }
+
+    #[test]
+    fn one_of_several_clusters_must_be_named() {
+        let describe = large();
+        let chosen = |region, cluster| {
+            let choice = choice(region, cluster);
+            let found = describe.choose(&choice);
+            found.map(|(region, cluster)| format!("{}/{}", region.name, cluster.scope))
+        };
+        assert_eq!(chosen(Some("r2"), Some("side")).unwrap(), "r2/side");
+        let error = chosen(None, None).unwrap_err().to_string();
+        assert!(error.contains("r1/main, r1/side, r2/main, r2/side; say which"), "{error}");
+        let error = chosen(Some("r2"), None).unwrap_err().to_string();
+        assert!(error.contains("several clusters: r2/main, r2/side"), "{error}");
+        let error = chosen(Some("r3"), None).unwrap_err().to_string();
+        assert!(error.contains("no such cluster; it has r1/main"), "{error}");
+        let empty = Describe { regions: Vec::new(), ..describe.clone() };
+        assert!(empty.choose(&Choice::default()).unwrap_err().to_string().contains("has no cluster"));
+    }
+
+    #[test]
+    fn clients_run_in_their_region_or_in_another() {
+        let describe = large();
+        for region in &describe.regions {
+            assert_eq!(describe.client_host(region).unwrap().netns, "lab-b-client");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The verdict as a table for people.
+//! The verdict as a table for people. It shows what was judged, decides nothing and hides nothing; the bench and the
+//! program `holdfast-bench gaps` call it.
 
 use comfy_table::{Table, presets};
 
@@ -71,4 +72,64 @@ fn overlap(overlap: &super::writers::Overlap) -> String {
         return "never".into();
     }
     format!("{} ({})", duration(overlap.certain_us), overlap.hosts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gap::Gap;
+    use super::super::record::{Recording, RouteKind};
+    use super::super::verdict::{Counts, RowKey, judge};
+    use super::super::writers::Overlap;
+    use super::*;
+
+    fn verdict() -> Verdict {
+        judge(&Recording::default(), &std::collections::BTreeSet::new(), None)
+    }
+
+    /// The line of the table, or below it, that begins with these words.
+    fn line<'t>(text: &'t str, begin: &str) -> &'t str {
+        let bare = |line: &&str| line.trim_start_matches(['│', ' ']).starts_with(begin);
+        text.lines().find(bare).unwrap_or_else(|| panic!("no line {begin:?} in\n{text}"))
+    }
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!((duration(0), duration(40_400)), ("0 ms".into(), "40 ms".into()));
+        assert_eq!((duration(1_000_000), duration(25_346_000)), ("1.00 s".into(), "25.35 s".into()));
+    }
+
+    #[test]
+    fn a_clean_verdict_says_never_and_none() {
+        let text = render(&verdict());
+        assert!(line(&text, "lost, plainly acknowledged").ends_with(": 0"));
+        assert!(line(&text, "two nodes writable").ends_with(": never"));
+        assert!(line(&text, "full redundancy after").ends_with(": not seen"));
+    }
+
+    #[test]
+    fn everything_that_was_found_is_shown() {
+        let mut found = verdict();
+        let counts = Counts { acknowledged: 900, warned: 3, refused: 4, unknown: 5, unknown_present: 2 };
+        let gap = Some(Gap { gap_us: 3_210_000, begin_us: 0, open: true });
+        found.routes.push(super::super::verdict::RouteVerdict {
+            route: "pgbouncer:pool1".into(),
+            kind: RouteKind::Pgbouncer,
+            counts,
+            gap,
+            errors: [("08P01".to_owned(), 4), ("closed".to_owned(), 5)].into(),
+            errors_of_one_client_max: Some(5),
+        });
+        found.lost = Rows { count: 12, examples: vec![RowKey { client: 1, seq: 77, end_us: 0 }] };
+        let hosts = vec!["db1".to_owned(), "db2".to_owned()];
+        found.two_acknowledging = Overlap { certain_us: 1_957_000, possible_us: 1_957_000, hosts };
+        found.full_redundancy_after_us = Some(8_100_000);
+        let text = render(&found);
+        let route = line(&text, "pgbouncer:pool1");
+        for part in ["900", " 3 ", " 4 ", "5 (2)", "> 3.21 s", "08P01 x4 closed x5"] {
+            assert!(route.contains(part), "{part} in {route}");
+        }
+        assert!(line(&text, "lost, plainly acknowledged").ends_with(": 12 (client/seq 1/77)"), "{text}");
+        assert!(line(&text, "two nodes acknowledged").ends_with(": 1.96 s (db1, db2)"), "{text}");
+        assert!(line(&text, "full redundancy after").ends_with(": 8.10 s"), "{text}");
+    }
 }

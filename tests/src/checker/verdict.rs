@@ -1,11 +1,11 @@
 //! The verdict over one run: a pure function over the recording and the rows of the final leader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::gap::{self, Gap};
-use super::record::{Attempt, Outcome, Recording, RouteKind};
+use super::record::{Attempt, NodeState, Outcome, Recording, RouteKind};
 use super::rows::RowSet;
 use super::writers::{self, Overlap};
 use super::{record, redundancy};
@@ -64,6 +64,10 @@ pub struct RouteVerdict {
     pub gap: Option<Gap>,
     /// Refused and unknown attempts by SQLSTATE (or `connect`, `closed`, `deadline`).
     pub errors: BTreeMap<String, u64>,
+    /// The most refused and unknown attempts of any one of its clients. A client has one statement in flight at a time,
+    /// so more than one of them failed that was begun after the fault. Absent in records of earlier builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors_of_one_client_max: Option<u64>,
 }
 
 /// Everything that can be said.
@@ -85,6 +89,9 @@ pub struct Verdict {
     pub two_writable: Overlap,
     /// Time for which two nodes acknowledged plainly over their sockets.
     pub two_acknowledging: Overlap,
+    /// Hosts that said that they accept writes, at any time; empty in records of earlier builds.
+    #[serde(default)]
+    pub writable_hosts: BTreeSet<String>,
     /// By route.
     pub routes: Vec<RouteVerdict>,
     /// Microseconds from the fault until redundancy was back for good; absent when it was not, or without a fault.
@@ -123,6 +130,7 @@ pub fn judge(recording: &Recording, rows: &RowSet, fault_us: Option<u64>) -> Ver
         appeared_though_refused: appeared,
         two_writable: writers::two_writable(&recording.probes),
         two_acknowledging: writers::two_acknowledging(&over_sockets(recording), &recording.probes),
+        writable_hosts: writable_hosts(recording),
         routes: by_route(recording, rows, fault_us),
         full_redundancy_after_us: fault_us.and_then(|at| redundancy::back_after_us(&recording.probes, at)),
     }
@@ -160,6 +168,11 @@ fn over_sockets(recording: &Recording) -> Vec<(&str, &Attempt)> {
     recording.attempts.iter().filter_map(|attempt| Some((host_of(attempt)?, attempt))).collect()
 }
 
+fn writable_hosts(recording: &Recording) -> BTreeSet<String> {
+    let writable = recording.probes.iter().filter(|probe| probe.state == NodeState::Writable);
+    writable.map(|probe| probe.host.clone()).collect()
+}
+
 fn by_route(recording: &Recording, rows: &RowSet, fault_us: Option<u64>) -> Vec<RouteVerdict> {
     let clients = recording.clients_by_number();
     let mut attempts: BTreeMap<(RouteKind, &str), Vec<&Attempt>> = BTreeMap::new();
@@ -176,6 +189,7 @@ fn by_route(recording: &Recording, rows: &RowSet, fault_us: Option<u64>) -> Vec<
         .map(|((kind, route), attempts)| {
             let mut counts = Counts::default();
             let mut errors = BTreeMap::new();
+            let mut by_client: BTreeMap<u32, u64> = BTreeMap::new();
             let mut acknowledged_us = Vec::new();
             for attempt in attempts {
                 counts.add(attempt, rows.contains(&(attempt.client, attempt.seq)));
@@ -183,6 +197,7 @@ fn by_route(recording: &Recording, rows: &RowSet, fault_us: Option<u64>) -> Vec<
                     record::Outcome::Acknowledged => acknowledged_us.push(attempt.end_us),
                     Outcome::Refused { reason } | Outcome::Unknown { reason } => {
                         *errors.entry(reason.clone()).or_default() += 1;
+                        *by_client.entry(attempt.client).or_default() += 1;
                     }
                     Outcome::Warned => {}
                 }
@@ -190,7 +205,8 @@ fn by_route(recording: &Recording, rows: &RowSet, fault_us: Option<u64>) -> Vec<
             let end_us = recording.told_us.unwrap_or(recording.end_us);
             let gap = (kind != RouteKind::Socket)
                 .then(|| gap::longest(&acknowledged_us, fault_us, recording.begin_us, end_us));
-            RouteVerdict { route: route.to_owned(), kind, counts, gap, errors }
+            let errors_of_one_client_max = Some(by_client.into_values().max().unwrap_or(0));
+            RouteVerdict { route: route.to_owned(), kind, counts, gap, errors, errors_of_one_client_max }
         })
         .collect()
 }

@@ -56,7 +56,7 @@ pub fn outcome(plan: &Plan, region: &RegionPlan, scope: &str) -> Option<String> 
 
 /// What is not armed though it should be, and why; empty in a lab without Holdfast.
 pub fn unarmed(plan: &Plan) -> Vec<String> {
-    if !plan.spec.holdfast {
+    if !plan.spec.holdfast || !plan.spec.arm {
         return Vec::new();
     }
     let clusters = plan.regions.iter().flat_map(|region| plan.instances().map(move |one| (region, one)));

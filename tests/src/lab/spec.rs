@@ -31,6 +31,10 @@ pub struct Spec {
     pub profile: Profile,
     /// How long a second automatic failover waits for a person. A lab breaks things on purpose: it does not wait.
     pub second_failover_hold_ms: u64,
+    /// Whether `up` arms the clusters; unarmed ones are in mode `observe`.
+    pub arm: bool,
+    /// What the agents run to page a person.
+    pub paging_command: Option<Vec<String>>,
     /// Where the agents send their traces, for example `http://10.77.0.61:4317`.
     pub otlp_endpoint: Option<String>,
     /// Patroni's timings.
@@ -174,6 +178,8 @@ impl Default for Spec {
             holdfast: true,
             profile: Profile::default(),
             second_failover_hold_ms: 0,
+            arm: true,
+            paging_command: None,
             otlp_endpoint: None,
             patroni: Patroni::default(),
             pgbouncer: Pgbouncer::default(),

@@ -216,7 +216,7 @@ async fn settle(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>, until
         }
         health::wait_write(pooler, instance, until).await?;
     }
-    if plan.spec.holdfast {
+    if plan.spec.holdfast && plan.spec.arm {
         super::arm::arm(plan, region, instance).await;
         for pooler in region.of(Role::Pooler) {
             health::wait_write(pooler, instance, until).await?;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::record::{
-    Attestation, EventRecord, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord,
-    Promise, SessionRecord, Step,
+    Attestation, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord, Promise,
+    SessionRecord, Step,
 };
 use holdfast_types::{Configuration, Mode, Profile};
 
@@ -13,7 +13,7 @@ use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS};
 use super::*;
 use crate::cluster::{PatroniConfig, PatroniMember};
 use crate::sync::SyncKey;
-use crate::testing::{at, lasting, name, names, term_open};
+use crate::testing::{at, event, lasting, name, names, term_open};
 
 const A_SESSION: SessionId = SessionId(5);
 
@@ -352,17 +352,7 @@ fn closing_waits_for_its_rank() {
 #[test]
 fn a_second_failover_so_soon_waits_for_a_person() {
     let mut again = promised();
-    let event = EventRecord {
-        number: 3,
-        term: Term(3),
-        from: name("b"),
-        to: Some(name("a")),
-        floor: None,
-        trace_id: None,
-        steps_wall_ms: [(Step::Closed, 900_000)].into(),
-        text: String::new(),
-    };
-    again.events = vec![revised(event, 40)];
+    again.events = vec![revised(event(3, "b", 900_000), 40)];
     let bound = lasting(phase("b"));
     let closed = cut();
     let local = local("b", |l| (l.phase, l.network) = (Some(bound), closed));
@@ -438,18 +428,8 @@ fn a_closed_writer_may_start_again_as_a_standby() {
 
 #[test]
 fn an_incident_without_its_proof_is_proved_once() {
-    let event = EventRecord {
-        number: 3,
-        term: Term(3),
-        from: name("b"),
-        to: Some(name("a")),
-        floor: None,
-        trace_id: None,
-        steps_wall_ms: [(Step::Closed, 900_000)].into(),
-        text: String::new(),
-    };
     let mut unproved = cluster();
-    unproved.events = vec![revised(event, 40)];
+    unproved.events = vec![revised(event(3, "b", 900_000), 40)];
     let mut memory = Memory::default();
     let prove = Action::Prove { closed: Term(3) };
     assert_eq!(decide(&unproved, &local("a", |_| ()), &mut memory).actions, [prove]);

@@ -53,6 +53,7 @@ fn a_healthy_run_is_clean() {
     assert!(verdict.is_clean());
     assert_eq!(verdict.counts.acknowledged, 1200);
     assert_eq!(verdict.two_writable, Overlap::default());
+    assert_eq!(verdict.writable_hosts, ["db1".to_owned()].into());
     let libpq = &verdict.routes[0];
     assert_eq!((libpq.route.as_str(), libpq.gap.unwrap().gap_us), ("libpq", 40_000));
     assert_eq!(verdict.routes[1].gap, None);
@@ -82,6 +83,18 @@ fn unknown_is_neither_lost_nor_absent() {
     assert!(verdict.is_clean());
     assert_eq!((verdict.counts.unknown, verdict.counts.unknown_present), (2, 1));
     assert_eq!(verdict.routes[0].errors["closed"], 2);
+}
+
+#[test]
+fn errors_are_counted_by_client() {
+    let (mut recording, rows) = healthy();
+    for (client, seq) in [(0, 10), (0, 11), (1, 10)] {
+        attempt_mut(&mut recording, client, seq).outcome = Outcome::Unknown { reason: "closed".into() };
+    }
+    let verdict = judge(&recording, &rows, None);
+    let most: Vec<Option<u64>> = verdict.routes.iter().map(|route| route.errors_of_one_client_max).collect();
+    assert_eq!(most, [Some(2), Some(0)]);
+    assert_eq!(verdict.routes[0].errors["closed"], 3);
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
         },
     });
     let tables = config.as_object_mut().expect("it was written as an object");
+    if let Some(command) = &plan.spec.paging_command {
+        tables.insert("paging".into(), json!({ "command": command }));
+    }
     if let Some(endpoint) = &plan.spec.otlp_endpoint {
         tables.insert("telemetry".into(), json!({ "otlp_endpoint": endpoint }));
     }
