@@ -22,7 +22,7 @@ use crate::observe::processes::{self, Postmaster, Seen};
 use crate::observe::{control_data, patroni_rest};
 
 /// PostgreSQL and Patroni's REST API are asked at least every so many looks.
-const QUIET_TICKS: u32 = 10;
+const QUIET_TICKS: u32 = 5;
 /// Patroni's REST API must be silent this often, one after the other, before its Patroni counts as hung.
 const SILENCES: u32 = 2;
 /// A disk that has not answered by then is not waited for.

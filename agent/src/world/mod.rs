@@ -6,7 +6,7 @@ mod decode;
 mod patroni;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_store::{KeyValue, Read, Reading, Store, StoreError, WatchEvent};
@@ -59,6 +59,8 @@ pub struct World {
     pub store: Arc<dyn Store>,
     region: RegionName,
     mirror: watch::Receiver<Mirror>,
+    /// What was decoded last of each cluster, by its prefix: an idle cluster is looked at far more often than it changes.
+    decoded: Mutex<BTreeMap<String, Cluster>>,
 }
 
 impl World {
@@ -81,7 +83,7 @@ impl World {
                 sender.send_modify(|mirror| mirror.apply(event));
             }
         });
-        Self { store, region: region.clone(), mirror }
+        Self { store, region: region.clone(), mirror, decoded: Mutex::default() }
     }
 
     /// A receiver that wakes at every change.
@@ -97,8 +99,15 @@ impl World {
     /// The cluster as the watch shows it, and whether etcd is heard.
     pub fn watched(&self, keys: &ClusterKeys) -> (Cluster, bool) {
         let mirror = self.mirror.borrow();
-        let cluster = decode::cluster(keys, &self.region, mirror.revision, mirror.pairs.values());
-        (cluster, mirror.connected)
+        let mut decoded = self.decoded.lock().expect("nobody panics while decoding");
+        match decoded.get(keys.prefix()).filter(|known| known.revision == mirror.revision) {
+            Some(known) => (known.clone(), mirror.connected),
+            None => {
+                let cluster = decode::cluster(keys, &self.region, mirror.revision, mirror.pairs.values());
+                decoded.insert(keys.prefix().to_owned(), cluster.clone());
+                (cluster, mirror.connected)
+            }
+        }
     }
 
     /// The cluster by a linearizable read, with as much of the history of `/sync` as rule 2 needs.
