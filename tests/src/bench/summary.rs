@@ -56,7 +56,8 @@ fn targets(judged: &[Judgement]) -> String {
     for row in judged {
         let verdict = match &row.met {
             Met::Yes(spare) => format!("met, {spare}"),
-            Met::No(why) => format!("NOT MET, {why}"),
+            // The run on a line of its own: a terminal is narrow.
+            Met::No(why) => format!("NOT MET, {}", why.replacen(" (", "\n(", 1)),
             Met::Open(why) => format!("open: {why}"),
         };
         table.add_row([
