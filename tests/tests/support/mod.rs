@@ -257,7 +257,9 @@ fn processes(below: &str) -> Vec<String> {
         }
         let of_lab = |line: &str| line.ends_with(below) || line.contains(&format!("{below}/"));
         let in_cgroup = read("cgroup").lines().any(|line| line.starts_with("0::") && of_lab(line));
-        let (command, alive) = (read("cmdline"), !read("stat").contains(") Z "));
+        // Without a state it was reaped while we read.
+        let (command, stat) = (read("cmdline"), read("stat"));
+        let alive = !stat.is_empty() && !stat.contains(") Z ") && !stat.contains(") X ");
         if alive && (in_cgroup || command.contains(&format!("{below}/"))) {
             found.push(format!("process {:?} {command}", entry.file_name()));
         }
