@@ -120,6 +120,16 @@ pub enum LeaderKey {
     Leave,
 }
 
+impl std::fmt::Display for LeaderKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Give { to, .. } => write!(f, "given to {to}"),
+            Self::Delete => write!(f, "deleted"),
+            Self::Leave => write!(f, "left as it is"),
+        }
+    }
+}
+
 /// The CLOSE transaction as data. Compares: every revision that is named. Writes, in this order: `/sync` with its own
 /// value; the CLOSED record; delete `/failover`; the leader key last, because its event wakes Patroni's loop.
 #[derive(Debug, Clone, PartialEq, Eq)]

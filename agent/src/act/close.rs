@@ -41,10 +41,10 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
     if !armed_txn(member, cluster, txn(compares, writes)).await? {
         bail!("etcd has changed since it was read");
     }
-    tracing::warn!(cluster = %member.instance.cluster, term = plan.closed.term.0, leader_key = ?plan.leader_key, "term closed");
+    tracing::warn!(cluster = %member.instance.cluster, term = plan.closed.term.0, leader_key = %plan.leader_key, "term closed");
     let attributes = [
         ("holdfast.term", plan.closed.term.to_string()),
-        ("holdfast.leader_key", format!("{:?}", plan.leader_key)),
+        ("holdfast.leader_key", plan.leader_key.to_string()),
     ];
     trace::step(&member.telemetry, context, "close", start, &attributes);
     revoke_the_old_patroni(member, cluster, plan).await;

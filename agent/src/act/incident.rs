@@ -37,7 +37,7 @@ pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Opt
     let attested = cluster.attestation.as_ref().map(|found| found.value.at_wall_ms);
     let detected = attested.or_else(|| promised.iter().min().copied());
     let (floor, evidence) = match &plan.closed.reign {
-        Reign::Closed { floor, evidence, .. } => (*floor, format!("{evidence:?}")),
+        Reign::Closed { floor, evidence, .. } => (*floor, evidence.to_string()),
         Reign::Open { .. } => (None, String::new()),
     };
     let to = match &plan.leader_key {

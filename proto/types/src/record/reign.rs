@@ -94,6 +94,23 @@ pub enum Evidence {
     },
 }
 
+impl std::fmt::Display for Evidence {
+    /// For people: the kind, and who stands for it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let listed = |promisers: &BTreeSet<MemberName>| {
+            promisers.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
+        };
+        match self {
+            Self::AttestedClean => write!(f, "attested by its own agent, shut down cleanly"),
+            Self::AttestedStopped { promisers } => {
+                write!(f, "attested by its own agent, left by {}", listed(promisers))
+            }
+            Self::Revoked { promisers } => write!(f, "revoked, left by {}", listed(promisers)),
+            Self::Override { by, reason } => write!(f, "override by {by}: {reason}"),
+        }
+    }
+}
+
 /// Rule 1: what the present writer has published about its synchronous configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloorRecord {
