@@ -41,6 +41,8 @@ use sql::Sql;
 /// left for the tick is a Patroni that was stopped by a signal, and a packet filter that somebody flushed.
 const TICK: Duration = Duration::from_millis(2_000);
 
+/// The watch tells of our own transaction within this time.
+const AFTER_AN_ACTION: Duration = Duration::from_millis(5);
 /// While a promise binds this node or a term is closed, the packet filter is looked after more often.
 const BOUND_TICK: Duration = Duration::from_millis(200);
 
@@ -266,8 +268,8 @@ impl Member {
         let bound = self.state().phase.is_some();
         let tick = if bound { BOUND_TICK } else { TICK };
         let again = decision.again_in_ms.map_or(tick, Duration::from_millis).min(tick);
-        // What was done changes what is seen: look at once. What fails does not count as done, so this does not spin.
-        (acted, if acted { Duration::ZERO } else { again })
+        // What was done changes what is seen: look again as soon as the watch can have told of it.
+        (acted, if acted { again.min(AFTER_AN_ACTION) } else { again })
     }
 
     fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {

@@ -12,14 +12,19 @@ use nix::unistd::Pid;
 /// Ends the walreceiver and waits until it is gone. The network has been cut before, so a new one gets nowhere.
 ///
 /// SIGTERM, never SIGKILL: the postmaster takes a killed child for a crash and restarts everything. One that hangs in a
-/// read of its dead connection is waked by the end of that.
+/// read of its dead connection is waked by the end of that; where none streams any more (its writer has crashed) there is
+/// nothing to end, and no time to spend.
 pub async fn end(cgroup: &Path, address: &str, port: u16, deadline: Duration) -> Result<()> {
     let started = tokio::time::Instant::now();
-    sockets::destroy(address, port).await?;
+    let mut destroyed = false;
     loop {
         let streaming = connected(cgroup)?;
         if streaming.is_empty() {
             return Ok(());
+        }
+        if !destroyed {
+            sockets::destroy(address, port).await?;
+            destroyed = true;
         }
         for pid in &streaming {
             // One that has ended meanwhile is what was wanted.
