@@ -39,6 +39,8 @@ fn an_observing_agent_only_tells_and_a_second_failover_waits_for_a_person() {
 impl Region {
     /// Patroni alone deals with it; the agent says what it would have done.
     fn observes_a_crash(&self) {
+        // With fewer than two standbys that stream, by what their agents have published, nothing would be given away.
+        eventually("the agents have published that their members stream", || self.streaming_facts() == 4);
         let writer = self.leader();
         self.lab.run(&["fault", self.lab.name(), "kill", &writer, "postmaster"]);
         eventually("what the writer's agent would have done is told", || {
@@ -119,6 +121,32 @@ impl Region {
         status["term"]["writable"] == Value::Bool(true)
             && status["term"]["holder"] != *lost
             && self.lab.writes("libpq", None)
+    }
+
+    /// How many members are said to stream and to be eligible by their own agents.
+    fn streaming_facts(&self) -> usize {
+        let etcd = self.lab.describe()["regions"][0]["etcd"].clone();
+        let endpoints = etcd["endpoints"].as_array().unwrap().iter().map(text).collect::<Vec<_>>().join(",");
+        let line = [
+            "env",
+            "ETCDCTL_API=3",
+            "etcdctl",
+            "--endpoints",
+            &endpoints,
+            "--cacert",
+            text(&etcd["ca"]),
+            "--cert",
+            text(&etcd["cert"]),
+            "--key",
+            text(&etcd["key"]),
+            "get",
+            "--prefix",
+            "--print-value-only",
+            "/holdfast/v1/r1/service/main/facts/",
+        ];
+        let facts = self.lab.exec("client", &line).stdout;
+        let facts = facts.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        facts.filter(|one| one["streaming"] == true && one["eligible"] == true).count()
     }
 
     fn leader(&self) -> String {

@@ -41,6 +41,8 @@ use sql::Sql;
 /// left for the tick is a Patroni that was stopped by a signal, and a packet filter that somebody flushed.
 const TICK: Duration = Duration::from_millis(2_000);
 
+/// A PostgreSQL that runs and does not stream yet is looked at more often: what its facts say decides who can follow.
+const UNSETTLED_TICK: Duration = Duration::from_millis(500);
 /// The watch tells of our own transaction within this time.
 const AFTER_AN_ACTION: Duration = Duration::from_millis(5);
 /// While a promise binds this node or a term is closed, the packet filter is looked after more often.
@@ -265,11 +267,20 @@ impl Member {
         if let Err(error) = act::facts::publish(self, &cluster).await {
             tracing::debug!(%error, "facts are not published");
         }
-        let bound = self.state().phase.is_some();
-        let tick = if bound { BOUND_TICK } else { TICK };
+        let tick = self.tick();
         let again = decision.again_in_ms.map_or(tick, Duration::from_millis).min(tick);
         // What was done changes what is seen: look again as soon as the watch can have told of it.
         (acted, if acted { again.min(AFTER_AN_ACTION) } else { again })
+    }
+
+    fn tick(&self) -> Duration {
+        let state = self.state();
+        let runs = matches!(state.postgres, Some(core::Postgres::Running { .. }));
+        match state.phase {
+            Some(_) => BOUND_TICK,
+            None if runs && state.streaming != Some(true) => UNSETTLED_TICK,
+            None => TICK,
+        }
     }
 
     fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {
