@@ -38,7 +38,10 @@ impl Disk {
     }
 
     /// Does some writing of another kind, in its turn.
-    pub async fn write(&self, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let turn = tokio::time::timeout(WRITE_DEADLINE, Arc::clone(&self.turn).acquire_owned());
         let turn = turn.await.map_err(|_| late())?.map_err(Error::other)?;
         let work = tokio::task::spawn_blocking(move || {
@@ -74,7 +77,7 @@ mod tests {
             Ok(())
         });
         assert_eq!(hung.await.unwrap_err().kind(), ErrorKind::TimedOut);
-        let next = disk.write(|| panic!("the one before has not come back"));
+        let next = disk.write(|| -> Result<()> { panic!("the one before has not come back") });
         assert_eq!(next.await.unwrap_err().kind(), ErrorKind::TimedOut);
         drop(release);
         disk.write(|| Ok(())).await.unwrap();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::disk::{self, Disk};
+use crate::disk::Disk;
 
 /// What is known of our session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -121,20 +121,21 @@ impl Keeper {
 
     fn lease_of_this_boot(&self) -> Option<i64> {
         let bytes = durable::read_optional(&self.kept).ok()??;
-        let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+        let kept = Stored::<Kept>::decode(&self.kept.display().to_string(), &bytes).ok()?.body;
         (kept.boot_id == self.record.boot_id).then_some(kept.lease)
     }
 
     async fn raise_incarnation(&mut self) -> anyhow::Result<()> {
         let counter = self.counter.clone();
-        self.record.incarnation = disk::look(move || next_incarnation(&counter)).await??;
+        let next = move || next_incarnation(&counter).map_err(std::io::Error::other);
+        self.record.incarnation = self.disk.write(next).await?;
         Ok(())
     }
 
     async fn begin(&self) -> Result<i64, StoreError> {
         let lease = self.store.grant(self.ttl_s).await?;
         let kept = Kept { lease, boot_id: self.record.boot_id.clone() };
-        let bytes = serde_json::to_vec(&kept).expect("a number and a text are JSON");
+        let bytes = Stored::new(kept).encode();
         if let Err(error) = self.disk.keep(self.kept.clone(), Some(bytes)).await {
             tracing::warn!(%error, path = %self.kept.display(), "the lease id cannot be kept: a restart of the agent will look like a boot");
         }

@@ -30,7 +30,8 @@ impl Host {
         std::fs::write(&postgres, "#!/bin/sh\necho became postgres \"$@\"\n").unwrap();
         std::fs::set_permissions(&postgres, std::fs::Permissions::from_mode(0o755)).unwrap();
         symlink(env!("CARGO_BIN_EXE_holdfast-agent"), at("gate/postgres")).unwrap();
-        let remembered = format!(r#"{{"mode":"{mode}","fenced":null,"attesting":false}}"#);
+        let remembered =
+            format!(r#"{{"format":1,"min_reader":1,"mode":"{mode}","fenced":null,"attesting":false}}"#);
         std::fs::write(at("state/service.main/remembered.json"), remembered).unwrap();
         let here = folder.path().display();
         let config = format!(

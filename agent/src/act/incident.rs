@@ -161,9 +161,7 @@ impl Follower {
             "the new writer cannot commit: no synchronous standby acknowledges; look at holdfast status"
         );
     }
-}
 
-impl Follower {
     /// One incident, one ERROR line: the hold had it, if there was one.
     fn say_replaced(&self, closed: Term, event: &EventRecord) {
         let gap_ms = gap_ms(event).unwrap_or_default();

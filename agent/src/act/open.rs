@@ -21,8 +21,12 @@ pub async fn open(member: &Member, cluster: &Cluster, plan: &OpenPlan) -> Result
         Compare::ModRevision { key: keys.patroni_sync(), is: plan.sync_mod_revision },
         not_fenced(member, &member.instance.member),
     ];
-    let opened =
-        armed_txn(member, cluster, txn(compares, writes(member, cluster, &plan.opened, &plan.floor))).await?;
+    let mut writes = writes(member, cluster, &plan.opened, &plan.floor);
+    // What led to this reign has been used; etcd holds a bounded number of promises and attestations.
+    let closed = Term(plan.opened.term.0.saturating_sub(1));
+    writes.push(Write::Delete { key: keys.promise(&member.instance.member, closed) });
+    writes.push(Write::Delete { key: keys.attest(closed) });
+    let opened = armed_txn(member, cluster, txn(compares, writes)).await?;
     if opened {
         // What bound us to the last term is over; the disk must not say otherwise after a crash of the agent.
         member.set_phase(None).await?;

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use holdfast_host::durable;
+use holdfast_types::record::Stored;
 use holdfast_types::{ClusterId, Mode};
 use serde::{Deserialize, Serialize};
 
@@ -31,14 +32,16 @@ impl Remembered {
         let at =
             |error: String| format!("{}: {error}; start the agent, it writes the file again", file.display());
         match durable::read_optional(&file).map_err(|error| at(error.to_string()))? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| at(error.to_string())),
+            Some(bytes) => Stored::decode(&file.display().to_string(), &bytes)
+                .map(|stored| stored.body)
+                .map_err(|error| at(error.to_string())),
             None => Ok(Self::default()),
         }
     }
 
     /// The bytes to keep.
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record of texts is JSON")
+        Stored::new(self.clone()).encode()
     }
 
     /// Where it is kept.

@@ -81,6 +81,10 @@ impl Member {
             Postmaster::Alive(_) => {}
             Postmaster::Gone | Postmaster::Unknown => eyes.postmaster = None,
         }
+        if seen.patroni != eyes.seen.patroni {
+            // Another Patroni: what the one before did not answer is not its fault.
+            (eyes.asking, eyes.rest_silences) = (None, 0);
+        }
         eyes.seen = seen.clone();
         {
             let mut state = self.state();

@@ -24,7 +24,7 @@ use holdfast_proto::message::TermSeen;
 use holdfast_proto::tls::Identity;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{MemberFacts, Reign, TermRecord};
+use holdfast_types::record::{MemberFacts, Reign, Stored, TermRecord};
 use holdfast_types::{Mode, Position, Timeline};
 use tokio::sync::{Notify, watch};
 
@@ -84,9 +84,9 @@ pub struct State {
     pub remembered: Remembered,
     /// Where we are in leaving a writer; the same as on disk.
     pub phase: Option<Phase>,
-    /// What the kernel's table lets through, and the kernel's count of changes when that was read.
+    /// What the kernel's table lets through.
     pub network: Network,
-    /// See above; `None` until it has been read.
+    /// The kernel's count of changes when that was read; `None` when it must be read again.
     pub network_generation: Option<Generation>,
     /// The term that an observing agent takes for in force: Patroni's leader reigns in it.
     pub shadow: Option<TermRecord>,
@@ -261,7 +261,9 @@ impl Member {
         let acted = if mode == Mode::Armed && cluster.is_armed() {
             self.execute(&cluster, &decision).await
         } else {
-            self.record_would(&decision).await;
+            if cluster.known_mode() == Some(Mode::Observe) {
+                self.record_would(&decision).await;
+            }
             false
         };
         if let Err(error) = act::facts::publish(self, &cluster).await {
@@ -276,10 +278,13 @@ impl Member {
     fn tick(&self) -> Duration {
         let state = self.state();
         let runs = matches!(state.postgres, Some(core::Postgres::Running { .. }));
-        match state.phase {
-            Some(_) => BOUND_TICK,
-            None if runs && state.streaming != Some(true) => UNSETTLED_TICK,
-            None => TICK,
+        let closed = state.term.as_ref().is_some_and(|term| !term.open);
+        if state.phase.is_some() || closed {
+            BOUND_TICK
+        } else if runs && state.streaming != Some(true) {
+            UNSETTLED_TICK
+        } else {
+            TICK
         }
     }
 
@@ -367,8 +372,7 @@ impl Member {
     /// Persists where we are in leaving a writer, before the step that it names (promise I9).
     pub async fn set_phase(&self, phase: Option<Phase>) -> std::io::Result<()> {
         let file = remembered::folder(&self.config.state_dir, &self.instance.cluster).join(PHASE_FILE);
-        let bytes =
-            phase.as_ref().map(|phase| serde_json::to_vec(phase).expect("a phase is names and numbers"));
+        let bytes = phase.as_ref().map(|phase| Stored::new(phase.clone()).encode());
         self.disk.keep(file, bytes).await?;
         self.state().phase = phase;
         Ok(())
@@ -386,5 +390,6 @@ const PHASE_FILE: &str = "promise.json";
 fn load_phase(file: &std::path::Path) -> anyhow::Result<Option<Phase>> {
     let at = || format!("{} (a promise that binds this node)", file.display());
     let Some(bytes) = durable::read_optional(file).with_context(at)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).with_context(at).map(Some)
+    let stored = Stored::<Phase>::decode(&file.display().to_string(), &bytes).with_context(at)?;
+    Ok(Some(stored.body))
 }

@@ -167,14 +167,15 @@ impl Sql {
         let rows = self
             .rows(
                 // The startup process goes to sleep in these events only after it has found no further complete record in
-                // the archive and in pg_wal; the wait is read before the position that it vouches for.
+                // the archive and in pg_wal. The wait is read before the position that it vouches for: it stands in FROM,
+                // whose rows are made before the functions of the list are called.
                 "with startup as materialized (select exists (select from pg_stat_activity \
                    where backend_type = 'startup' and wait_event in \
                    ('RecoveryWalStream', 'RecoveryWalAll', 'RecoveryRetrieveRetryInterval')) as waits) \
                  select pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), w.received_tli, \
                  greatest(c.timeline_id, r.min_recovery_end_timeline), w.status, w.last_msg_receipt_time, \
-                 (extract(epoch from w.last_msg_receipt_time) * 1000)::bigint, (select waits from startup) \
-                 from pg_control_checkpoint() c, pg_control_recovery() r \
+                 (extract(epoch from w.last_msg_receipt_time) * 1000)::bigint, s.waits \
+                 from startup s, pg_control_checkpoint() c, pg_control_recovery() r \
                  left join pg_stat_wal_receiver w on true",
             )
             .await?;

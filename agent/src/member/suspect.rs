@@ -15,7 +15,7 @@ use holdfast_proto::message::{self, InstanceName, LifeQuestion};
 use holdfast_proto::tls::Peer;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::record::Reign;
-use holdfast_types::{HostName, Lsn, MemberName, Mode, SessionId, Term};
+use holdfast_types::{Class, HostName, Lsn, MemberName, Mode, SessionId, Term};
 
 use super::Member;
 use crate::act;
@@ -46,13 +46,17 @@ struct Watching {
     silent_since_ms: u64,
     probes: Vec<Life>,
     asked_ms: u64,
-    /// Since when etcd says that its session has less than a second left.
-    session_at_zero_ms: Option<u64>,
+    /// Since when, and until when, etcd said each time that its session has less than a second left.
+    session_at_zero_ms: Option<(u64, u64)>,
 }
 
 impl Member {
     /// Runs until the runtime ends.
     pub(super) async fn suspect(self: Arc<Self>) {
+        if self.instance.class != Class::Quorum {
+            // Nobody promises anything there.
+            return;
+        }
         let interval = Duration::from_millis(self.config.timings.renew_interval_ms().clamp(500, 1_000));
         loop {
             tokio::time::sleep(interval).await;
@@ -196,8 +200,14 @@ impl Member {
         watching.asked_ms = now_ms;
         match self.world.store.remaining(writer.session.0).await {
             Ok(Some(0)) => {
-                let since_ms = *watching.session_at_zero_ms.get_or_insert_with(clock::boottime_ms);
-                let run_out = clock::boottime_ms().saturating_sub(since_ms) >= 1_000;
+                let at_ms = clock::boottime_ms();
+                // Between two answers further apart than this a renewal could have come and gone by unseen: the shortest
+                // session is 2 s, and a renewed one is not at 0 before its last second.
+                let seen_throughout = |(_, until_ms): &(u64, u64)| at_ms.saturating_sub(*until_ms) < 1_000;
+                let since_ms =
+                    watching.session_at_zero_ms.filter(seen_throughout).map_or(at_ms, |(since, _)| since);
+                watching.session_at_zero_ms = Some((since_ms, at_ms));
+                let run_out = at_ms.saturating_sub(since_ms) >= 1_000;
                 let armed = self.state().remembered.mode == Mode::Armed;
                 if silent && run_out && armed {
                     // One that has ended meanwhile is what was wanted.
