@@ -42,6 +42,19 @@ pub struct Stopped<'o> {
     pub eligible: &'o BTreeSet<MemberName>,
 }
 
+/// For how long a stream that broke off still counts (rule 9a speaks of the *last* facts). Standbys lose the stream
+/// because the writer is gone: one that said so at once would take from it, in the moment of its crash, the grounds on
+/// which it gives its term away. Longer than a writer needs to decide, shorter than anybody waits for a restart.
+const STREAM_LOSS_MS: u64 = 2_000;
+
+/// What a standby publishes of its stream. `lost_for_ms` is the time since a stream that it had was first seen broken.
+pub fn streaming_to_publish(seen: Option<bool>, lost_for_ms: Option<u64>) -> Option<bool> {
+    match (seen, lost_for_ms) {
+        (Some(false), Some(lost_for_ms)) if lost_for_ms < STREAM_LOSS_MS => Some(true),
+        _ => seen,
+    }
+}
+
 /// What to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -136,6 +149,19 @@ mod tests {
         let nobody = names(&[]);
         let verdict = judge(|s| (s.streaming, s.eligible) = (&nobody, &nobody));
         assert_eq!(verdict, Verdict::Attest(StopKind::Stopped));
+    }
+
+    #[test]
+    fn a_stream_that_has_just_broken_off_still_counts() {
+        assert_eq!(streaming_to_publish(Some(false), Some(STREAM_LOSS_MS - 1)), Some(true));
+        assert_eq!(streaming_to_publish(Some(false), Some(STREAM_LOSS_MS)), Some(false));
+        assert_eq!(
+            streaming_to_publish(Some(false), None),
+            Some(false),
+            "it never had one, or is itself stopped"
+        );
+        assert_eq!(streaming_to_publish(None, Some(0)), None, "unknown stays unknown");
+        assert_eq!(streaming_to_publish(Some(true), None), Some(true));
     }
 
     #[test]

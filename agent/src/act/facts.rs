@@ -1,8 +1,10 @@
 //! Publishes what the other members need to know of this one, when it changes in meaning and not when it moves.
 
 use anyhow::Result;
+use holdfast_agent_core::attest;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::Postgres;
+use holdfast_host::clock;
 use holdfast_store::{Txn, Write};
 use holdfast_types::record::MemberFacts;
 
@@ -40,6 +42,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         let allowed = !patroni.nofailover && patroni.failover_priority > 0;
         runs && allowed && !paused && up && state.patroni_alive && !state.patroni_hung
     });
+    let lost_for_ms = state.stream_lost_ms.map(|lost_ms| clock::boottime_ms().saturating_sub(lost_ms));
     Some(MemberFacts {
         host: member.config.host.clone(),
         address: instance.address.clone(),
@@ -49,7 +52,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         patroni_state,
         eligible,
         failover_priority: patroni.map_or(1, |patroni| patroni.failover_priority),
-        streaming: state.streaming,
+        streaming: attest::streaming_to_publish(state.streaming, lost_for_ms),
         data_uuid: state.data_uuid.clone(),
     })
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use holdfast_agent_core::attest::ControlState;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
-use holdfast_host::durable;
 use holdfast_host::process::PidFd;
+use holdfast_host::{clock, durable};
 use holdfast_proto::tls::Protocol;
 use holdfast_types::record::Reign;
 use holdfast_types::{MemberName, Mode, Position};
@@ -98,7 +98,7 @@ impl Member {
                 {
                     let mut state = self.state();
                     state.postgres = Some(Postgres::Gone);
-                    state.streaming = Some(false);
+                    (state.streaming, state.stream_lost_ms) = (Some(false), None);
                 }
                 if thorough && self.state().position.is_none() {
                     let instance = &self.instance;
@@ -165,6 +165,11 @@ impl Member {
             Some(true) => {
                 let Ok(standby) = self.sql.standby().await else { return };
                 let mut state = self.state();
+                state.stream_lost_ms = match (standby.streaming, state.streaming) {
+                    (true, _) => None,
+                    (false, Some(true)) => Some(clock::boottime_ms()),
+                    (false, Some(false) | None) => state.stream_lost_ms,
+                };
                 state.streaming = Some(standby.streaming);
                 state.heard_wall_ms = standby.heard_wall_ms.or(state.heard_wall_ms);
                 let timeline = standby.received_timeline.or(state.received_timeline);

@@ -108,6 +108,8 @@ pub struct State {
     pub postgres: Option<core::Postgres>,
     /// Whether our walreceiver streams.
     pub streaming: Option<bool>,
+    /// When a stream that it had was first seen broken, `CLOCK_BOOTTIME` in milliseconds.
+    pub stream_lost_ms: Option<u64>,
     /// There was no `standby.signal` when the data directory was looked at last.
     pub started_as_primary: bool,
     /// What was seen after the postmaster of a writer went.
@@ -258,13 +260,14 @@ impl Member {
             decision = self.decide(&cluster, &mut thought);
         }
         *memory = thought;
-        let acted = if mode == Mode::Armed && cluster.is_armed() {
-            self.execute(&cluster, &decision).await
-        } else {
-            if cluster.known_mode() == Some(Mode::Observe) {
+        // The mode is the real one: what an observing agent considers counts as armed.
+        let acted = match mode {
+            Mode::Armed if cluster.is_armed() => self.execute(&cluster, &decision).await,
+            Mode::Observe => {
                 self.record_would(&decision).await;
+                false
             }
-            false
+            Mode::Armed | Mode::Disarmed => false,
         };
         if let Err(error) = act::facts::publish(self, &cluster).await {
             tracing::debug!(%error, "facts are not published");
