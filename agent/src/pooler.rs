@@ -1,7 +1,8 @@
 //! One PgBouncer of this host: holds its clients when the writer is lost, and sends them to the next.
 //!
-//! The order is measured (`facts/baseline.md` 5.1): refuse and close every connection to the lost writer first, so that
-//! PAUSE has nothing to wait for; on the new term the target, RELOAD, RESUME.
+//! The order is measured (`facts/baseline.md` 5.1): PAUSE, and at the same time refuse and close every connection to the
+//! lost writer, because PAUSE holds new statements back at once and ends only when the old ones have; on the new term the
+//! target, RELOAD, RESUME.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -156,16 +157,7 @@ impl Router {
             Route::Hold { term, lost } => {
                 self.term = Some(*term);
                 self.keep_held(true).await?;
-                if let Some((address, port)) = lost {
-                    self.refuse
-                        .only(&[(address.clone(), *port)])
-                        .await
-                        .context("refusing the lost writer")?;
-                    sockets::destroy(address, *port)
-                        .await
-                        .context("closing connections to the lost writer")?;
-                }
-                self.but("already", "PAUSE").await?;
+                tokio::try_join!(self.leave(lost.as_ref()), self.but("already", "PAUSE"))?;
                 tracing::warn!(
                     pooler = self.pooler.name,
                     term = term.0,
@@ -185,6 +177,14 @@ impl Router {
                 self.report(*term, Some(writer)).await
             }
         }
+    }
+
+    /// Refuses the lost writer and closes the connections to it.
+    async fn leave(&self, lost: Option<&(String, u16)>) -> Result<()> {
+        let Some((address, port)) = lost else { return Ok(()) };
+        self.refuse.only(&[(address.clone(), *port)]).await.context("refusing the lost writer")?;
+        sockets::destroy(address, *port).await.context("closing connections to the lost writer")?;
+        Ok(())
     }
 
     async fn keep_held(&mut self, held: bool) -> Result<()> {

@@ -58,10 +58,15 @@ impl Member {
             return;
         }
         let interval = Duration::from_millis(self.config.timings.renew_interval_ms().clamp(500, 1_000));
+        let mut wait = interval;
         loop {
-            tokio::time::sleep(interval).await;
+            tokio::time::sleep(wait).await;
+            wait = interval;
             let Some(writer) = self.writer_to_watch() else { continue };
-            if self.is_late(&writer).await {
+            let Some(in_time) = self.in_time_for(&writer).await else { continue };
+            // Nobody is late before its time: a writer that has just renewed is not asked about again so soon.
+            wait = interval.max(in_time);
+            if in_time.is_zero() {
                 self.state().suspected_at = Some(SystemTime::now());
                 self.watch_for_life(&writer).await;
                 let mut state = self.state();
@@ -94,13 +99,11 @@ impl Member {
         })
     }
 
-    /// Whether etcd says that the writer's renewals are overdue. No answer is no sign of anything.
-    async fn is_late(&self, writer: &Writer) -> bool {
-        match self.world.store.remaining(writer.session.0).await {
-            Ok(Some(left_ms)) => left_ms <= self.config.timings.late_when_remaining_ms(),
-            Ok(None) => true,
-            Err(_) => false,
-        }
+    /// How long the writer's renewals cannot be overdue yet, by etcd's own count; zero when they are. No answer is no sign
+    /// of anything.
+    async fn in_time_for(&self, writer: &Writer) -> Option<Duration> {
+        let left_ms = self.world.store.remaining(writer.session.0).await.ok()?.unwrap_or(0);
+        Some(Duration::from_millis(left_ms.saturating_sub(self.config.timings.late_when_remaining_ms())))
     }
 
     /// An idle stream is silent for seconds. When the renewals were seen overdue, the last of them was this old or older.
