@@ -34,6 +34,8 @@ pub struct View<'o> {
     pub replayed: Option<Position>,
     /// Our actual `synchronous_standby_names`, if it is of the form `ANY k (S)`.
     pub actual: Option<&'o AnySetting>,
+    /// Rule 10: we have given the open term back, by our own state or by the attestation that stands in etcd.
+    pub given_back: bool,
     /// A fence record or policy forbids that we lead.
     pub barred: Option<&'o str>,
     /// For how long the hook has been waiting, in milliseconds.
@@ -81,7 +83,7 @@ pub fn decide(view: &View<'_>) -> Answer {
     if let Some(why) = view.barred {
         return Answer::Refuse(why.to_owned());
     }
-    if already_open(view) {
+    if already_open(view) && !view.given_back {
         return Answer::AlreadyOpen;
     }
     if view.term.is_none() && !view.term_unreadable {
@@ -121,7 +123,13 @@ fn wait<T>(why: &str) -> Result<T, Stop> {
 
 fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     let Some(term) = view.term else { return wait("the term record cannot be read") };
-    let Reign::Closed { floor, .. } = &term.value.reign else { return wait("the last reign is not closed") };
+    let Reign::Closed { floor, .. } = &term.value.reign else {
+        return wait(if view.given_back {
+            "this node has given the term back, because the hook before this one was lost; it is closed first (rule 10)"
+        } else {
+            "the last reign is not closed"
+        });
+    };
     let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
         return wait("Patroni's leader key is not ours");
     };
@@ -147,7 +155,8 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     }
     let next = term.value.term.next();
     let (incarnation, session) = (view.incarnation, view.session);
-    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false };
+    let reign =
+        Reign::Open { holder: view.me.clone(), incarnation, session, writable: false, floor: *floor };
     Ok(OpenPlan {
         term_mod_revision: term.mod_revision,
         leader_mod_revision: leader.mod_revision,
@@ -180,7 +189,7 @@ mod tests {
     fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
         let reign = Reign::Closed {
             holder: name("a"),
-            floor: Some(at(1, 100)),
+            floor: Some(at(1, 90)),
             sync_version: 4,
             evidence: Evidence::AttestedClean,
             successor: Some(name("b")),
@@ -211,6 +220,7 @@ mod tests {
             sync: Some(lasting(sync)),
             replayed: Some(at(1, 100)),
             actual: Some(lasting(actual)),
+            given_back: false,
             barred: None,
             waited_ms: 0,
             wait_ms_max: 60_000,
@@ -224,6 +234,7 @@ mod tests {
         let Answer::Open(plan) = judge(|_| ()) else { panic!("not opened") };
         assert_eq!(plan.opened.term, Term(5));
         assert_eq!(plan.opened.open_holder(), Some(&name("b")));
+        assert!(matches!(plan.opened.reign, Reign::Open { floor, .. } if floor == Some(at(1, 90))));
         assert_eq!(plan.floor.floor, at(1, 100));
         assert_eq!(plan.floor.configuration.members, names(&["a", "c"]));
         assert_eq!(plan.floor.data_uuids.keys().collect::<Vec<_>>(), [&name("a")]);
@@ -236,15 +247,20 @@ mod tests {
 
     #[test]
     fn a_node_behind_the_floor_is_refused_at_once() {
-        assert!(matches!(judge(|v| v.replayed = Some(at(1, 99))), Answer::Refuse(_)));
+        assert!(matches!(judge(|v| v.replayed = Some(at(1, 89))), Answer::Refuse(_)));
         assert!(matches!(judge(|v| v.barred = Some("fenced")), Answer::Refuse(_)));
     }
 
     #[test]
     fn an_open_whose_answer_was_lost_is_not_waited_for() {
         let mine = |session| {
-            let reign =
-                Reign::Open { holder: name("b"), incarnation: Incarnation(2), session, writable: false };
+            let reign = Reign::Open {
+                holder: name("b"),
+                incarnation: Incarnation(2),
+                session,
+                writable: false,
+                floor: None,
+            };
             Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 }
         };
         let ours = mine(SessionId(8));
@@ -253,6 +269,22 @@ mod tests {
         assert!(matches!(judge(|v| v.term = Some(&of_another_boot)), Answer::Wait(_)));
         let lock = Revised { value: name("c"), mod_revision: 303 };
         assert!(matches!(judge(|v| (v.term, v.leader_key) = (Some(&ours), Some(&lock))), Answer::Wait(_)));
+    }
+
+    #[test]
+    fn a_term_that_was_given_back_lets_no_hook_pass_until_it_is_closed() {
+        let reign = Reign::Open {
+            holder: name("b"),
+            incarnation: Incarnation(2),
+            session: SessionId(8),
+            writable: false,
+            floor: None,
+        };
+        let ours =
+            Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 };
+        let waits = judge(|v| (v.term, v.given_back) = (Some(&ours), true));
+        assert!(matches!(&waits, Answer::Wait(why) if why.contains("given the term back")), "{waits:?}");
+        assert!(matches!(judge(|v| v.given_back = true), Answer::Open(_)), "the next term is another one");
     }
 
     #[test]
@@ -272,6 +304,7 @@ mod tests {
                     incarnation: Incarnation(1),
                     session: SessionId(5),
                     writable: true,
+                    floor: None,
                 },
                 trace: None,
             },

@@ -53,6 +53,8 @@ pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
         },
         // Not yet promoted: the clients already wait, and nobody is lost.
         Reign::Open { writable: false, .. } => Route::Hold { term: number, lost: None },
+        // Given back before it wrote (rule 10): no client was ever sent there.
+        Reign::Closed { .. } if term.value.was_given_back() => Route::Hold { term: number, lost: None },
         Reign::Open { holder, .. } | Reign::Closed { holder, .. } => {
             Route::Hold { term: number, lost: address(holder) }
         }
@@ -71,7 +73,8 @@ pub fn lost_writers(cluster: &Cluster) -> Option<BTreeSet<(String, u16)>> {
         Reign::Open { holder, .. } if !cluster.attested() => Some(holder),
         Reign::Open { .. } | Reign::Closed { .. } => None,
     };
-    let lost = in_office.is_none().then(|| term.value.holder());
+    let never_wrote = cluster.given_back() || term.value.was_given_back();
+    let lost = (in_office.is_none() && !never_wrote).then(|| term.value.holder());
     let gone =
         cluster.events.iter().map(|event| &event.value.from).filter(|member| {
             cluster.facts.get(*member).is_some_and(|facts| !cluster.agent_alive(&facts.host))

@@ -48,6 +48,7 @@ impl World {
             incarnation: Incarnation(1),
             session: SessionId(5),
             writable: true,
+            floor: None,
         };
         let floor = FloorRecord {
             term: Term(4),

@@ -140,6 +140,7 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         patroni_hung: false,
         after_stop: None,
         gate_shut: false,
+        hooks: Hooks::default(),
         phase: None,
         suspicion: lasting(Suspicion::default()),
         network: if member == "a" { lasting(Network::default()) } else { lasting(network) },
