@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::record::{FloorRecord, Reign, TermRecord};
-use holdfast_types::{Incarnation, MemberName, Position, SessionId};
+use holdfast_types::{Incarnation, MemberName, Position, SessionId, Term};
 
 use crate::close::Revised;
 use crate::sync::{AnySetting, Misfit, SyncKey};
@@ -63,7 +63,7 @@ pub struct OpenPlan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// Exit 0: this start of our agent has opened the term already, and the answer to that was lost on its way.
-    AlreadyOpen,
+    AlreadyOpen(Term),
     /// Exit 0: no term is in force since the arming, so there is nothing to close and nothing was promised. The first
     /// one is opened by whoever is the leader then.
     NoTermYet,
@@ -83,8 +83,8 @@ pub fn decide(view: &View<'_>) -> Answer {
     if let Some(why) = view.barred {
         return Answer::Refuse(why.to_owned());
     }
-    if already_open(view) && !view.given_back {
-        return Answer::AlreadyOpen;
+    if let Some(term) = already_open(view).filter(|_| !view.given_back) {
+        return Answer::AlreadyOpen(term);
     }
     if view.term.is_none() && !view.term_unreadable {
         return Answer::NoTermYet;
@@ -101,15 +101,15 @@ pub fn decide(view: &View<'_>) -> Answer {
 
 /// etcd may have done what we asked for without our hearing of it. The lock must still be ours: a term that we hold
 /// without it is about to be closed again by those who follow the other.
-fn already_open(view: &View<'_>) -> bool {
+fn already_open(view: &View<'_>) -> Option<Term> {
     let lock_is_ours = view.leader_key.is_some_and(|key| key.value == *view.me);
-    let term_is_ours = view.term.is_some_and(|term| match &term.value.reign {
+    let term_is_ours = |term: &&Revised<TermRecord>| match &term.value.reign {
         Reign::Open { holder, incarnation, session, .. } => {
             holder == view.me && *incarnation == view.incarnation && *session == view.session
         }
         Reign::Closed { .. } => false,
-    });
-    lock_is_ours && term_is_ours
+    };
+    view.term.filter(term_is_ours).filter(|_| lock_is_ours).map(|term| term.value.term)
 }
 
 enum Stop {
@@ -155,8 +155,7 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     }
     let next = term.value.term.next();
     let (incarnation, session) = (view.incarnation, view.session);
-    let reign =
-        Reign::Open { holder: view.me.clone(), incarnation, session, writable: false, floor: *floor };
+    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false, floor: *floor };
     Ok(OpenPlan {
         term_mod_revision: term.mod_revision,
         leader_mod_revision: leader.mod_revision,
@@ -183,7 +182,6 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
 mod tests {
     use super::*;
     use crate::testing::{at, lasting, name, names};
-    use holdfast_types::Term;
     use holdfast_types::record::Evidence;
 
     fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
@@ -264,7 +262,7 @@ mod tests {
             Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 }
         };
         let ours = mine(SessionId(8));
-        assert_eq!(judge(|v| v.term = Some(&ours)), Answer::AlreadyOpen);
+        assert_eq!(judge(|v| v.term = Some(&ours)), Answer::AlreadyOpen(Term(5)));
         let of_another_boot = mine(SessionId(7));
         assert!(matches!(judge(|v| v.term = Some(&of_another_boot)), Answer::Wait(_)));
         let lock = Revised { value: name("c"), mod_revision: 303 };
@@ -280,8 +278,7 @@ mod tests {
             writable: false,
             floor: None,
         };
-        let ours =
-            Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 };
+        let ours = Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 };
         let waits = judge(|v| (v.term, v.given_back) = (Some(&ours), true));
         assert!(matches!(&waits, Answer::Wait(why) if why.contains("given the term back")), "{waits:?}");
         assert!(matches!(judge(|v| v.given_back = true), Answer::Open(_)), "the next term is another one");

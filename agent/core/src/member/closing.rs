@@ -164,10 +164,7 @@ pub(super) fn while_closed(
 }
 
 fn take(leader: &Revised<MemberName>, term: &Revised<TermRecord>) -> Action {
-    Action::TakeLeaderKey {
-        leader_mod_revision: leader.mod_revision,
-        term_mod_revision: term.mod_revision,
-    }
+    Action::TakeLeaderKey { leader_mod_revision: leader.mod_revision, term_mod_revision: term.mod_revision }
 }
 
 /// Since when the present holder of the leader key has had it in this closed term.
