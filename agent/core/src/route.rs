@@ -137,6 +137,33 @@ mod tests {
     }
 
     #[test]
+    fn who_gave_its_term_back_is_refused_by_nobody() {
+        use holdfast_types::record::{Attestation, Evidence, StopKind};
+        use holdfast_types::{Incarnation, SessionId};
+        let mut cluster = cluster(false);
+        let word = Attestation {
+            term: Term(4),
+            holder: name("a"),
+            incarnation: Incarnation(1),
+            session: SessionId(5),
+            stop: StopKind::Relinquished,
+            at_wall_ms: 0,
+        };
+        cluster.attestation = Some(Revised { value: word, mod_revision: 3 });
+        let hold = Route::Hold { term: Term(4), lost: None };
+        assert_eq!((decide(&cluster, None), lost_writers(&cluster)), (hold.clone(), Some(BTreeSet::new())));
+        cluster.term.as_mut().unwrap().value.reign = Reign::Closed {
+            holder: name("a"),
+            floor: None,
+            sync_version: 1,
+            evidence: Evidence::Relinquished,
+            successor: None,
+            at_wall_ms: 0,
+        };
+        assert_eq!((decide(&cluster, None), lost_writers(&cluster)), (hold, Some(BTreeSet::new())));
+    }
+
+    #[test]
     fn an_application_host_refuses_a_writer_that_is_gone_and_no_other() {
         use holdfast_types::record::SessionRecord;
         use holdfast_types::{HostName, Incarnation, SessionId};
