@@ -1,4 +1,4 @@
-//! Rules 8, 9, 12 and 13: whether a reign has ended, and the one transaction that says so.
+//! Rules 8, 9, 10, 12 and 13: whether a reign has ended, and the one transaction that says so.
 //!
 //! Any agent of the cluster may run it. The verdict is data: the shell turns a [`ClosePlan`] into an etcd transaction
 //! without making a choice of its own.
@@ -169,20 +169,20 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         found.value.term == record.term
             && found.value.holder == *writer
             && session_of(record).is_none_or(|s| s == found.value.session)
+            // A term that was given back under an earlier start of the holder's agent may be in use by now.
+            && (found.value.stop != StopKind::Relinquished || record.is_given_back_by(&found.value))
     });
     let out_of_office = out_of_office(view, attestation)?;
-
-    let (best, promises) = count(view, &floor.value, sync)?;
-    let promisers: BTreeSet<MemberName> = promises.keys().cloned().collect();
-    // A "shut down" control file alone is no floor: Patroni's crash recovery in single-user mode writes one too, with a
-    // checkpoint that no standby ever received (seen in the lab: every promotion was refused for ever). It is clean only
-    // if somebody has it; otherwise it is a stop like any other.
-    let (end, evidence) = match attestation.map(|found| &found.value.stop) {
-        Some(StopKind::Clean { end }) if best >= *end => (*end, Evidence::AttestedClean),
-        Some(StopKind::Clean { .. } | StopKind::Stopped) => (best, Evidence::AttestedStopped { promisers }),
-        None => (best, Evidence::Revoked { promisers }),
+    let stop = attestation.map(|found| &found.value.stop);
+    let (end, evidence, promises) = match unused(record, stop, &floor.value, sync) {
+        Some(end) => (end, Evidence::Relinquished, BTreeMap::new()),
+        None => {
+            let (best, promises) = count(view, &floor.value, sync)?;
+            let (end, evidence) = by_promises(stop, best, promises.keys().cloned().collect());
+            (end, evidence, promises)
+        }
     };
-    let leader_key = leader_key(view, end);
+    let leader_key = leader_key(view, end, &evidence);
     let successor = match &leader_key {
         LeaderKey::Give { to, .. } => Some(to.clone()),
         LeaderKey::Delete | LeaderKey::Leave => None,
@@ -207,6 +207,39 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         delete_failover: view.failover_key,
         leader_key,
     })
+}
+
+/// Rule 10: the floor of a reign that was given back before anything was acknowledged in it. It is the floor over which
+/// that reign was opened, so nobody needs to promise again. Only while `/sync` is what OPEN compared: once it has changed,
+/// a writer before the last may have been let go of its standbys, and promises are counted as for any other stop.
+fn unused(
+    record: &TermRecord,
+    stop: Option<&StopKind>,
+    opened: &FloorRecord,
+    sync: &SyncKey,
+) -> Option<Position> {
+    let Reign::Open { floor, .. } = &record.reign else { return None };
+    let unchanged = sync.mod_revision == opened.sync_mod_revision;
+    // The opener's own position, where the floor is not known: it was not below it.
+    (stop == Some(&StopKind::Relinquished) && unchanged).then(|| floor.unwrap_or(opened.floor))
+}
+
+/// Rules 8 and 9: the floor of a reign in which something may have been acknowledged, and what says that it is over.
+fn by_promises(
+    stop: Option<&StopKind>,
+    best: Position,
+    promisers: BTreeSet<MemberName>,
+) -> (Position, Evidence) {
+    // A "shut down" control file alone is no floor: Patroni's crash recovery in single-user mode writes one too, with a
+    // checkpoint that no standby ever received (seen in the lab: every promotion was refused for ever). It is clean only
+    // if somebody has it; otherwise it is a stop like any other.
+    match stop {
+        Some(StopKind::Clean { end }) if best >= *end => (*end, Evidence::AttestedClean),
+        Some(StopKind::Clean { .. } | StopKind::Stopped | StopKind::Relinquished) => {
+            (best, Evidence::AttestedStopped { promisers })
+        }
+        None => (best, Evidence::Revoked { promisers }),
+    }
 }
 
 /// Open, or (rule 12) closed and overtaken: CLOSE put `/sync` in its own transaction, so equal revisions mean that
@@ -278,7 +311,7 @@ fn count(
     Ok((best, revisions))
 }
 
-fn leader_key(view: &View<'_>, floor: Position) -> LeaderKey {
+fn leader_key(view: &View<'_>, floor: Position, evidence: &Evidence) -> LeaderKey {
     let writer = view.term.value.holder();
     let is_anothers = view.leader_key.is_some_and(|key| key.value != *writer);
     if is_anothers {
@@ -290,9 +323,16 @@ fn leader_key(view: &View<'_>, floor: Position) -> LeaderKey {
         Some(Candidate { member, member_lease: Some(lease), .. }) => {
             LeaderKey::Give { to: member.clone(), member_lease: *lease }
         }
+        // Rule 10: its Patroni may try again, or give the lock up by itself. It is not named here, because its hook was lost
+        // a moment ago; rule 13 names it if nobody else is faster.
+        _ if *evidence == Evidence::Relinquished && is_eligible(view, writer) => LeaderKey::Leave,
         _ if view.leader_key.is_some() => LeaderKey::Delete,
         _ => LeaderKey::Leave,
     }
+}
+
+fn is_eligible(view: &View<'_>, member: &MemberName) -> bool {
+    view.candidates.iter().any(|one| one.member == *member && one.eligible)
 }
 
 #[cfg(test)]

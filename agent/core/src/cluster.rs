@@ -137,6 +137,14 @@ impl Cluster {
         }
     }
 
+    /// Rule 10: the holder of the open term has given it back.
+    pub fn given_back(&self) -> bool {
+        match (&self.term, &self.attestation) {
+            (Some(term), Some(word)) => term.value.is_given_back_by(&word.value),
+            _ => false,
+        }
+    }
+
     /// Where a member's PostgreSQL answers.
     pub fn address(&self, member: &MemberName) -> Option<(&str, u16)> {
         self.facts.get(member).map(|facts| (facts.address.as_str(), facts.port))
@@ -147,15 +155,24 @@ impl Cluster {
         self.sessions.values().any(|session| session.host == *host)
     }
 
-    /// The members that could follow, with what they promised as their position.
+    /// The members that could follow, with what they promised as their position. The holder of a term that was given back
+    /// is one of them: it had at least what the floor record of its reign begins with.
     pub fn candidates(&self) -> Vec<Candidate> {
         let Some(term) = &self.term else { return Vec::new() };
         let of_term = |promise: &&Revised<Promise>| promise.value.term == term.value.term;
+        let given_back = self.given_back() || term.value.was_given_back();
+        let opened_at = self.floor.as_ref().filter(|floor| given_back && floor.value.term == term.value.term);
         self.facts
             .iter()
             .filter_map(|(member, facts)| {
-                let promise = self.promises.get(member).filter(of_term)?;
-                let same_data = facts.data_uuid.as_ref() == Some(&promise.value.data_uuid);
+                let (position, same_data) = match self.promises.get(member).filter(of_term) {
+                    Some(promise) => {
+                        let same_data = facts.data_uuid.as_ref() == Some(&promise.value.data_uuid);
+                        (promise.value.position, same_data)
+                    }
+                    None if member == term.value.holder() => (opened_at?.value.floor, true),
+                    None => return None,
+                };
                 let willing = facts.eligible == Some(true) && self.agent_alive(&facts.host);
                 // Patroni's own spelling of the name goes into its keys.
                 let (member, patroni) = match self.members.get_key_value(member) {
@@ -164,7 +181,7 @@ impl Cluster {
                 };
                 Some(Candidate {
                     member: member.clone(),
-                    position: promise.value.position,
+                    position,
                     eligible: willing && same_data && !self.fenced(member),
                     priority: facts.failover_priority,
                     member_lease: patroni.map(|one| one.lease).filter(|lease| *lease != 0),

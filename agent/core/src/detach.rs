@@ -208,6 +208,7 @@ mod tests {
             incarnation: Incarnation(1),
             session: SessionId(5),
             writable: true,
+            floor: None,
         };
         TermRecord { term: Term(term), reign, trace: None }
     }

@@ -16,7 +16,10 @@ pub fn must_hold(
 ) -> bool {
     let attested = matches!(
         evidence,
-        Evidence::AttestedClean | Evidence::AttestedStopped { .. } | Evidence::Override { .. }
+        Evidence::AttestedClean
+            | Evidence::AttestedStopped { .. }
+            | Evidence::Relinquished
+            | Evidence::Override { .. }
     );
     let recent = last_failover_wall_ms.is_some_and(|last| {
         // A wall clock that was set back makes the last failover look like the future: that is recent too.

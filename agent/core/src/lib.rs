@@ -11,6 +11,7 @@
 //! | [`detach`] | whether a standby may promise, and the order of its steps | 4, 5, 7 |
 //! | [`attest`] | whether a stopped writer gives its term away, or starts again on the spot | 9, 9a |
 //! | [`close`] | whether a reign has ended, and the transaction that says so | 8, 9, 12, 13 |
+//! | [`relinquish`] | whether a term that nobody uses may be given back | 10 |
 //! | [`successor`] | to whom the leader key is given | 8, 16 |
 //! | [`open`] | what the promotion hook answers | 14, 16 |
 //! | [`start_gate`] | whether a postmaster may start | 9, I5, I12 |
@@ -30,6 +31,7 @@ pub mod in_force;
 pub mod member;
 pub mod observe;
 pub mod open;
+pub mod relinquish;
 pub mod route;
 pub mod start_gate;
 pub mod successor;

@@ -19,6 +19,7 @@ use crate::close::{ClosePlan, Revised};
 use crate::cluster::Cluster;
 use crate::detach::{Life, Phase};
 use crate::floor::Begun;
+use crate::relinquish::Hooks;
 use crate::sync::AnySetting;
 
 /// Our own session in etcd.
@@ -89,6 +90,8 @@ pub struct Local<'o> {
     pub after_stop: Option<AfterStop>,
     /// The start gate refuses, because we attest.
     pub gate_shut: bool,
+    /// What promotion hooks have been told by this start of the agent (rule 10).
+    pub hooks: Hooks,
     /// Where we are in leaving a writer, as it stands on disk.
     pub phase: Option<&'o Phase>,
     /// What we know of the writer's signs of life.
@@ -192,14 +195,14 @@ pub enum Action {
     KeepFloor(Begun),
     /// Shut the start gate and kill Patroni together with what is left of PostgreSQL.
     ShutGateAndKill,
-    /// Rule 9: put the attestation.
+    /// Rules 9 and 10: put the attestation.
     Attest {
         /// The term.
         term: Term,
         /// How it stopped.
         stop: StopKind,
     },
-    /// Rule 9a: nobody has used the attestation; withdraw it, then open the gate.
+    /// Rules 9a and 10: nobody has used the attestation; withdraw it, then open the gate.
     WithdrawAttestation {
         /// Compare.
         attestation_mod_revision: i64,
@@ -354,7 +357,12 @@ fn highest_term(cluster: &Cluster, local: &Local<'_>) -> Term {
 
 fn open_record(old: &TermRecord, me: &MemberName, own: OwnSession, writable: bool) -> TermRecord {
     let OwnSession { session, incarnation } = own;
-    TermRecord { reign: Reign::Open { holder: me.clone(), incarnation, session, writable }, ..old.clone() }
+    let floor = match &old.reign {
+        Reign::Open { floor, .. } => *floor,
+        Reign::Closed { .. } => None,
+    };
+    let reign = Reign::Open { holder: me.clone(), incarnation, session, writable, floor };
+    TermRecord { reign, ..old.clone() }
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub fn imagine(before: Option<&TermRecord>, cluster: &Cluster) -> Option<TermRec
                 (None, None) => cluster.term.as_ref().map_or(Term(0), |term| term.value.term).next(),
             };
             let holder = leader.clone();
-            let reign = Reign::Open { holder, incarnation, session, writable: true };
+            let reign = Reign::Open { holder, incarnation, session, writable: true, floor: None };
             Some(TermRecord { term, reign, trace: None })
         }
     }

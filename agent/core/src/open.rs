@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::record::{FloorRecord, Reign, TermRecord};
-use holdfast_types::{Incarnation, MemberName, Position, SessionId};
+use holdfast_types::{Incarnation, MemberName, Position, SessionId, Term};
 
 use crate::close::Revised;
 use crate::sync::{AnySetting, Misfit, SyncKey};
@@ -34,6 +34,8 @@ pub struct View<'o> {
     pub replayed: Option<Position>,
     /// Our actual `synchronous_standby_names`, if it is of the form `ANY k (S)`.
     pub actual: Option<&'o AnySetting>,
+    /// Rule 10: we have given the open term back, by our own state or by the attestation that stands in etcd.
+    pub given_back: bool,
     /// A fence record or policy forbids that we lead.
     pub barred: Option<&'o str>,
     /// For how long the hook has been waiting, in milliseconds.
@@ -61,7 +63,7 @@ pub struct OpenPlan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// Exit 0: this start of our agent has opened the term already, and the answer to that was lost on its way.
-    AlreadyOpen,
+    AlreadyOpen(Term),
     /// Exit 0: no term is in force since the arming, so there is nothing to close and nothing was promised. The first
     /// one is opened by whoever is the leader then.
     NoTermYet,
@@ -81,8 +83,8 @@ pub fn decide(view: &View<'_>) -> Answer {
     if let Some(why) = view.barred {
         return Answer::Refuse(why.to_owned());
     }
-    if already_open(view) {
-        return Answer::AlreadyOpen;
+    if let Some(term) = already_open(view).filter(|_| !view.given_back) {
+        return Answer::AlreadyOpen(term);
     }
     if view.term.is_none() && !view.term_unreadable {
         return Answer::NoTermYet;
@@ -99,15 +101,15 @@ pub fn decide(view: &View<'_>) -> Answer {
 
 /// etcd may have done what we asked for without our hearing of it. The lock must still be ours: a term that we hold
 /// without it is about to be closed again by those who follow the other.
-fn already_open(view: &View<'_>) -> bool {
+fn already_open(view: &View<'_>) -> Option<Term> {
     let lock_is_ours = view.leader_key.is_some_and(|key| key.value == *view.me);
-    let term_is_ours = view.term.is_some_and(|term| match &term.value.reign {
+    let term_is_ours = |term: &&Revised<TermRecord>| match &term.value.reign {
         Reign::Open { holder, incarnation, session, .. } => {
             holder == view.me && *incarnation == view.incarnation && *session == view.session
         }
         Reign::Closed { .. } => false,
-    });
-    lock_is_ours && term_is_ours
+    };
+    view.term.filter(term_is_ours).filter(|_| lock_is_ours).map(|term| term.value.term)
 }
 
 enum Stop {
@@ -121,7 +123,13 @@ fn wait<T>(why: &str) -> Result<T, Stop> {
 
 fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     let Some(term) = view.term else { return wait("the term record cannot be read") };
-    let Reign::Closed { floor, .. } = &term.value.reign else { return wait("the last reign is not closed") };
+    let Reign::Closed { floor, .. } = &term.value.reign else {
+        return wait(if view.given_back {
+            "this node has given the term back, because the hook before this one was lost; it is closed first (rule 10)"
+        } else {
+            "the last reign is not closed"
+        });
+    };
     let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
         return wait("Patroni's leader key is not ours");
     };
@@ -147,7 +155,7 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     }
     let next = term.value.term.next();
     let (incarnation, session) = (view.incarnation, view.session);
-    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false };
+    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false, floor: *floor };
     Ok(OpenPlan {
         term_mod_revision: term.mod_revision,
         leader_mod_revision: leader.mod_revision,
@@ -174,13 +182,12 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
 mod tests {
     use super::*;
     use crate::testing::{at, lasting, name, names};
-    use holdfast_types::Term;
     use holdfast_types::record::Evidence;
 
     fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
         let reign = Reign::Closed {
             holder: name("a"),
-            floor: Some(at(1, 100)),
+            floor: Some(at(1, 90)),
             sync_version: 4,
             evidence: Evidence::AttestedClean,
             successor: Some(name("b")),
@@ -211,6 +218,7 @@ mod tests {
             sync: Some(lasting(sync)),
             replayed: Some(at(1, 100)),
             actual: Some(lasting(actual)),
+            given_back: false,
             barred: None,
             waited_ms: 0,
             wait_ms_max: 60_000,
@@ -224,6 +232,7 @@ mod tests {
         let Answer::Open(plan) = judge(|_| ()) else { panic!("not opened") };
         assert_eq!(plan.opened.term, Term(5));
         assert_eq!(plan.opened.open_holder(), Some(&name("b")));
+        assert!(matches!(plan.opened.reign, Reign::Open { floor, .. } if floor == Some(at(1, 90))));
         assert_eq!(plan.floor.floor, at(1, 100));
         assert_eq!(plan.floor.configuration.members, names(&["a", "c"]));
         assert_eq!(plan.floor.data_uuids.keys().collect::<Vec<_>>(), [&name("a")]);
@@ -236,23 +245,43 @@ mod tests {
 
     #[test]
     fn a_node_behind_the_floor_is_refused_at_once() {
-        assert!(matches!(judge(|v| v.replayed = Some(at(1, 99))), Answer::Refuse(_)));
+        assert!(matches!(judge(|v| v.replayed = Some(at(1, 89))), Answer::Refuse(_)));
         assert!(matches!(judge(|v| v.barred = Some("fenced")), Answer::Refuse(_)));
     }
 
     #[test]
     fn an_open_whose_answer_was_lost_is_not_waited_for() {
         let mine = |session| {
-            let reign =
-                Reign::Open { holder: name("b"), incarnation: Incarnation(2), session, writable: false };
+            let reign = Reign::Open {
+                holder: name("b"),
+                incarnation: Incarnation(2),
+                session,
+                writable: false,
+                floor: None,
+            };
             Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 }
         };
         let ours = mine(SessionId(8));
-        assert_eq!(judge(|v| v.term = Some(&ours)), Answer::AlreadyOpen);
+        assert_eq!(judge(|v| v.term = Some(&ours)), Answer::AlreadyOpen(Term(5)));
         let of_another_boot = mine(SessionId(7));
         assert!(matches!(judge(|v| v.term = Some(&of_another_boot)), Answer::Wait(_)));
         let lock = Revised { value: name("c"), mod_revision: 303 };
         assert!(matches!(judge(|v| (v.term, v.leader_key) = (Some(&ours), Some(&lock))), Answer::Wait(_)));
+    }
+
+    #[test]
+    fn a_term_that_was_given_back_lets_no_hook_pass_until_it_is_closed() {
+        let reign = Reign::Open {
+            holder: name("b"),
+            incarnation: Incarnation(2),
+            session: SessionId(8),
+            writable: false,
+            floor: None,
+        };
+        let ours = Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 };
+        let waits = judge(|v| (v.term, v.given_back) = (Some(&ours), true));
+        assert!(matches!(&waits, Answer::Wait(why) if why.contains("given the term back")), "{waits:?}");
+        assert!(matches!(judge(|v| v.given_back = true), Answer::Open(_)), "the next term is another one");
     }
 
     #[test]
@@ -272,6 +301,7 @@ mod tests {
                     incarnation: Incarnation(1),
                     session: SessionId(5),
                     writable: true,
+                    floor: None,
                 },
                 trace: None,
             },

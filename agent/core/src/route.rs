@@ -53,6 +53,8 @@ pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
         },
         // Not yet promoted: the clients already wait, and nobody is lost.
         Reign::Open { writable: false, .. } => Route::Hold { term: number, lost: None },
+        // Given back before it wrote (rule 10): no client was ever sent there.
+        Reign::Closed { .. } if term.value.was_given_back() => Route::Hold { term: number, lost: None },
         Reign::Open { holder, .. } | Reign::Closed { holder, .. } => {
             Route::Hold { term: number, lost: address(holder) }
         }
@@ -71,7 +73,8 @@ pub fn lost_writers(cluster: &Cluster) -> Option<BTreeSet<(String, u16)>> {
         Reign::Open { holder, .. } if !cluster.attested() => Some(holder),
         Reign::Open { .. } | Reign::Closed { .. } => None,
     };
-    let lost = in_office.is_none().then(|| term.value.holder());
+    let never_wrote = cluster.given_back() || term.value.was_given_back();
+    let lost = (in_office.is_none() && !never_wrote).then(|| term.value.holder());
     let gone =
         cluster.events.iter().map(|event| &event.value.from).filter(|member| {
             cluster.facts.get(*member).is_some_and(|facts| !cluster.agent_alive(&facts.host))
@@ -131,6 +134,33 @@ mod tests {
         let mut observed = cluster(true);
         observed.mode = None;
         assert_eq!(decide(&observed, None), Route::Leave);
+    }
+
+    #[test]
+    fn who_gave_its_term_back_is_refused_by_nobody() {
+        use holdfast_types::record::{Attestation, Evidence, StopKind};
+        use holdfast_types::{Incarnation, SessionId};
+        let mut cluster = cluster(false);
+        let word = Attestation {
+            term: Term(4),
+            holder: name("a"),
+            incarnation: Incarnation(1),
+            session: SessionId(5),
+            stop: StopKind::Relinquished,
+            at_wall_ms: 0,
+        };
+        cluster.attestation = Some(Revised { value: word, mod_revision: 3 });
+        let hold = Route::Hold { term: Term(4), lost: None };
+        assert_eq!((decide(&cluster, None), lost_writers(&cluster)), (hold.clone(), Some(BTreeSet::new())));
+        cluster.term.as_mut().unwrap().value.reign = Reign::Closed {
+            holder: name("a"),
+            floor: None,
+            sync_version: 1,
+            evidence: Evidence::Relinquished,
+            successor: None,
+            at_wall_ms: 0,
+        };
+        assert_eq!((decide(&cluster, None), lost_writers(&cluster)), (hold, Some(BTreeSet::new())));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct View<'o> {
     /// This node attests, or is about to attest, that it has stopped: the gate is shut until the attestation is used or
     /// withdrawn.
     pub attesting: bool,
+    /// Rule 10: this node gives the open term back. Its PostgreSQL must come up in recovery, or not at all.
+    pub given_back: bool,
     /// The term record that is in force; `None` when there is none since the arming.
     pub term: Option<&'o TermRecord>,
     /// There is a term record that cannot be read.
@@ -75,6 +77,9 @@ pub fn decide(view: &View<'_>) -> Answer {
         });
     }
     match view.term.map(|term| (term, term.open_holder())) {
+        Some((term, Some(holder))) if holder == me && view.given_back => {
+            refuse(format!("{me} would start as primary but has given term {} back", term.term))
+        }
         Some((_, Some(holder))) if holder == me => Answer::Pass,
         // Patroni starts a former primary without standby.signal to finish crash recovery before pg_rewind, in
         // single-user mode, which does not come through here as a postmaster.
@@ -110,6 +115,7 @@ mod tests {
             start_as: StartAs::Primary,
             fenced: None,
             attesting: false,
+            given_back: false,
             term: Some(lasting(open("a"))),
             term_unreadable: false,
             has_terms: true,
@@ -124,6 +130,7 @@ mod tests {
             incarnation: Incarnation(1),
             session: SessionId(1),
             writable: true,
+            floor: None,
         };
         TermRecord { term: Term(3), reign, trace: None }
     }
@@ -136,6 +143,12 @@ mod tests {
         assert!(!judge(|v| (v.term, v.term_unreadable) = (None, true)));
         assert!(judge(|v| v.term = None), "the first term is opened by a primary that runs");
         assert!(judge(|v| (v.start_as, v.term) = (StartAs::Standby, Some(&anothers))));
+    }
+
+    #[test]
+    fn who_gives_its_term_back_starts_as_a_standby_only() {
+        assert!(!judge(|v| v.given_back = true));
+        assert!(judge(|v| (v.given_back, v.start_as) = (true, StartAs::Standby)));
     }
 
     #[test]

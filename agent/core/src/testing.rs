@@ -29,6 +29,7 @@ pub fn term_open(holder: &str, term: u64, writable: bool) -> holdfast_types::rec
         incarnation: Incarnation(1),
         session: SessionId(5),
         writable,
+        floor: None,
     };
     holdfast_types::record::TermRecord { term: Term(term), reign, trace: None }
 }

@@ -1,4 +1,5 @@
-//! Rule 9: our own word that our PostgreSQL has stopped, and how it is taken back (rule 9a).
+//! Rule 9: our own word that our PostgreSQL has stopped, or, by rule 10, that it never began; and how it is taken back
+//! (rules 9a and 10).
 
 use std::time::SystemTime;
 
@@ -15,10 +16,38 @@ use crate::member::Member;
 /// Puts the attestation. The gate was shut and the processes were seen gone before this was decided.
 pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> Result<()> {
     let start = SystemTime::now();
-    let own = member.own().context("our own session is not known to be alive")?;
     if !member.remember(|remembered| remembered.attesting = true).await {
         bail!("the shut gate cannot be kept on disk");
     }
+    put(member, cluster, term, stop).await?;
+    let attributes = [("holdfast.term", term.to_string())];
+    trace::step(&member.telemetry, trace::of_incident(cluster), "attestation", start, &attributes);
+    tracing::warn!(cluster = %member.instance.cluster, term = term.0, "attested: our PostgreSQL has stopped");
+    Ok(())
+}
+
+/// Rule 10: gives the term back. From the first line on no hook passes in it, whether or not the rest succeeds.
+pub async fn relinquish(member: &Member, cluster: &Cluster, term: Term) -> Result<()> {
+    let start = SystemTime::now();
+    if !member.hooks.give_back(term) {
+        bail!("a hook has come that may pass");
+    }
+    // Asked once more: a person may have promoted it by hand since it was seen.
+    if !member.sql.is_in_recovery().await? {
+        bail!("PostgreSQL has left recovery");
+    }
+    put(member, cluster, term, StopKind::Relinquished).await?;
+    let attributes = [("holdfast.term", term.to_string())];
+    trace::step(&member.telemetry, trace::of_record(cluster), "relinquish", start, &attributes);
+    tracing::warn!(
+        cluster = %member.instance.cluster, term = term.0,
+        "term given back: its promotion hook was lost before it was answered"
+    );
+    Ok(())
+}
+
+async fn put(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> Result<()> {
+    let own = member.own().context("our own session is not known to be alive")?;
     let attestation = Attestation {
         term,
         holder: member.instance.member.clone(),
@@ -35,9 +64,6 @@ pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKi
     if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
         bail!("the term record has changed since it was read");
     }
-    let attributes = [("holdfast.term", term.to_string())];
-    trace::step(&member.telemetry, trace::of_incident(cluster), "attestation", start, &attributes);
-    tracing::warn!(cluster = %member.instance.cluster, term = term.0, "attested: our PostgreSQL has stopped");
     Ok(())
 }
 
@@ -54,9 +80,13 @@ pub async fn withdraw(
         term_is(member, term_mod_revision),
         Compare::ModRevision { key: key.clone(), is: attestation_mod_revision },
     ];
-    if !armed_txn(member, cluster, txn(compares, vec![Write::Delete { key }])).await? {
+    // One whose answer was lost may still be on its way, and compares that there is none: the term record is moved on, so
+    // that it fails.
+    let writes = vec![Write::Delete { key }, Write::PutSameValue { key: member.keys.term() }];
+    if !armed_txn(member, cluster, txn(compares, writes)).await? {
         bail!("it was used, or the term record has changed since it was read");
     }
+    member.hooks.taken_back(term);
     open_gate(member).await
 }
 

@@ -17,7 +17,9 @@ use crate::member::Member;
 /// leader key's wakes its loop.
 pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<()> {
     let start = SystemTime::now();
-    let context = trace::of_incident(cluster);
+    let given_back = plan.closed.was_given_back();
+    // A term that was given back belongs to the incident that it was opened in.
+    let context = if given_back { trace::of_record(cluster) } else { trace::of_incident(cluster) };
     let mut closed = plan.closed.clone();
     closed.trace = context.as_ref().map(ToString::to_string).or(closed.trace);
     let event = incident::at_close(member, cluster, plan, closed.trace.as_deref());
@@ -26,6 +28,9 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
         Write::put(member.keys.term(), encoded(cluster, &member.keys.term(), closed)),
         Write::put(member.keys.event(event.number), Stored::new(event).encode()),
     ];
+    if let Some(event) = incident::continued(cluster, plan) {
+        writes.push(Write::Delete { key: member.keys.event(event.number) });
+    }
     if plan.delete_failover {
         writes.push(Write::Delete { key: member.keys.patroni_failover() });
     }
@@ -47,7 +52,9 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
         ("holdfast.leader_key", plan.leader_key.to_string()),
     ];
     trace::step(&member.telemetry, context, "close", start, &attributes);
-    revoke_the_old_patroni(member, cluster, plan).await;
+    if !given_back {
+        revoke_the_old_patroni(member, cluster, plan).await;
+    }
     Ok(())
 }
 

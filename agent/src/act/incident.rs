@@ -28,7 +28,8 @@ const ATTEMPTS: u32 = 8;
 const PROOF_DEADLINE: Duration = Duration::from_secs(10);
 const PROOF_ATTEMPTS: u32 = 6;
 
-/// The event as CLOSE knows it.
+/// The event as CLOSE knows it. A term that was given back (rule 10) belongs to the incident in which it was opened: that
+/// one goes on under the next number, with the writer that was really lost and the moment at which it was.
 pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Option<&str>) -> EventRecord {
     let term = plan.closed.term;
     let promised = cluster.promises.values().filter(|promise| promise.value.term == term);
@@ -48,20 +49,31 @@ pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Opt
     steps_wall_ms.extend(attested.or(heard).map(|at| (Step::Heard, at)));
     steps_wall_ms.extend(detected.map(|at| (Step::Detected, at)));
     steps_wall_ms.extend(promised.iter().max().map(|at| (Step::Promised, *at)));
+    let begun = continued(cluster, plan);
+    for step in [Step::Heard, Step::Detected, Step::Promised] {
+        steps_wall_ms.extend(begun.and_then(|begun| Some((step, *begun.steps_wall_ms.get(&step)?))));
+    }
+    let before = begun.map(|begun| format!("{}; then ", begun.text)).unwrap_or_default();
     EventRecord {
         number: term.0,
         term,
-        from: plan.closed.holder().clone(),
+        from: begun.map_or(plan.closed.holder(), |begun| &begun.from).clone(),
         to,
         floor,
         trace_id: trace.and_then(|trace| trace.split('-').nth(1)).map(str::to_owned),
         steps_wall_ms,
         text: format!(
-            "term {term} of {} was closed by {}: {evidence}",
+            "{before}term {term} of {} was closed by {}: {evidence}",
             plan.closed.holder(),
             member.instance.member
         ),
     }
+}
+
+/// The event of the incident in which a term that is given back now was opened.
+pub fn continued<'c>(cluster: &'c Cluster, plan: &ClosePlan) -> Option<&'c EventRecord> {
+    let mut events = cluster.events.iter().map(|event| &event.value);
+    events.find(|event| plan.closed.was_given_back() && event.term.next() == plan.closed.term)
 }
 
 /// Adds `step` to the event of `term`, with a change of your own, if the event is there.

@@ -21,7 +21,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::Action;
 use holdfast_store::{Compare, Txn, TxnOutcome, Write};
 use holdfast_types::MemberName;
-use holdfast_types::record::{FenceReason, FenceRecord, Stored};
+use holdfast_types::record::{FenceReason, FenceRecord, StopKind, Stored};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -50,6 +50,9 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         }
         Action::KeepFloor(begun) => floor::publish(member, cluster, begun).await,
         Action::ShutGateAndKill => kill::shut_gate_and_kill(member).await,
+        Action::Attest { term, stop: StopKind::Relinquished } => {
+            attest::relinquish(member, cluster, *term).await
+        }
         Action::Attest { term, stop } => attest::attest(member, cluster, *term, stop.clone()).await,
         Action::WithdrawAttestation { attestation_mod_revision, term_mod_revision } => {
             attest::withdraw(member, cluster, *attestation_mod_revision, *term_mod_revision).await
@@ -90,6 +93,9 @@ pub fn describe(action: &Action) -> String {
         Action::KeepFloor(begun) => format!("published a floor for version {} of /sync", begun.sync.version),
         Action::ShutGateAndKill => {
             "shut the start gate and killed Patroni with what is left of PostgreSQL".into()
+        }
+        Action::Attest { term, stop: StopKind::Relinquished } => {
+            format!("given term {term} back, because its hook was lost before it was answered")
         }
         Action::Attest { term, .. } => format!("attested that the writer of term {term} has stopped"),
         Action::WithdrawAttestation { .. } => "withdrawn the attestation".into(),

@@ -26,6 +26,8 @@ pub async fn open(member: &Member, cluster: &Cluster, plan: &OpenPlan) -> Result
     let closed = Term(plan.opened.term.0.saturating_sub(1));
     writes.push(Write::Delete { key: keys.promise(&member.instance.member, closed) });
     writes.push(Write::Delete { key: keys.attest(closed) });
+    // It may be done without our hearing of it: whoever looks then must know that no hook was let pass (rule 10).
+    member.hooks.opening(plan.opened.term);
     let opened = armed_txn(member, cluster, txn(compares, writes)).await?;
     if opened {
         // What bound us to the last term is over; the disk must not say otherwise after a crash of the agent.
@@ -61,6 +63,7 @@ pub async fn open_first(
         incarnation: own.incarnation,
         session: own.session,
         writable: true,
+        floor: None,
     };
     let opened = TermRecord { term, reign, trace: None };
     let keys = &member.keys;

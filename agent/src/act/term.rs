@@ -32,8 +32,8 @@ pub async fn follow_patroni(
     let own = member.own().context("our own session is not known to be alive")?;
     let (incarnation, session) = (own.incarnation, own.session);
     let holder = member.instance.member.clone();
-    let record =
-        TermRecord { term, reign: Reign::Open { holder, incarnation, session, writable: true }, trace: None };
+    let reign = Reign::Open { holder, incarnation, session, writable: true, floor: None };
+    let record = TermRecord { term, reign, trace: None };
     let compares = vec![
         term_is(member, term_mod_revision),
         Compare::ModRevision { key: member.keys.patroni_leader(), is: leader_mod_revision },

@@ -25,7 +25,8 @@ pub enum Question {
         /// `standby.signal` is there.
         standby: bool,
     },
-    /// May this instance be promoted? Answered when it is decided; closing the connection before that gives the lock back.
+    /// May this instance be promoted? Answered when it is decided; closing the connection before that gives the lock back,
+    /// and with it the term, if that was opened already (rule 10).
     Promote {
         /// Patroni's namespace.
         namespace: Namespace,
@@ -48,6 +49,15 @@ pub enum Answer {
         /// For the log of Patroni.
         why: String,
     },
+}
+
+impl Answer {
+    /// The line that is sent.
+    pub fn to_line(&self) -> serde_json::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        Ok(line)
+    }
 }
 
 /// Asks the agent and waits for its answer, at most `deadline` for each of the two.

@@ -115,6 +115,8 @@ fn alone(config: &Config, instance: &Instance, standby: bool) -> Answer {
         start_as: if standby { StartAs::Standby } else { StartAs::Primary },
         fenced: remembered.fenced.as_deref(),
         attesting: remembered.attesting,
+        // Only the agent knows; without it no primary starts.
+        given_back: false,
         term: None,
         term_unreadable: true,
         has_terms: instance.class == Class::Quorum,

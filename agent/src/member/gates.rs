@@ -1,5 +1,6 @@
 //! The answers to the two gates: may PostgreSQL start, may it be promoted.
 
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::cluster::Cluster;
@@ -8,7 +9,8 @@ use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::{Class, Mode};
+use holdfast_types::{Class, ClusterId, Mode, Term};
+use tokio::sync::watch;
 
 use super::Member;
 use crate::act;
@@ -28,6 +30,7 @@ impl Member {
         let read = tokio::time::timeout(READ_DEADLINE, self.world.read(&self.keys)).await;
         let cluster = read.ok().and_then(Result::ok);
         let remembered = self.state().remembered.clone();
+        let given_back = cluster.as_ref().is_some_and(|cluster| self.has_given_back(cluster));
         let fenced = match &cluster {
             Some(cluster) => act::why_kept_out(cluster, &self.instance.member),
             None => remembered.fenced,
@@ -40,6 +43,7 @@ impl Member {
             start_as,
             fenced: fenced.as_deref(),
             attesting: remembered.attesting,
+            given_back,
             term: cluster.as_ref().and_then(term_in_force).map(|term| &term.value),
             term_unreadable: cluster.as_ref().is_some_and(Cluster::cannot_tell_terms),
             has_terms: self.instance.class == Class::Quorum,
@@ -53,37 +57,30 @@ impl Member {
         }
     }
 
-    /// Rules 14 and 16: opens the next term, waits, or refuses.
+    /// Rule 10: whether the open term is given back, by what we have decided or by what stands in etcd.
+    fn has_given_back(&self, cluster: &Cluster) -> bool {
+        let by_us = |term: Term| self.hooks.now().is_given_back(term);
+        cluster.attested() || term_in_force(cluster).is_some_and(|term| by_us(term.value.term))
+    }
+
+    /// Rules 14 and 16: opens the next term, waits, or refuses. `None` when the hook is gone.
     /// `waited_ms` is the hook's own count, so that a restart of the agent does not begin it again.
-    pub async fn may_promote(&self, waited_ms: u64) -> Answer {
+    pub async fn may_promote(
+        &self,
+        waited_ms: u64,
+        gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Option<Promotion> {
         let (begun_ms, start) = (clock::boottime_ms(), SystemTime::now());
-        let mut changes = self.world.changes();
-        let mut said = String::new();
-        loop {
-            changes.mark_unchanged();
-            match self.try_to_open(waited_ms + clock::boottime_ms() - begun_ms).await {
-                Ok(Attempt::Pass(trace)) => {
-                    act::trace::step(&self.telemetry, trace, "gate", start, &[]);
-                    return Answer::Pass;
-                }
-                Ok(Attempt::Refuse(why)) => {
-                    tracing::warn!(cluster = %self.instance.cluster, "not promoted: {why}");
-                    return Answer::Refuse { why };
-                }
-                Ok(Attempt::Wait(why)) if why == said => {}
-                Ok(Attempt::Wait(why)) => {
-                    tracing::info!(cluster = %self.instance.cluster, "the promotion waits: {why}");
-                    said = why;
-                }
-                Err(error) => {
-                    tracing::info!(cluster = %self.instance.cluster, "the promotion waits: {error:#}")
-                }
-            }
-            tokio::select! {
-                _ = changes.changed() => {}
-                () = tokio::time::sleep(HOOK_POLL) => {}
+        let attempt = || self.try_to_open(waited_ms + clock::boottime_ms() - begun_ms);
+        let cluster = &self.instance.cluster;
+        let (decided, trace) = until_decided(cluster, self.world.changes(), gone, attempt).await?;
+        match &decided {
+            Promotion::Refuse(why) => tracing::warn!(%cluster, "not promoted: {why}"),
+            Promotion::Pass | Promotion::PassIn(_) => {
+                act::trace::step(&self.telemetry, trace, "gate", start, &[])
             }
         }
+        Some(decided)
     }
 
     async fn try_to_open(&self, waited_ms: u64) -> anyhow::Result<Attempt> {
@@ -94,11 +91,12 @@ impl Member {
         match cluster.known_mode() {
             None => return Ok(Attempt::Wait("the mode record cannot be read; upgrade this host".into())),
             Some(Mode::Armed) => {}
-            Some(Mode::Observe | Mode::Disarmed) => return Ok(Attempt::Pass(None)),
+            Some(Mode::Observe | Mode::Disarmed) => return Ok(Attempt::Decided(Promotion::Pass, None)),
         }
         let fenced = act::why_kept_out(&cluster, &self.instance.member);
         if self.instance.class != Class::Quorum {
-            return Ok(fenced.map_or(Attempt::Pass(None), Attempt::Refuse));
+            let decided = fenced.map_or(Promotion::Pass, Promotion::Refuse);
+            return Ok(Attempt::Decided(decided, None));
         }
         let Some(own) = self.own() else {
             return Ok(Attempt::Wait("our own session is not known to be alive".into()));
@@ -114,29 +112,132 @@ impl Member {
             sync: cluster.sync.as_ref(),
             replayed,
             actual: setting.as_ref(),
+            given_back: self.has_given_back(&cluster),
             barred: fenced.as_deref(),
             waited_ms,
             wait_ms_max: 2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms),
         });
+        let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(&cluster));
         Ok(match answer {
             open::Answer::Open(plan) if act::open::open(self, &cluster, &plan).await? => {
-                Attempt::Pass(act::trace::of_record(&cluster))
+                pass_in(plan.opened.term)
             }
-            open::Answer::NoTermYet => Attempt::Pass(None),
-            open::Answer::AlreadyOpen => Attempt::Pass(act::trace::of_record(&cluster)),
+            open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
+            open::Answer::AlreadyOpen(term) => pass_in(term),
             open::Answer::Open(_) => Attempt::Wait("etcd has changed since; it is read again".into()),
             open::Answer::Wait(why) => Attempt::Wait(why),
-            open::Answer::Refuse(why) => Attempt::Refuse(why),
+            open::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
         })
+    }
+}
+
+/// Tries until it is decided or the hook is gone. An attempt that has begun is always brought to its end: nobody could
+/// tell otherwise whether its transaction was done. A hook that is gone gets no further one.
+async fn until_decided<C, A: Future<Output = anyhow::Result<Attempt>>>(
+    cluster: &ClusterId,
+    mut changes: watch::Receiver<C>,
+    mut gone: Pin<&mut impl Future<Output = ()>>,
+    mut attempt: impl FnMut() -> A,
+) -> Option<(Promotion, Option<TraceContext>)> {
+    let mut said = String::new();
+    // The first look waits for nothing.
+    changes.mark_changed();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut gone => return None,
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(HOOK_POLL) => {}
+        }
+        changes.mark_unchanged();
+        match attempt().await {
+            Ok(Attempt::Decided(decided, trace)) => return Some((decided, trace)),
+            Ok(Attempt::Wait(why)) if why == said => {}
+            Ok(Attempt::Wait(why)) => {
+                tracing::info!(%cluster, "the promotion waits: {why}");
+                said = why;
+            }
+            Err(error) => tracing::info!(%cluster, "the promotion waits: {error:#}"),
+        }
+    }
+}
+
+/// What a promotion hook is to be told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Promotion {
+    /// Go on: terms do not hold it back (the cluster is not armed, or has none yet).
+    Pass,
+    /// Go on in this term, which is open for this node, unless it is given back meanwhile.
+    PassIn(Term),
+    /// This node must not lead.
+    Refuse(String),
+}
+
+impl Promotion {
+    /// The answer, as it is sent.
+    pub fn answer(self) -> Answer {
+        match self {
+            Self::Pass | Self::PassIn(_) => Answer::Pass,
+            Self::Refuse(why) => Answer::Refuse { why },
+        }
     }
 }
 
 /// How one attempt to open the next term ended.
 enum Attempt {
-    /// It is open, within this incident; or the cluster is not armed.
-    Pass(Option<TraceContext>),
+    /// With an answer, within this incident.
+    Decided(Promotion, Option<TraceContext>),
     /// Look again.
     Wait(String),
-    /// This node must not lead.
-    Refuse(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_types::{Namespace, RegionName, Scope};
+    use std::pin::pin;
+    use tokio::sync::oneshot;
+
+    fn cluster() -> ClusterId {
+        ClusterId {
+            region: RegionName::new("r1").unwrap(),
+            namespace: Namespace::new("service").unwrap(),
+            scope: Scope::new("main").unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_is_gone_gets_no_further_attempt() {
+        let (_sender, changes) = watch::channel(());
+        let (hook, gone) = oneshot::channel::<()>();
+        let (mut hook, mut attempts) = (Some(hook), 0);
+        let gone = pin!(async move { drop(gone.await) });
+        let attempt = || {
+            attempts += 1;
+            if attempts == 3 {
+                hook = None;
+            }
+            async { Ok(Attempt::Wait("not yet".into())) }
+        };
+        assert!(until_decided(&cluster(), changes, gone, attempt).await.is_none());
+        assert_eq!(attempts, 3);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_has_begun_is_brought_to_its_end() {
+        let (_sender, changes) = watch::channel(());
+        let (hook, gone) = oneshot::channel::<()>();
+        let mut hook = Some(hook);
+        let gone = pin!(async move { drop(gone.await) });
+        // The hook goes while the transaction is under way, and the transaction opens the term.
+        let attempt = || {
+            hook = None;
+            async {
+                tokio::time::sleep(HOOK_POLL).await;
+                Ok(Attempt::Decided(Promotion::PassIn(Term(5)), None))
+            }
+        };
+        let decided = until_decided(&cluster(), changes, gone, attempt).await;
+        assert_eq!(decided.map(|(decided, _)| decided), Some(Promotion::PassIn(Term(5))));
+    }
 }

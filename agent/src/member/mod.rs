@@ -4,6 +4,7 @@
 //! decided is in `holdfast-agent-core`; what is done is in [`crate::act`], one kind of effect a file.
 
 mod gates;
+mod hooks;
 mod look;
 mod network;
 pub mod sql;
@@ -35,6 +36,7 @@ use crate::gate::remembered::{self, Remembered};
 use crate::session::Held;
 use crate::telemetry::Telemetry;
 use crate::world::World;
+pub use gates::Promotion;
 use sql::Sql;
 
 /// How often a member looks around when nothing wakes it: the end of its postmaster and every change in etcd do. What is
@@ -69,6 +71,8 @@ pub struct Member {
     pub identity: Identity,
     /// Where the steps of incidents go.
     pub telemetry: Telemetry,
+    /// Its promotion hooks.
+    pub hooks: hooks::Desk,
     /// Wakes the loop.
     pub wake: Notify,
     session: watch::Receiver<Held>,
@@ -165,6 +169,7 @@ impl Member {
             firewall: act::network::firewall(&instance),
             identity,
             telemetry,
+            hooks: hooks::Desk::default(),
             wake: Notify::new(),
             started_ms: clock::boottime_ms(),
             disk: Disk::default(),
@@ -305,6 +310,7 @@ impl Member {
             patroni_hung: state.patroni_hung,
             after_stop: state.after_stop.clone(),
             gate_shut: state.remembered.attesting,
+            hooks: self.hooks.now(),
             phase: state.phase.as_ref(),
             suspicion: &state.suspicion,
             network: &state.network,

@@ -1,19 +1,22 @@
 //! The Unix socket of the gates. Only root and the users that own a data directory of ours may ask.
 //!
 //! Reads one bounded question per connection and hands it to the member it is about. A connection that is closed before
-//! its answer takes the question back: Patroni has ended the gate.
+//! its answer takes the question back: Patroni has ended the gate. What that means for a term which was opened for it
+//! meanwhile is rule 10's affair ([`crate::member`]).
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use crate::gate::protocol::{Answer, LINE_BYTES_MAX, Question, SOCKET};
-use crate::member::Member;
+use crate::member::{Member, Promotion};
 
 /// Patroni asks one question at a time for each instance; more than this is somebody else.
 const CONNECTIONS_MAX: usize = 32;
@@ -85,18 +88,44 @@ async fn answer(stream: UnixStream, members: &[Arc<Member>]) -> anyhow::Result<(
         }
         Some(member) => match question {
             Question::Start { standby, .. } => member.may_start(standby).await,
-            Question::Promote { waited_ms, .. } => tokio::select! {
-                answer = member.may_promote(waited_ms) => answer,
-                () = closed(&mut read) => anyhow::bail!("the hook was ended before it was answered"),
-            },
+            Question::Promote { waited_ms, .. } => return promote(member, waited_ms, &mut read, write).await,
         },
     };
-    let mut bytes = serde_json::to_vec(&decided)?;
-    bytes.push(b'\n');
-    tokio::time::timeout(ANSWER_DEADLINE, write.write_all(&bytes))
+    say(&mut write, &decided).await
+}
+
+async fn say(write: &mut OwnedWriteHalf, answer: &Answer) -> anyhow::Result<()> {
+    let line = answer.to_line()?;
+    tokio::time::timeout(ANSWER_DEADLINE, write.write_all(&line))
         .await
         .context("the answer is not taken")??;
     Ok(())
+}
+
+/// The promotion hook. An attempt to open the next term is never broken off, because its transaction may be done already;
+/// no further one is begun once the hook is gone.
+async fn promote(
+    member: &Member,
+    waited_ms: u64,
+    read: &mut (impl tokio::io::AsyncRead + Unpin),
+    mut write: OwnedWriteHalf,
+) -> anyhow::Result<()> {
+    let _waiting = member.hooks.enter(&member.wake);
+    let (asked, mut gone) = (Instant::now(), pin!(closed(read)));
+    loop {
+        let waited_ms =
+            waited_ms.saturating_add(u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let Some(decided) = member.may_promote(waited_ms, gone.as_mut()).await else {
+            anyhow::bail!("the hook was ended before it was answered");
+        };
+        let Promotion::PassIn(term) = decided else { return say(&mut write, &decided.answer()).await };
+        let line = Answer::Pass.to_line()?;
+        let told = tokio::time::timeout(ANSWER_DEADLINE, member.hooks.pass(term, &line, &write));
+        if told.await.context("the answer is not taken")?? {
+            return Ok(());
+        }
+        // Given back in the moment between: it waits until the term is closed.
+    }
 }
 
 /// Ends when the other side has closed the connection.

@@ -4,7 +4,7 @@
 mod servers;
 
 use holdfast_store::EtcdHealth;
-use holdfast_types::record::{Evidence, FenceReason, Reign};
+use holdfast_types::record::{Evidence, FenceReason, Reign, StopKind};
 use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
@@ -152,9 +152,12 @@ impl List<'_> {
                 if self.is_asynchronous() {
                     return;
                 }
-                if view.attestations.iter().any(|attestation| attestation.term == term.term) {
+                if let Some(word) = view.attestations.iter().find(|word| word.term == term.term) {
                     self.outage(
-                        format!("{holder} attests that its PostgreSQL has stopped"),
+                        match word.stop {
+                            StopKind::Relinquished => format!("{holder} has given term {} back", term.term),
+                            _ => format!("{holder} attests that its PostgreSQL has stopped"),
+                        },
                         "a failover is under way",
                         self.command("status --watch 1"),
                     );
@@ -326,6 +329,7 @@ pub fn evidence_word(evidence: &Evidence) -> String {
         Evidence::AttestedClean => "attested, clean".into(),
         Evidence::AttestedStopped { .. } => "attested".into(),
         Evidence::Revoked { promisers } => format!("revoked by {}", text::list(promisers)),
+        Evidence::Relinquished => "given back".into(),
         Evidence::Override { by, .. } => format!("override by {by}"),
     }
 }

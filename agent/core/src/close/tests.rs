@@ -48,6 +48,7 @@ impl World {
             incarnation: Incarnation(1),
             session: SessionId(5),
             writable: true,
+            floor: None,
         };
         let floor = FloorRecord {
             term: Term(4),
@@ -264,4 +265,79 @@ fn a_closed_reign_is_closed_again_only_after_sync_moved() {
         matches!(world.decide(), Err(NotYet::Promises { members: 0, .. })),
         "A emptied /sync after CLOSE: refuse"
     );
+}
+
+/// a opened term 4 over the floor 1/90 and gave it back: nobody has promised anything to anybody.
+fn given_back() -> World {
+    let mut world = World::new();
+    world.promises.clear();
+    world.attest(StopKind::Relinquished);
+    let reign = &mut world.term.value.reign;
+    let Reign::Open { writable, floor, .. } = reign else { unreachable!("World::new opens the term") };
+    (*writable, *floor) = (false, Some(at(1, 90)));
+    world.leader_key = None;
+    world.candidates = vec![candidate("a", 100)];
+    world
+}
+
+#[test]
+fn a_term_that_was_given_back_is_closed_without_a_promise_over_the_floor_it_was_opened_over() {
+    let mut world = given_back();
+    let plan = world.decide().unwrap();
+    assert_eq!(plan.out_of_office, OutOfOffice::Attested { mod_revision: 220 });
+    assert_eq!((floor_of(&plan), plan.promise_mod_revisions.len()), (Some(at(1, 90)), 0));
+    assert!(plan.closed.was_given_back() && plan.closed.holder() == &name("a"));
+    assert_eq!((plan.term_mod_revision, plan.floor_mod_revision, plan.sync_mod_revision), (200, 201, 103));
+    let Reign::Open { floor, .. } = &mut world.term.value.reign else { unreachable!() };
+    *floor = None;
+    assert_eq!(floor_of(&world.decide().unwrap()), Some(at(1, 100)), "not known: what the opener had");
+}
+
+#[test]
+fn a_sync_that_moved_since_open_makes_a_given_back_term_a_stop_like_any_other() {
+    let mut world = given_back();
+    world.sync.mod_revision = 104;
+    assert!(matches!(world.decide(), Err(NotYet::Promises { promised: 0, .. })));
+    world.promises = World::new().promises;
+    let plan = world.decide().unwrap();
+    assert_eq!(floor_of(&plan), Some(at(1, 150)));
+    assert!(matches!(plan.closed.reign, Reign::Closed { evidence: Evidence::AttestedStopped { .. }, .. }));
+    assert!(!plan.closed.was_given_back());
+}
+
+#[test]
+fn what_an_earlier_start_gave_back_or_what_has_written_is_not_given_back() {
+    let mut later_start = given_back();
+    later_start.attestation.as_mut().unwrap().value.incarnation = Incarnation(0);
+    assert_eq!(later_start.decide(), Err(NotYet::WriterLives));
+    let mut promoted = given_back();
+    let Reign::Open { writable, .. } = &mut promoted.term.value.reign else { unreachable!() };
+    *writable = true;
+    assert_eq!(promoted.decide(), Err(NotYet::WriterLives));
+}
+
+#[test]
+fn the_lock_of_who_gave_its_term_back_stays_with_it_while_its_patroni_lives() {
+    let mut world = given_back();
+    assert_eq!(world.decide().unwrap().leader_key, LeaderKey::Leave, "nobody has it: Patroni's race");
+    world.leader_key = Some(Revised { value: name("c"), mod_revision: 191 });
+    assert_eq!(world.decide().unwrap().leader_key, LeaderKey::Leave, "its hook waits for this CLOSE");
+    world.leader_key = Some(Revised { value: name("a"), mod_revision: 190 });
+    assert_eq!(world.decide().unwrap().leader_key, LeaderKey::Leave);
+    world.candidates[0].eligible = false;
+    assert_eq!(world.decide().unwrap().leader_key, LeaderKey::Delete);
+    world.candidates.push(candidate("c", 95));
+    let plan = world.decide().unwrap();
+    assert_eq!(plan.leader_key, LeaderKey::Give { to: name("c"), member_lease: 70 });
+}
+
+#[test]
+fn a_given_back_term_is_closed_again_by_promises_only() {
+    let mut world = given_back();
+    world.term.value = world.decide().unwrap().closed;
+    (world.term.mod_revision, world.sync.mod_revision, world.sync.version) = (300, 300, 4);
+    assert_eq!(world.decide(), Err(NotYet::AlreadyClosed));
+    (world.sync.mod_revision, world.sync.version) = (301, 5);
+    world.history = vec![SyncKey { version: 4, mod_revision: 300, ..world.sync.clone() }];
+    assert!(matches!(world.decide(), Err(NotYet::Promises { promised: 0, .. })));
 }

@@ -1,4 +1,4 @@
-//! Who runs CLOSE and when (rules 8 and 12), and what is mended after it (rule 13).
+//! Who runs CLOSE and when (rules 8, 10 and 12), and what is mended after it (rule 13).
 
 use std::collections::BTreeSet;
 
@@ -61,7 +61,7 @@ pub(super) fn close(
         return;
     }
     let since_ms = *memory.close_possible_since_ms.get_or_insert(local.now.boottime_ms);
-    let delay_ms = CLOSE_RANK_DELAY_MS * rank(&plan, local.me);
+    let delay_ms = CLOSE_RANK_DELAY_MS * rank(cluster, &plan, local.me);
     let waited_ms = local.now.boottime_ms.saturating_sub(since_ms);
     if waited_ms >= delay_ms {
         decision.actions.push(Action::Close(Box::new(plan)));
@@ -89,16 +89,21 @@ fn held(cluster: &Cluster, local: &Local<'_>, plan: &ClosePlan) -> Option<Option
     Some(of_term.is_none().then_some(action))
 }
 
-/// The place of `me` among those that may run CLOSE: the promisers in the order of their names, then everybody else.
-fn rank(plan: &ClosePlan, me: &MemberName) -> u64 {
-    let promisers = match &plan.closed.reign {
+/// The place of `me` among those that may run CLOSE: the promisers in the order of their names, then everybody else. For a
+/// term that was given back nobody has promised: those whose agents live, and the holder last.
+fn rank(cluster: &Cluster, plan: &ClosePlan, me: &MemberName) -> u64 {
+    let first = match &plan.closed.reign {
         Reign::Closed {
             evidence: Evidence::Revoked { promisers } | Evidence::AttestedStopped { promisers },
             ..
         } => promisers.clone(),
+        Reign::Closed { evidence: Evidence::Relinquished, holder, .. } => {
+            let alive = cluster.facts.iter().filter(|(_, facts)| cluster.agent_alive(&facts.host));
+            alive.map(|(member, _)| member).filter(|member| *member != holder).cloned().collect()
+        }
         _ => BTreeSet::new(),
     };
-    promisers.iter().position(|member| member == me).unwrap_or(promisers.len()) as u64
+    first.iter().position(|member| member == me).unwrap_or(first.len()) as u64
 }
 
 /// What is done between CLOSE and OPEN: nobody follows anybody, and the leader key goes where rule 13 wants it.
@@ -120,7 +125,9 @@ pub(super) fn while_closed(
     let leader_mod_revision = cluster.leader_key.as_ref().map_or(0, |leader| leader.mod_revision);
     let named = named(memory, term.mod_revision, leader_mod_revision, local.now.boottime_ms);
     memory.named = Some(named);
-    if writer == local.me {
+    // Rule 10: who gave its term back was no writer; it is one of the others.
+    let given_back = term.value.was_given_back();
+    if writer == local.me && !given_back {
         // The attestation has been used: a standby may start again. A primary may not, by the term record.
         if local.gate_shut {
             decision.actions.push(Action::OpenGate);
@@ -134,11 +141,8 @@ pub(super) fn while_closed(
         }
     }
     match &cluster.leader_key {
-        Some(leader) if leader.value == *writer => {
-            decision.actions.push(Action::TakeLeaderKey {
-                leader_mod_revision: leader.mod_revision,
-                term_mod_revision: term.mod_revision,
-            });
+        Some(leader) if leader.value == *writer && !given_back => {
+            decision.actions.push(take(leader, term));
         }
         leader => {
             let patience_ms = SUCCESSOR_PATIENCE_MS << named.earlier.min(SUCCESSOR_DOUBLINGS_MAX);
@@ -147,9 +151,20 @@ pub(super) fn while_closed(
                 decision.again_in_ms = Some(patience_ms - waited_ms);
                 return;
             }
-            name_next(cluster, term, leader.as_ref(), decision);
+            if let Some(next) = next_successor(cluster, term, leader.as_ref()) {
+                decision.actions.push(next);
+            } else if let Some(leader) = leader.as_ref().filter(|leader| leader.value == *writer)
+                && !cluster.candidates().iter().any(|one| one.member == *writer && one.eligible)
+            {
+                // Rule 10: it keeps the lock of the term that it gave back, and its Patroni does nothing with it.
+                decision.actions.push(take(leader, term));
+            }
         }
     }
+}
+
+fn take(leader: &Revised<MemberName>, term: &Revised<TermRecord>) -> Action {
+    Action::TakeLeaderKey { leader_mod_revision: leader.mod_revision, term_mod_revision: term.mod_revision }
 }
 
 /// Since when the present holder of the leader key has had it in this closed term.
@@ -163,28 +178,24 @@ fn named(memory: &Memory, term_mod_revision: i64, leader_mod_revision: i64, now_
     }
 }
 
-fn name_next(
+fn next_successor(
     cluster: &Cluster,
     term: &Revised<TermRecord>,
     leader: Option<&Revised<MemberName>>,
-    decision: &mut Decision,
-) {
-    let Reign::Closed { floor, holder, .. } = &term.value.reign else { return };
-    let Some(floor) = floor else { return };
+) -> Option<Action> {
+    let Reign::Closed { floor: Some(floor), holder, .. } = &term.value.reign else { return None };
     let tried = leader.map(|leader| &leader.value);
     let others: Vec<_> = cluster
         .candidates()
         .into_iter()
-        .filter(|one| one.member != *holder && Some(&one.member) != tried)
+        .filter(|one| one.member != *holder || term.value.was_given_back())
+        .filter(|one| Some(&one.member) != tried)
         .collect();
-    if let Some(next) = successor::choose(&others, *floor)
-        && let Some(member_lease) = next.member_lease
-    {
-        decision.actions.push(Action::NameNext {
-            to: next.member.clone(),
-            member_lease,
-            leader_mod_revision: leader.map_or(0, |leader| leader.mod_revision),
-            term_mod_revision: term.mod_revision,
-        });
-    }
+    let next = successor::choose(&others, *floor)?;
+    Some(Action::NameNext {
+        to: next.member.clone(),
+        member_lease: next.member_lease?,
+        leader_mod_revision: leader.map_or(0, |leader| leader.mod_revision),
+        term_mod_revision: term.mod_revision,
+    })
 }

@@ -36,6 +36,15 @@ pub(super) fn decide(
         detach::replication_source(Some(&term.value), local.me, local.phase, ours.is_some()).is_none();
     let writers_address = cluster.address(writer);
     follow(local, bound, writers_address, decision);
+    if cluster.given_back() {
+        // Rule 10: nobody has to promise for it, so nobody is cut off first. If promises are needed after all, it goes on
+        // below.
+        close(cluster, local, term, memory, decision);
+        if memory.close_possible_since_ms.is_some() {
+            return;
+        }
+        decision.waits.clear();
+    }
     let verdict = detach::may_promise(&detach::View {
         me: local.me,
         term: Some(&term.value),

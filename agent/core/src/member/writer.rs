@@ -1,12 +1,12 @@
-//! What the holder of the open term does: keeps its record and its floor, or, when its PostgreSQL is gone, gives the
-//! term away (rules 1, 9, 9a and 23).
+//! What the holder of the open term does: keeps its record and its floor, or gives the term away, when its PostgreSQL is
+//! gone (rules 1, 9, 9a and 23) or when nobody is there to be promoted (rule 10).
 
 use std::collections::BTreeSet;
 
-use holdfast_types::record::{MemberFacts, Reign, Step, TermRecord};
+use holdfast_types::record::{Attestation, MemberFacts, Reign, Step, StopKind, TermRecord};
 use holdfast_types::{MemberName, Term};
 
-use super::{Action, Decision, Local, Memory, Postgres, open_record};
+use super::{Action, Decision, Local, Memory, Postgres, closing, open_record};
 use crate::attest::{self, ControlState, Stopped};
 use crate::close::Revised;
 use crate::cluster::Cluster;
@@ -26,6 +26,9 @@ pub(super) fn decide(
     decision: &mut Decision,
 ) {
     let number = term.value.term;
+    if !cluster.attested() {
+        memory.attested_since_ms = None;
+    }
     if local.phase.is_some_and(|phase| phase.term() < number) {
         decision.actions.push(Action::ForgetPhase);
     }
@@ -37,6 +40,11 @@ pub(super) fn decide(
         decision.waits.push("our own session is not known to be alive".into());
         return;
     };
+    let is_primary = local.postgres == Postgres::Running { in_recovery: Some(false) };
+    if cluster.given_back() && !is_primary {
+        // Under which start of ours does not matter: a new one would make the word worthless by keeping the term.
+        return after_giving_back(cluster, local, term, memory, decision);
+    }
     if (session, incarnation) != (own.session, own.incarnation) {
         decision.actions.push(Action::KeepTerm {
             record: open_record(&term.value, local.me, own, writable),
@@ -47,6 +55,10 @@ pub(super) fn decide(
     match local.postgres {
         Postgres::Gone => after_stop(cluster, local, term, memory, decision),
         Postgres::Running { in_recovery: Some(false) } => {
+            if withdrawn(cluster, term, decision) {
+                // The transaction moves the term record; the rest is decided on what it leaves.
+                return;
+            }
             in_office(cluster, local, term, memory, decision);
             if !writable {
                 decision.actions.push(Action::SayWritable {
@@ -55,12 +67,58 @@ pub(super) fn decide(
                 });
             }
         }
+        Postgres::Running { in_recovery: Some(true) } if !writable && stale_word(cluster, number) => {
+            // Of an earlier start of ours, and under its name it closes nothing; but no hook passes while it stands.
+            withdrawn(cluster, term, decision);
+        }
+        Postgres::Running { in_recovery: Some(true) } if !writable && local.hooks.can_give_back(number) => {
+            decision.actions.push(Action::Attest { term: number, stop: StopKind::Relinquished });
+        }
         // On its way out of recovery: poolers wait for the word.
         Postgres::Running { .. } | Postgres::Unknown if !writable => {
             decision.again_in_ms = Some(PROMOTION_POLL_MS)
         }
         Postgres::Running { .. } | Postgres::Unknown => {}
     }
+}
+
+/// Takes our attestation of the open term back, if one stands.
+fn withdrawn(cluster: &Cluster, term: &Revised<TermRecord>, decision: &mut Decision) -> bool {
+    let Some(found) = cluster.attestation.as_ref().filter(|found| found.value.term == term.value.term) else {
+        return false;
+    };
+    decision.actions.push(Action::WithdrawAttestation {
+        attestation_mod_revision: found.mod_revision,
+        term_mod_revision: term.mod_revision,
+    });
+    true
+}
+
+/// Rule 10: the term was given back by a start of our agent under which the record no longer stands.
+fn stale_word(cluster: &Cluster, number: Term) -> bool {
+    let of_term = |word: &Attestation| word.term == number && word.stop == StopKind::Relinquished;
+    cluster.attestation.as_ref().is_some_and(|found| of_term(&found.value)) && !cluster.given_back()
+}
+
+/// Rule 10: the others close the term, or we do after them. If nobody can (`/sync` has changed since), and a hook of ours
+/// waits to be promoted after all, the word is taken back.
+fn after_giving_back(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    term: &Revised<TermRecord>,
+    memory: &mut Memory,
+    decision: &mut Decision,
+) {
+    let since_ms = *memory.attested_since_ms.get_or_insert(local.now.boottime_ms);
+    let waited_ms = local.now.boottime_ms.saturating_sub(since_ms);
+    if waited_ms < ATTESTATION_PATIENCE_MS {
+        decision.again_in_ms = Some(ATTESTATION_PATIENCE_MS - waited_ms);
+    } else if local.hooks.is_one_waiting() {
+        withdrawn(cluster, term, decision);
+        return;
+    }
+    decision.waits.push("the term is given back: its hook was lost before it was answered".into());
+    closing::close(cluster, local, term, memory, decision);
 }
 
 /// PostgreSQL accepts writes: what a stop had shut is opened, and what changed is published.
@@ -72,15 +130,8 @@ fn in_office(
     decision: &mut Decision,
 ) {
     let number = term.value.term;
-    memory.attested_since_ms = None;
     memory.attestation_withdrawn = false;
-    if let Some(found) = cluster.attestation.as_ref().filter(|found| found.value.term == number) {
-        decision.actions.push(Action::WithdrawAttestation {
-            attestation_mod_revision: found.mod_revision,
-            term_mod_revision: term.mod_revision,
-        });
-    }
-    if local.gate_shut && !cluster.attested() {
+    if local.gate_shut {
         decision.actions.push(Action::OpenGate);
     }
     if matches!(term.value.reign, Reign::Open { writable: true, .. }) {
@@ -134,7 +185,6 @@ fn after_stop(
         }
         return;
     }
-    memory.attested_since_ms = None;
     if memory.attestation_withdrawn {
         if local.gate_shut {
             decision.actions.push(Action::OpenGate);

@@ -170,7 +170,7 @@ impl Built {
 
     pub fn opening(&mut self, term: u64, writer: u8, writable: bool) {
         let (incarnation, session) = (Incarnation(1), SessionId(0x1000 + 1));
-        let reign = Reign::Open { holder: db(writer), incarnation, session, writable };
+        let reign = Reign::Open { holder: db(writer), incarnation, session, writable, floor: None };
         self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None });
     }
 

@@ -34,6 +34,11 @@ pub enum Reign {
         /// promotion, so it starts as `false`.
         #[serde(default)]
         writable: bool,
+        /// What was asked of the opener: the floor of the reign before. Everything that was acknowledged before this reign
+        /// is at or below it, so it is the floor again if the term is given back unused (rule 10). Absent: not known, as
+        /// after an override.
+        #[serde(default)]
+        floor: Option<Position>,
     },
     /// Nobody may write in this term any more, and nobody can take that back.
     Closed {
@@ -67,6 +72,24 @@ impl TermRecord {
             Reign::Open { holder, .. } | Reign::Closed { holder, .. } => holder,
         }
     }
+
+    /// Rule 10: whether this is the word by which the holder gives the open term back. It counts only under the session
+    /// and the start that the record names: a later start of the holder's agent may have let the promotion pass.
+    pub fn is_given_back_by(&self, word: &Attestation) -> bool {
+        match &self.reign {
+            Reign::Open { holder, incarnation, session, writable: false, .. } => {
+                word.stop == StopKind::Relinquished
+                    && (word.term, &word.holder) == (self.term, holder)
+                    && (word.incarnation, word.session) == (*incarnation, *session)
+            }
+            Reign::Open { .. } | Reign::Closed { .. } => false,
+        }
+    }
+
+    /// Rule 10: the term was closed because its holder gave it back. It never wrote, so it is a candidate like any other.
+    pub fn was_given_back(&self) -> bool {
+        matches!(self.reign, Reign::Closed { evidence: Evidence::Relinquished, .. })
+    }
 }
 
 /// Why the last writer can no longer have a commit acknowledged (DESIGN section 4).
@@ -85,6 +108,8 @@ pub enum Evidence {
         /// Who promised.
         promisers: BTreeSet<MemberName>,
     },
+    /// The holder gave the term back before its PostgreSQL left recovery: nothing was ever acknowledged in it (rule 10).
+    Relinquished,
     /// A named person took the loss (rule 11).
     Override {
         /// Identity from the certificate.
@@ -106,6 +131,7 @@ impl std::fmt::Display for Evidence {
                 write!(f, "attested by its own agent, left by {}", listed(promisers))
             }
             Self::Revoked { promisers } => write!(f, "revoked, left by {}", listed(promisers)),
+            Self::Relinquished => write!(f, "given back by its own agent before it wrote"),
             Self::Override { by, reason } => write!(f, "override by {by}: {reason}"),
         }
     }
@@ -152,7 +178,8 @@ pub struct Promise {
     pub at_wall_ms: i64,
 }
 
-/// Rule 9: the writer's own agent says that its PostgreSQL has stopped and its start gate is shut.
+/// Rule 9: the writer's own agent says that its PostgreSQL has stopped and its start gate is shut. Rule 10: the holder's
+/// own agent says that its PostgreSQL never left recovery, and that it lets no promotion pass any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attestation {
     /// The term.
@@ -180,4 +207,6 @@ pub enum StopKind {
     },
     /// `pg_control` says "in production": a crash or a kill. Its own disk may be ahead of what was acknowledged.
     Stopped,
+    /// It never began: PostgreSQL is in recovery, and no promotion hook of the term has been or will be let pass (rule 10).
+    Relinquished,
 }
