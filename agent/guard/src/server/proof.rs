@@ -64,7 +64,7 @@ pub fn write(file: &OwnedFd, name: &Name, port: u16, duty: &Duty) {
 }
 
 fn complain(name: &Name, error: rustix::io::Errno) {
-    say(format_args!("{}: the proof is kept in memory only: {error}", name.as_str()));
+    say(format_args!("{}: the proof is kept in memory only: errno {}", name.as_str(), error.raw_os_error()));
 }
 
 fn render(page: &mut Text<BYTES>, name: &Name, port: u16, duty: &Duty) -> fmt::Result {

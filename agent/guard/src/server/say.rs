@@ -1,4 +1,6 @@
 //! One line to standard error, which never blocks: a log that nobody takes must not keep a deadline waiting.
+//!
+//! Errors are named by their number: their text would be allocated.
 
 use std::fmt;
 use std::io;

@@ -47,12 +47,15 @@ pub fn become_real_time(priority: i32) -> io::Result<()> {
 
 /// `WDIOC_SETTIMEOUT`: after how many seconds without food the host is reset. Returns what the device made of it.
 #[allow(unsafe_code)]
-pub fn set_watchdog_timeout(device: BorrowedFd<'_>, seconds: i32) -> io::Result<i32> {
+pub fn set_watchdog_timeout(device: BorrowedFd<'_>, seconds: i32) -> rustix::io::Result<i32> {
     /// `_IOWR('W', 6, int)` of `linux/watchdog.h`.
     const SET_TIMEOUT: u64 = 0xc004_5706;
     let mut set = seconds;
     // SAFETY: the request reads and writes one int, which outlives the call. Through syscall, because the type of the
     // second argument of ioctl differs between C libraries.
     let result = unsafe { libc::syscall(libc::SYS_ioctl, device.as_raw_fd(), SET_TIMEOUT, &raw mut set) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(set) }
+    if result >= 0 {
+        return Ok(set);
+    }
+    Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO))
 }

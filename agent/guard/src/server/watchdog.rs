@@ -68,7 +68,7 @@ impl Watchdog {
         let device = self.device.as_ref()?;
         if now_ns >= self.next_ns {
             if let Err(error) = write(device, b"\0") {
-                say(format_args!("the watchdog does not take its food: {error}"));
+                say(format_args!("the watchdog does not take its food: errno {}", error.raw_os_error()));
             }
             // Five times within its timeout: four may be late.
             self.next_ns = now_ns + u64::from(self.timeout_s.unsigned_abs()) * 200_000_000;
@@ -85,13 +85,16 @@ impl Watchdog {
                     Ok(seconds) => {
                         say(format_args!("the watchdog {path:?} resets this host after {seconds} s"))
                     }
-                    Err(error) => say(format_args!("the watchdog {path:?} keeps its own timeout: {error}")),
+                    Err(error) => say(format_args!(
+                        "the watchdog {path:?} keeps its own timeout: errno {}",
+                        error.raw_os_error()
+                    )),
                 }
                 self.device = Some(device);
             }
             Err(error) if !self.missing => {
                 self.missing = true;
-                say(format_args!("going on without a watchdog: {path:?}: {error}"));
+                say(format_args!("going on without a watchdog: {path:?}: errno {}", error.raw_os_error()));
             }
             Err(_) => {}
         }
@@ -101,7 +104,10 @@ impl Watchdog {
         if let Some(device) = self.device.take() {
             match write(&device, b"V") {
                 Ok(_) => say(format_args!("no duty is left: the watchdog is released")),
-                Err(error) => say(format_args!("the watchdog does not let itself be released: {error}")),
+                Err(error) => say(format_args!(
+                    "the watchdog does not let itself be released: errno {}",
+                    error.raw_os_error()
+                )),
             }
         }
     }

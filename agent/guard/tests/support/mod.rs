@@ -84,6 +84,11 @@ impl Guard {
     /// SIGKILL, and another one in the same folder.
     pub fn restart(&mut self, arguments: &[&str]) {
         self.kill();
+        self.restart_ended(arguments);
+    }
+
+    /// Another one in the folder of one that has ended.
+    pub fn restart_ended(&mut self, arguments: &[&str]) {
         self.child = Self::spawn(&self.folder, arguments, Stdio::inherit());
     }
 
