@@ -4,7 +4,7 @@
 mod servers;
 
 use holdfast_store::EtcdHealth;
-use holdfast_types::record::{Evidence, FenceReason, Reign, StopKind};
+use holdfast_types::record::{Attestation, Evidence, FenceReason, Reign, StopKind};
 use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
@@ -153,14 +153,7 @@ impl List<'_> {
                     return;
                 }
                 if let Some(word) = view.attestations.iter().find(|word| word.term == term.term) {
-                    self.outage(
-                        match word.stop {
-                            StopKind::Relinquished => format!("{holder} has given term {} back", term.term),
-                            _ => format!("{holder} attests that its PostgreSQL has stopped"),
-                        },
-                        "a failover is under way",
-                        self.command("status --watch 1"),
-                    );
+                    self.outage(word_of(word), "a failover is under way", self.command("status --watch 1"));
                 }
                 let left = view.promises.iter().filter(|(_, promise)| promise.term == term.term);
                 for (member, _) in left {
@@ -319,6 +312,18 @@ impl List<'_> {
                     self.command("list"),
                 );
             }
+        }
+    }
+}
+
+/// What the holder of an open term says of itself.
+fn word_of(word: &Attestation) -> String {
+    match word.stop {
+        StopKind::Relinquished => {
+            format!("{} has given term {} back before it wrote", word.holder, word.term)
+        }
+        StopKind::Clean { .. } | StopKind::Stopped => {
+            format!("{} attests that its PostgreSQL has stopped", word.holder)
         }
     }
 }

@@ -1,0 +1,162 @@
+//! Rule 10 with real servers: the promotion hook of the next writer is killed after its term is open and before it was
+//! answered. The term is given back, and somebody becomes the writer although the old one, without which no promises
+//! would be enough, stays dead. Needs root, `tests/setup`, and the built workspace.
+//!
+//! The moment between OPEN and the answer is a millisecond. It is made longer from outside: what etcd says reaches the
+//! agents of the database hosts later than it reaches this test.
+
+// The helpers of a test are a test.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "relinquish/late.rs"]
+mod late;
+mod support;
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use late::Late;
+use serde_json::Value;
+use support::{Lab, eventually, host, text};
+
+const BENCH: &str = env!("CARGO_BIN_EXE_holdfast-bench");
+const SPEC: &str = r#"
+holdfast = true
+profile = "fast"
+[patroni]
+ttl = 20
+loop_wait = 1
+retry_timeout = 3
+[[region]]
+name = "r1"
+host = [
+  { name = "e1", role = "etcd" },
+  { name = "db1", role = "database" }, { name = "db2", role = "database" }, { name = "db3", role = "database" },
+  { name = "pool1", role = "pooler" }, { name = "client", role = "client" },
+]
+"#;
+const DATABASES: [&str; 3] = ["db1", "db2", "db3"];
+/// Less than an agent waits for etcd (1 s), more than it takes to see the record and to kill a process.
+const LATE: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_hook_that_is_killed_between_open_and_its_answer_costs_no_writer() {
+    let lab = Lab::up("t_relinquish", SPEC);
+    let described = lab.describe();
+    let lates = DATABASES.map(|name| Late::new(&lab, &described, name));
+    for name in DATABASES {
+        lab.run(&["fault", lab.name(), "kill", name, "agent"]);
+    }
+    eventually("the agents hear etcd late", || lates.iter().all(Late::is_used));
+    eventually("the region is healthy", || status(&lab)["healthy"] == Value::Bool(true));
+    let (before, events) = (term(&status(&lab)), self::events(&lab).len());
+    lates.iter().for_each(|late| late.set(LATE));
+
+    let killed = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let holder = wait_for_open(&described, before + 1);
+            let killed = kill_hooks(text(&host(&described, &holder)["cgroup"]));
+            lates.iter().for_each(|late| late.set(Duration::ZERO));
+            (holder, killed)
+        });
+        let verdict = host_death(&lab);
+        assert_eq!(verdict["lost"]["count"], 0, "acknowledged rows are lost: {verdict}");
+        assert_eq!(verdict["two_acknowledging"]["certain_us"], 0, "two writers: {verdict}");
+        killer.join().unwrap()
+    });
+    assert_eq!(killed.1, 1, "the hook of {} must have been there to be killed", killed.0);
+
+    let log = std::fs::read_to_string(text(&host(&described, &killed.0)["logs"]["agent"])).unwrap();
+    assert!(log.contains("term given back"), "{log}");
+    eventually("one incident is recorded to its proof", || {
+        let all = self::events(&lab);
+        all.len() == events + 1 && all.iter().all(|event| event["write_gap_ms"].is_number())
+    });
+    let incident = self::events(&lab).into_iter().max_by_key(|event| event["term"].as_u64()).unwrap();
+    eprintln!("{incident:#}");
+    assert_eq!(incident["term"], before + 1, "the term that was given back is the last that ended");
+    assert!(text(&incident["text"]).contains("given back"), "{incident}");
+    assert!(!DATABASES.contains(&text(&incident["to"])) || incident["from"] != incident["to"], "{incident}");
+    eventually("the region is healthy", || status(&lab)["healthy"] == Value::Bool(true));
+}
+
+/// Waits until the record says that this term is open, and returns for whom.
+fn wait_for_open(described: &Value, term: u64) -> String {
+    let etcd = &described["regions"][0]["etcd"];
+    let netns = text(&host(described, "client")["netns"]);
+    let flag = |name: &str| format!("--{name}={}", text(&etcd[name]));
+    let mut watch = Command::new("ip")
+        .args(["netns", "exec", netns, "etcdctl", "--endpoints", text(&etcd["endpoints"][0])])
+        .args([format!("--cacert={}", text(&etcd["ca"])), flag("cert"), flag("key")])
+        .args(["watch", "/holdfast/v1/r1/service/main/term"])
+        .env("ETCDCTL_API", "3")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut records = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    let open = records.find(|record| record["term"] == term && record["reign"]["state"] == "open");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    text(&open.unwrap()["reign"]["holder"]).to_owned()
+}
+
+/// Kills every promotion hook below a cgroup; how many there were.
+fn kill_hooks(cgroup: &str) -> usize {
+    let below = cgroup.split_once("/holdfast-lab/").unwrap().1;
+    let mut killed = 0;
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        if read("cmdline").contains("promote-gate") && read("cgroup").contains(&format!("/{below}/")) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            killed += usize::from(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok());
+        }
+    }
+    killed
+}
+
+/// The bench's own case: clients on every route, the writer's host dies, the verdict on what was acknowledged.
+fn host_death(lab: &Lab) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("case.json");
+    let output = Command::new(BENCH)
+        .args([
+            "--case",
+            "host-death",
+            "--n",
+            "1",
+            "--systems",
+            "holdfast-fast",
+            "--lab",
+            lab.name(),
+            "--json",
+        ])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    eprintln!("{said}");
+    assert!(output.status.success(), "{said}");
+    let record = std::fs::read_to_string(file).unwrap();
+    let record: Value = serde_json::from_str(record.lines().last().unwrap()).unwrap();
+    record["verdict"].clone()
+}
+
+fn term(status: &Value) -> u64 {
+    status["term"]["term"].as_u64().unwrap()
+}
+
+fn status(lab: &Lab) -> Value {
+    holdfast(lab, &["status", "-o", "json"])
+}
+
+fn events(lab: &Lab) -> Vec<Value> {
+    holdfast(lab, &["events", "-o", "json"])["events"].as_array().unwrap().clone()
+}
+
+fn holdfast(lab: &Lab, arguments: &[&str]) -> Value {
+    let output = lab.exec("client", &[&["holdfast"], arguments].concat());
+    serde_json::from_str(&output.stdout).unwrap_or_default()
+}
