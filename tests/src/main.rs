@@ -2,10 +2,12 @@
 //!
 //! JSON on standard output, prose on standard error. Exit codes of DESIGN section 7; `lab::failure` says which is which here.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use holdfast_lab::campaign::{record, report, session};
 use holdfast_lab::lab::control::{self, Request};
 use holdfast_lab::lab::failure::{self, Exit, Failure};
 use holdfast_lab::lab::fault::{self, Direction, Kind, Order};
@@ -79,6 +81,14 @@ enum Verb {
         #[arg(value_parser = name)]
         lab: String,
         scenario: String,
+    },
+    /// Break things at random from a seed, and account for every acknowledged row after each
+    Campaign(Box<session::Options>),
+    /// The totals of the results of many campaigns
+    CampaignReport {
+        /// The files that --results appended to
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
     /// Take a lab down, in whatever state it is
     Down {
@@ -154,6 +164,13 @@ async fn bring_up(lab: &str, spec: Option<&str>) -> Result<()> {
     Err(Failure::with(Exit::PartlyDone, text))
 }
 
+async fn campaign(options: &session::Options) -> Result<()> {
+    match session::run(options).await?.stopped {
+        None => Ok(()),
+        Some(stop) => Err(Failure::with(Exit::PartlyDone, format!("step {}: {}", stop.number, stop.why))),
+    }
+}
+
 async fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::List => print(&list().await?),
@@ -176,6 +193,11 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::Down { lab: Some(lab), .. } => down::down(&lab).await,
         Verb::Down { lab: None, prefix, .. } => down::all(&prefix).await,
         Verb::Repoint { lab, host, scope } => repoint::run(&files::load(&lab)?, &host, &scope).await,
+        Verb::Campaign(options) => campaign(&options).await,
+        Verb::CampaignReport { files } => {
+            print!("{}", report::render(&record::read(&files)?));
+            Ok(())
+        }
         Verb::Torment { lab, fault } => fault::torment::run(&files::load(&lab)?, &fault).await,
         Verb::Up { spec, name } => bring_up(&name, spec.as_deref()).await,
         Verb::Supervise { .. } => unreachable!("main has done this"),
