@@ -1,6 +1,7 @@
 //! A region in a box: the lab, the checker of acknowledged writes, and the bench.
 
 pub mod bench;
+pub mod campaign;
 pub mod checker;
 pub mod lab;
 pub mod otlp;

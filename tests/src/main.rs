@@ -2,13 +2,15 @@
 //!
 //! JSON on standard output, prose on standard error. Exit codes of DESIGN section 7; `lab::failure` says which is which here.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use holdfast_lab::campaign::{record, report, session};
 use holdfast_lab::lab::control::{self, Request};
 use holdfast_lab::lab::failure::{self, Exit, Failure};
-use holdfast_lab::lab::fault::{self, Kind, Order};
+use holdfast_lab::lab::fault::{self, Direction, Kind, Order};
 use holdfast_lab::lab::spec::Spec;
 use holdfast_lab::lab::{arm, describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
 use serde_json::{Value, json};
@@ -50,16 +52,21 @@ enum Verb {
     Fault {
         #[arg(value_parser = name)]
         lab: String,
-        /// host-death, power-cycle, freeze, thaw, link-cut, etcd-cut, etcd-down, kill, stop, continue
+        /// host-death, power-cycle, freeze, thaw, link-cut, etcd-cut, etcd-down, etcd-slow, etcd-leader-churn, etcd-full,
+        /// disk-hang, disk-readonly, cpu-starve, memory-pressure, nft-flush, clock-jump, kill, stop, continue
         kind: Kind,
-        /// A host, or @leader[:SCOPE][@REGION]; etcd-down takes @region:REGION too, and without any it means all
+        /// A host, or @leader[:SCOPE][@REGION]; the kinds of etcd take @region:REGION too, and without any they mean all
         host: Option<String>,
         /// For kill, stop, continue: postmaster, postgres, patroni, pgbouncer (each with :SCOPE where there are several
-        /// clusters), agent, etcd
+        /// clusters), agent, guard, etcd. For clock-jump: seconds, such as 30 or -30
+        #[arg(allow_negative_numbers = true)]
         target: Option<String>,
         /// For link-cut: drop only the packets between HOST and this one
         #[arg(long)]
         peer: Option<String>,
+        /// For link-cut: drop only what arrives at HOST (in) or leaves it (out)
+        #[arg(long)]
+        direction: Option<Direction>,
     },
     /// End a fault by its id, all faults of a host, or all
     Heal {
@@ -75,6 +82,14 @@ enum Verb {
         lab: String,
         scenario: String,
     },
+    /// Break things at random from a seed, and account for every acknowledged row after each
+    Campaign(Box<session::Options>),
+    /// The totals of the results of many campaigns
+    CampaignReport {
+        /// The files that --results appended to
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Take a lab down, in whatever state it is
     Down {
         #[arg(value_parser = name, required_unless_present = "all")]
@@ -89,6 +104,9 @@ enum Verb {
     /// The init of a host
     #[command(hide = true)]
     Supervise { lab: String, host: String },
+    /// Keeps a fault up that has to be done again and again
+    #[command(hide = true)]
+    Torment { lab: String, fault: String },
     /// Repoint a pooler by polling Patroni
     #[command(hide = true)]
     Repoint { lab: String, host: String, scope: String },
@@ -146,6 +164,13 @@ async fn bring_up(lab: &str, spec: Option<&str>) -> Result<()> {
     Err(Failure::with(Exit::PartlyDone, text))
 }
 
+async fn campaign(options: &session::Options) -> Result<()> {
+    match session::run(options).await?.stopped {
+        None => Ok(()),
+        Some(stop) => Err(Failure::with(Exit::PartlyDone, format!("step {}: {}", stop.number, stop.why))),
+    }
+}
+
 async fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::List => print(&list().await?),
@@ -156,8 +181,8 @@ async fn run(verb: Verb) -> Result<()> {
             let supervisor = control::ask(&host.control_socket(), &Request::Status).await?;
             exec::exec(&plan, host, &supervisor, &command)
         }
-        Verb::Fault { lab, kind, host, target, peer } => {
-            let order = Order { kind, host, target, peer };
+        Verb::Fault { lab, kind, host, target, peer, direction } => {
+            let order = Order { kind, host, target, peer, direction };
             print(&fault::inject(&files::load(&lab)?, &order).await?)
         }
         Verb::Heal { lab, which, after_ms } => {
@@ -168,6 +193,12 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::Down { lab: Some(lab), .. } => down::down(&lab).await,
         Verb::Down { lab: None, prefix, .. } => down::all(&prefix).await,
         Verb::Repoint { lab, host, scope } => repoint::run(&files::load(&lab)?, &host, &scope).await,
+        Verb::Campaign(options) => campaign(&options).await,
+        Verb::CampaignReport { files } => {
+            print!("{}", report::render(&record::read(&files)?));
+            Ok(())
+        }
+        Verb::Torment { lab, fault } => fault::torment::run(&files::load(&lab)?, &fault).await,
         Verb::Up { spec, name } => bring_up(&name, spec.as_deref()).await,
         Verb::Supervise { .. } => unreachable!("main has done this"),
     }

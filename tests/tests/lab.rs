@@ -6,6 +6,8 @@
 
 #[path = "lab/bystander.rs"]
 mod bystander;
+#[path = "lab/kinds.rs"]
+mod kinds;
 #[path = "lab/overlap.rs"]
 mod overlap;
 mod support;
@@ -18,10 +20,13 @@ use support::{Lab, eventually, host, leftovers, text};
 
 /// Patroni alone, so that nothing but the lab is under test, and with a pace that wastes no time.
 const PATRONI: &str = "holdfast = false\n[patroni]\nttl = 20\nloop_wait = 1\nretry_timeout = 3\n";
+/// The same on hosts whose disks and clocks can break too.
+const BREAKABLE: &str = "holdfast = false\nown_disk = true\nfake_clock = true\n\
+    [patroni]\nttl = 20\nloop_wait = 1\nretry_timeout = 3\n";
 
 #[test]
 fn a_lab_breaks_and_heals_and_leaves_nothing() {
-    let lab = Lab::up("t_faults", PATRONI);
+    let lab = Lab::up("t_faults", BREAKABLE);
     let list = lab.run(&["list"]);
     assert!(list.to_string().contains("\"t_faults\""), "{list}");
 
@@ -32,6 +37,7 @@ fn a_lab_breaks_and_heals_and_leaves_nothing() {
     etcd_goes_and_comes_back(&lab);
     a_power_cycle_is_a_boot(&lab);
     a_dead_host_stays_dead_until_it_is_healed(&lab);
+    kinds::every_smaller_kind_does_what_it_says(&lab);
     overlap::what_another_fault_breaks_stays_broken(&lab);
     overlap::one_member_of_etcd_goes_and_comes_back(&lab);
     overlap::a_scenario_runs_step_by_step(&lab);
@@ -166,6 +172,6 @@ pub fn unit<'d>(described: &'d Value, name: &str, unit: &str) -> &'d Value {
     units.iter().find(|one| one["name"] == unit).unwrap()
 }
 
-fn state(pid: i64) -> char {
+pub fn state(pid: i64) -> char {
     holdfast_host::process::stat(i32::try_from(pid).unwrap()).map_or('-', |stat| stat.state)
 }

@@ -37,7 +37,7 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn package(program: &str) -> &str {
-    if program.starts_with("holdfast-lab") { "holdfast-lab" } else { program }
+    if ["holdfast-lab", "holdfast-bench"].contains(&program) { "holdfast-lab" } else { program }
 }
 
 /// The running clients: they stop when their standard input closes, so also when we die.
@@ -51,12 +51,12 @@ const CLIENTS_END: Duration = Duration::from_secs(15);
 impl ClientsChild {
     /// Starts them inside a network namespace.
     pub fn start(netns: &str, arguments: &[OsString]) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("where this program is")?;
+        let program = sibling("holdfast-bench")?;
         // It runs for as long as the fault lasts: the runner of short commands does not fit. Bounded by its stdin.
         #[allow(clippy::disallowed_methods)]
         let child = tokio::process::Command::new("ip")
             .args(["netns", "exec", netns])
-            .arg(own)
+            .arg(program)
             .arg("clients")
             .args(arguments)
             .stdin(Stdio::piped())

@@ -40,6 +40,15 @@ impl Lab {
         Ok(lab)
     }
 
+    /// A new lab of a specification that is in no file.
+    pub async fn of_text(name: &str, specification: &str) -> anyhow::Result<Self> {
+        let lab = Self::named(name, Choice::default())?;
+        let file = tempfile::NamedTempFile::new().context("a temporary file")?;
+        std::fs::write(file.path(), specification).context("the specification")?;
+        output(&lab.program, &["up", &file.path().display().to_string(), "--name", name], UP).await?;
+        Ok(lab)
+    }
+
     /// A lab that somebody else has brought up.
     pub async fn existing(name: &str, choice: Choice) -> anyhow::Result<Self> {
         let lab = Self::named(name, choice)?;
@@ -73,14 +82,32 @@ impl Lab {
 
     /// Injects a fault and returns the moment just before its first step, [`crate::checker::monotonic_us`].
     pub async fn fault(&self, fault: Fault, host: &str) -> anyhow::Result<u64> {
-        let mut arguments = vec!["fault", &self.name, fault.kind, host];
-        arguments.extend(fault.target);
-        injected_us(&output(&self.program, &arguments, VERB).await?)
+        let words: Vec<&str> = [fault.kind, host].into_iter().chain(fault.target).collect();
+        self.inject(&words).await.map(|injected| injected.at_us)
     }
 
-    /// Heals what is wrong with a host.
-    pub async fn heal(&self, host: &str) -> anyhow::Result<()> {
-        output(&self.program, &["heal", &self.name, host], VERB).await.map(drop)
+    /// Injects whatever the words after `holdfast-lab fault LAB` say.
+    pub async fn inject(&self, words: &[&str]) -> anyhow::Result<Injected> {
+        let arguments = [&["fault", &self.name], words].concat();
+        injected(&output(&self.program, &arguments, VERB).await?)
+    }
+
+    /// Ends a fault by its id, or what is wrong with a host.
+    pub async fn heal(&self, which: &str) -> anyhow::Result<()> {
+        output(&self.program, &["heal", &self.name, which], VERB).await.map(drop)
+    }
+
+    /// Ends every fault.
+    pub async fn heal_all(&self) -> anyhow::Result<()> {
+        output(&self.program, &["heal", &self.name], VERB).await.map(drop)
+    }
+
+    /// What the operator's command prints, called on the client's host.
+    pub async fn operator(&self, words: &[&str]) -> anyhow::Result<String> {
+        let describe = self.describe().await?;
+        let (_, _, client) = self.place(&describe)?;
+        let arguments = [&["exec", &self.name, &client.name, "--", "holdfast"], words].concat();
+        output(&self.program, &arguments, VERB).await
     }
 
     /// Ends it.
@@ -113,15 +140,28 @@ impl Lab {
     }
 }
 
-/// When the fault was injected, from its record. A run whose fault has no moment cannot be judged.
-fn injected_us(said: &str) -> anyhow::Result<u64> {
+/// A fault as the lab recorded it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Injected {
+    /// Its name, for `heal`.
+    pub id: String,
+    /// Where; none for the whole etcd.
+    pub host: Option<String>,
+    /// The moment just before its first step, [`crate::checker::monotonic_us`].
+    pub at_us: u64,
+}
+
+/// Reads the record. A run whose fault has no moment cannot be judged.
+fn injected(said: &str) -> anyhow::Result<Injected> {
     #[derive(serde::Deserialize)]
-    struct Injected {
+    struct Record {
+        id: String,
+        host: Option<String>,
         at_monotonic_ns: u64,
     }
-    let record: Injected = serde_json::from_str(said)
+    let record: Record = serde_json::from_str(said)
         .with_context(|| format!("holdfast-lab fault printed no record of the fault: {:?}", said.trim()))?;
-    Ok(record.at_monotonic_ns / 1000)
+    Ok(Injected { id: record.id, host: record.host, at_us: record.at_monotonic_ns / 1000 })
 }
 
 /// The specification to bring up: a name, or for asynchronous clusters a file of our own, which lives as long as the
@@ -145,9 +185,10 @@ mod tests {
 
     #[test]
     fn a_fault_without_a_moment_is_an_error() {
-        assert_eq!(injected_us(r#"{"id":3,"at_monotonic_ns":12345678}"#).unwrap(), 12_345);
-        for said in ["", "injected", r#"{"id":3}"#, r#"{"at_monotonic_ns":"soon"}"#] {
-            let error = injected_us(said).unwrap_err().to_string();
+        let record = injected(r#"{"id":"f3","host":"db1","at_monotonic_ns":12345678}"#).unwrap();
+        assert_eq!(record, Injected { id: "f3".into(), host: Some("db1".into()), at_us: 12_345 });
+        for said in ["", "injected", r#"{"id":"f3"}"#, r#"{"id":"f3","at_monotonic_ns":"soon"}"#] {
+            let error = injected(said).unwrap_err().to_string();
             assert!(error.contains("no record of the fault"), "{error}");
         }
     }

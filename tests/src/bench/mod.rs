@@ -22,4 +22,5 @@ pub mod tail;
 pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod watch;
 pub mod writes;

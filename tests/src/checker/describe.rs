@@ -95,6 +95,9 @@ pub struct Host {
     pub name: String,
     /// `etcd`, `database`, `pooler`, `backup` or `client`.
     pub role: String,
+    /// Patroni's tags, where it is a database host.
+    #[serde(default)]
+    pub tags: serde_json::Value,
     /// Its network namespace.
     pub netns: String,
     /// Its cgroup, a folder.

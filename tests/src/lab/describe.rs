@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::control::{self, Request};
 use super::plan::{HostPlan, Instance, PG_BIN, Plan, RegionPlan};
 use super::spec::Role;
-use super::{arm, render};
+use super::{arm, files, render};
 
 /// Version of the JSON; raised when a field changes its meaning or goes.
 pub const FORMAT: u32 = 1;
@@ -71,6 +71,7 @@ async fn describe_region(plan: &Plan, region: &RegionPlan) -> Value {
 
 async fn describe_host(plan: &Plan, host: &HostPlan) -> Value {
     let status = control::ask(&host.control_socket(), &Request::Status).await.ok();
+    let pid = status.as_ref().map(|status| status.pid);
     let certs = host.certs();
     let instances: Vec<Value> = plan
         .instances()
@@ -80,7 +81,7 @@ async fn describe_host(plan: &Plan, host: &HostPlan) -> Value {
             json!({
                 "scope": scope,
                 "member": host.name(),
-                "data_dir": host.data_dir(scope),
+                "data_dir": data_dir(plan, host, scope, pid),
                 "bin_dir": PG_BIN,
                 "socket_dir": host.socket_dir(),
                 "cgroup": host.cgroup.join(instance.unit()),
@@ -89,7 +90,6 @@ async fn describe_host(plan: &Plan, host: &HostPlan) -> Value {
             })
         })
         .collect();
-    let pid = status.as_ref().map(|status| status.pid);
     let agent = plan.spec.holdfast && render::agent::has_agent(host.host.role);
     let each = |path: &dyn Fn(&str) -> PathBuf| -> Vec<PathBuf> {
         host.host.tablespaces.iter().map(|name| path(name)).collect()
@@ -118,11 +118,17 @@ async fn describe_host(plan: &Plan, host: &HostPlan) -> Value {
     })
 }
 
+/// A disk of the host's own is mounted on the host only.
+fn data_dir(plan: &Plan, host: &HostPlan, scope: &str, pid: Option<i32>) -> Option<PathBuf> {
+    let inside = host.data_dir(scope);
+    if plan.has_own_disk(host) { pid.map(|pid| files::from_outside(pid, &inside)) } else { Some(inside) }
+}
+
 /// Its data lies in a memory file system of its own: from outside by way of one of its processes.
 fn etcd(host: &HostPlan, pid: Option<i32>) -> Value {
     let data_dir = render::etcd::data_dir(host);
     json!({
-        "data_dir": pid.map(|pid| format!("/proc/{pid}/root{}", data_dir.display())),
+        "data_dir": pid.map(|pid| files::from_outside(pid, &data_dir)),
         "ports": { "client": render::etcd::CLIENT_PORT, "peer": render::etcd::PEER_PORT },
     })
 }

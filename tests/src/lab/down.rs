@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::failure::{Exit, Failure};
 use super::plan::{DATA_ROOT, Plan, dir};
-use super::{cgroup, files, network};
+use super::{cgroup, fault, files, network};
 
 /// Enters the lab's cgroup for what is no part of a host, and leaves the caller's session.
 const ENTER: &str = r#"echo $$ > "$0/cgroup.procs" && exec setsid "$@""#;
@@ -20,6 +20,8 @@ const ENTER: &str = r#"echo $$ > "$0/cgroup.procs" && exec setsid "$@""#;
 pub async fn down(lab: &str) -> Result<()> {
     match files::load(lab) {
         Ok(plan) => {
+            // What waits for a hung disk would not die.
+            fault::thaw_all(&plan).await;
             cgroup::kill(&plan.cgroup)?;
             if let Err(error) = cgroup::wait_empty(&plan.cgroup).await {
                 let left = cgroup::pids(&plan.cgroup);
@@ -58,11 +60,16 @@ pub async fn all(prefix: &str) -> Result<()> {
 
 /// Starts one of our own verbs so that it outlives this process, and dies with the lab.
 pub fn detached(plan: &Plan, arguments: &[&str], log: File) -> Result<()> {
+    detached_in(&plan.control_cgroup(), plan, arguments, log)
+}
+
+/// The same in a cgroup of the lab's choice.
+pub fn detached_in(cgroup: &Path, plan: &Plan, arguments: &[&str], log: File) -> Result<()> {
     // Not through the runner of holdfast_host: that one is for children that end within a deadline.
     #[allow(clippy::disallowed_methods)]
     std::process::Command::new("/bin/sh")
         .args(["-c", ENTER])
-        .arg(plan.control_cgroup())
+        .arg(cgroup)
         .arg(plan.program("holdfast-lab"))
         .args(arguments)
         .current_dir("/")

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::control;
 use super::failure::{Exit, Failure};
 use super::plan::{HostPlan, Plan, RUN_ROOT, RegionPlan, dir};
 use super::render;
@@ -83,6 +84,12 @@ fn write_database(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<(
         let file = host.etc().join(format!("{}.yml", instance.unit()));
         write(&file, &render::patroni::config(plan, region, host, &instance))?;
     }
+    if plan.spec.fake_clock {
+        write(&host.clock(), "+0\n")?;
+        let module = host.clock_module();
+        fs::create_dir_all(&module).with_context(|| module.display().to_string())?;
+        write(&module.join(render::clock::MODULE_FILE), render::clock::MODULE)?;
+    }
     if plan.spec.holdfast {
         let bin = host.dir.join("bin");
         fs::create_dir_all(&bin)?;
@@ -104,6 +111,21 @@ fn write_pooler(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()>
         write(&target, &render::pgbouncer::target(first.address, instance.port))?;
     }
     Ok(())
+}
+
+/// PGDATA of a cluster as the root mount namespace sees it: a disk of the host's own is mounted on the host only.
+pub async fn data_dir_from_outside(plan: &Plan, host: &HostPlan, scope: &str) -> Result<PathBuf> {
+    let inside = host.data_dir(scope);
+    if !plan.has_own_disk(host) {
+        return Ok(inside);
+    }
+    let supervisor = control::ask(&host.control_socket(), &control::Request::Status).await?;
+    Ok(from_outside(supervisor.pid, &inside))
+}
+
+/// A path that only the host of that process sees.
+pub fn from_outside(pid: i32, inside: &Path) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/root{}", inside.display()))
 }
 
 /// Writes a file whole.

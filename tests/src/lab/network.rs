@@ -73,14 +73,20 @@ pub async fn set_link(plan: &Plan, host: &HostPlan, up: bool) -> Result<()> {
     shell::run(DEADLINE_MS, &line).await.map(drop)
 }
 
-/// Drops packets of a host by rules of nftables (the bodies of an input and an output chain), until `undrop`.
-pub async fn drop_packets(host: &HostPlan, fault: &str, input: &str, output: &str) -> Result<()> {
+/// Drops packets of a host by rules of nftables (the bodies of an input and an output chain; none lets that way through),
+/// until `undrop`.
+pub async fn drop_packets(
+    host: &HostPlan,
+    fault: &str,
+    input: Option<&str>,
+    output: Option<&str>,
+) -> Result<()> {
+    let chain = |name: &str, body: Option<&str>| {
+        let body = body.map(|body| format!("{body} drop;")).unwrap_or_default();
+        format!("chain {name} {{ type filter hook {name} priority -300; {body} }}\n")
+    };
     let table = table(fault);
-    let script = format!(
-        "table inet {table} {{\n\
-         chain input {{ type filter hook input priority -300; {input} drop; }}\n\
-         chain output {{ type filter hook output priority -300; {output} drop; }}\n}}\n"
-    );
+    let script = format!("table inet {table} {{\n{}{}}}\n", chain("input", input), chain("output", output));
     let line = ["ip", "netns", "exec", &host.netns, "nft", "-f", "-"];
     shell::with_input(DEADLINE_MS, &line, &script).await.map(drop)
 }
@@ -95,14 +101,25 @@ pub async fn undrop(host: &HostPlan, fault: &str) -> Result<()> {
 
 /// Removes what a boot would remove: every table of the namespace that we are in, except those of faults.
 pub async fn forget_tables() -> Result<()> {
-    let listed = shell::run(DEADLINE_MS, &["nft", "list", "tables"]).await?;
+    delete_tables(&[]).await
+}
+
+/// Does to a host what `nft flush ruleset` does, but for the tables by which other faults break its network: those stand
+/// for a broken network, which nobody mends on a host.
+pub async fn flush(host: &HostPlan) -> Result<()> {
+    delete_tables(&["ip", "netns", "exec", &host.netns]).await
+}
+
+/// Deletes them in one transaction; `place` comes before the command.
+async fn delete_tables(place: &[&str]) -> Result<()> {
+    let listed = shell::run(DEADLINE_MS, &[place, &["nft", "list", "tables"]].concat()).await?;
     let script: String = listed
         .stdout
         .lines()
         .filter(|line| !line.rsplit(' ').next().is_some_and(|name| name.starts_with(FAULT_TABLE)))
         .map(|line| format!("delete {line}\n"))
         .collect();
-    shell::with_input(DEADLINE_MS, &["nft", "-f", "-"], &script).await.map(drop)
+    shell::with_input(DEADLINE_MS, &[place, &["nft", "-f", "-"]].concat(), &script).await.map(drop)
 }
 
 /// Removes the lab's namespaces, and with them every link, rule and route in them.

@@ -135,6 +135,22 @@ impl HostPlan {
     pub fn data_dir(&self, scope: &str) -> PathBuf {
         self.data.join("data").join(scope)
     }
+    /// What the file system of the data directories lies in, where it is one of its own.
+    pub fn disk_image(&self) -> PathBuf {
+        self.data.join("disk.img")
+    }
+    /// Where the host has it mounted: above the PGDATA of every cluster.
+    pub fn disk_mount(&self) -> PathBuf {
+        self.data.join("data")
+    }
+    /// By how many seconds the host's wall clock is wrong.
+    pub fn clock(&self) -> PathBuf {
+        self.dir.join("clock")
+    }
+    /// What tells Patroni's interpreter so.
+    pub fn clock_module(&self) -> PathBuf {
+        self.dir.join("clock-python")
+    }
     /// What a tablespace's mount shows.
     pub fn tablespace_device(&self, name: &str) -> PathBuf {
         self.data.join("devices").join(name)
@@ -208,6 +224,10 @@ impl Plan {
     /// Cgroup of what keeps the lab running and is no part of any host.
     pub fn control_cgroup(&self) -> PathBuf {
         self.cgroup.join("control")
+    }
+    /// Whether the data directories of a host lie on a file system of their own.
+    pub fn has_own_disk(&self, host: &HostPlan) -> bool {
+        self.spec.own_disk && host.host.role == Role::Database
     }
     /// One of our programs.
     pub fn program(&self, name: &str) -> PathBuf {

@@ -37,6 +37,11 @@ pub struct Spec {
     pub paging_command: Option<Vec<String>>,
     /// Where the agents send their traces, for example `http://10.77.0.61:4317`.
     pub otlp_endpoint: Option<String>,
+    /// Whether every database host keeps its data on a file system of its own, which can hang and fail. Costs a second
+    /// and some disk.
+    pub own_disk: bool,
+    /// Whether the wall clocks of database hosts can be set. Costs a preloaded library in every process.
+    pub fake_clock: bool,
     /// Patroni's timings.
     pub patroni: Patroni,
     /// PgBouncer's settings that decide how long a failover lasts for its clients.
@@ -181,6 +186,8 @@ impl Default for Spec {
             arm: true,
             paging_command: None,
             otlp_endpoint: None,
+            own_disk: false,
+            fake_clock: false,
             patroni: Patroni::default(),
             pgbouncer: Pgbouncer::default(),
             cluster: vec![Cluster {

@@ -20,6 +20,8 @@ pub struct Unit {
     pub command: Vec<String>,
     /// The user; root if absent.
     pub user: Option<&'static str>,
+    /// What its environment has besides.
+    pub environment: Vec<(String, String)>,
     /// How long after its end it is started again, whatever its end was.
     pub delay_ms: u64,
     /// It is started only when the oneshots of the boot have succeeded.
@@ -48,6 +50,7 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
                 cgroup: host.cgroup.join(instance.unit()),
                 command: words(&[&PATRONI, &file]),
                 user: Some("postgres"),
+                environment: own_clock(plan, host, render::clock::python),
                 requires_oneshots: systemd::patroni().requires_boot_deny,
                 ..unit(&instance.unit(), systemd::patroni())
             }
@@ -78,6 +81,7 @@ fn unit(name: &str, Policy { delay_ms, .. }: Policy) -> Unit {
         cgroup: PathBuf::new(),
         command: Vec::new(),
         user: None,
+        environment: Vec::new(),
         delay_ms,
         requires_oneshots: false,
     }
@@ -87,8 +91,19 @@ fn agent(plan: &Plan, host: &HostPlan) -> Unit {
     Unit {
         cgroup: host.cgroup.join("agent"),
         command: words(&[&plan.program("holdfast-agent"), &"run", &"--config", &host.agent_config()]),
+        environment: own_clock(plan, host, render::clock::preloaded),
         ..unit("agent", systemd::agent())
     }
+}
+
+/// What gives the processes of a database host a wall clock that a fault can set.
+fn own_clock(
+    plan: &Plan,
+    host: &HostPlan,
+    environment: fn(&HostPlan) -> Vec<(String, String)>,
+) -> Vec<(String, String)> {
+    let faked = plan.spec.fake_clock && host.host.role == Role::Database;
+    if faked { environment(host) } else { Vec::new() }
 }
 
 fn etcd(region: &RegionPlan, host: &HostPlan) -> Unit {

@@ -17,7 +17,8 @@ const POLL: Duration = Duration::from_millis(50);
 const COMMAND_MS: u64 = 15_000;
 
 /// What `up` needs to find installed.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
+    "/usr/bin/curl",
     "/usr/bin/etcd",
     "/usr/bin/etcdctl",
     "/usr/sbin/pgbouncer",
@@ -53,6 +54,9 @@ async fn check(plan: &Plan) -> Result<()> {
     if let Some(program) = PROGRAMS.iter().find(|program| !Path::new(program).exists()) {
         bail!("{program} is missing; tests/setup installs it");
     }
+    if plan.spec.fake_clock && !faketime_is_there() {
+        bail!("libfaketime is missing, which fake_clock = true needs; tests/setup installs it");
+    }
     let ours = if plan.spec.holdfast { ["holdfast", "holdfast-agent"].as_slice() } else { &["holdfast"] };
     for name in ours {
         let program = plan.program(name).display().to_string();
@@ -62,6 +66,12 @@ async fn check(plan: &Plan) -> Result<()> {
             .with_context(|| format!("{name} does not run; build it with: cargo build -p {name}"))?;
     }
     not_ours(plan)
+}
+
+/// In the folder of whatever architecture this is.
+fn faketime_is_there() -> bool {
+    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    libraries.into_iter().any(|entry| entry.path().join("faketime/libfaketime.so.1").exists())
 }
 
 /// What has a name of the lab's and was not made by it must stay as it is: `down` would take it away with the lab.
@@ -129,13 +139,23 @@ fn hosts(plan: &Plan, meant: impl Fn(&HostPlan) -> bool) -> Vec<&HostPlan> {
 /// Waits until the first member of a region has won the race to initialize: the asynchronous replica must not, for
 /// then there would be no quorum of the others.
 async fn wait_initializing(plan: &Plan, host: &HostPlan, until: Instant) -> Result<()> {
-    while !plan.instances().all(|instance| host.data_dir(&instance.cluster.scope).is_dir()) {
+    while !is_initializing(plan, host).await {
         if Instant::now() >= until {
             bail!("waited for {} to initialize its database", host.name());
         }
         tokio::time::sleep(POLL).await;
     }
     Ok(())
+}
+
+async fn is_initializing(plan: &Plan, host: &HostPlan) -> bool {
+    for instance in plan.instances() {
+        let data = files::data_dir_from_outside(plan, host, &instance.cluster.scope).await;
+        if !data.is_ok_and(|data| data.is_dir()) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Starts the supervisors of hosts, and waits until they answer.

@@ -111,6 +111,12 @@ impl Lab {
         verb(&[&["exec", &self.name, host, "--"], command].concat())
     }
 
+    /// A command on a host that is not waited for.
+    pub fn start(&self, host: &str, command: &[&str]) -> Child {
+        let mut child = Command::new(PROGRAM);
+        child.args(["exec", &self.name, host, "--"]).args(command).stdin(Stdio::null()).spawn().unwrap()
+    }
+
     /// Whether one transaction from a host over that connection string is acknowledged.
     pub fn commits(&self, host: &str, dsn: &str) -> bool {
         self.exec(host, &["timeout", "5", "psql", "-qAtX", dsn, "-c", COMMIT]).success()
@@ -243,6 +249,19 @@ pub fn leftovers(lab: &str) -> Vec<String> {
         found.extend(Path::new(&dir).exists().then_some(dir));
     }
     found.extend(processes(&below));
+    found.extend(loop_devices(&below));
+    found
+}
+
+/// Loop devices whose file is, or was, the lab's.
+fn loop_devices(below: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/sys/block").unwrap().flatten() {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        if file.contains(&format!("{below}/")) {
+            found.push(format!("loop device {:?} of {file}", entry.file_name()));
+        }
+    }
     found
 }
 

@@ -5,8 +5,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Kind;
 use super::record::{self, Fault, all, monotonic_ns};
+use super::still::Still;
+use super::{Kind, clock, disk, etcd, memory, torment};
 use crate::lab::control::{self, Request};
 use crate::lab::failure::{Exit, Failure};
 use crate::lab::plan::{HostPlan, Plan, RegionPlan};
@@ -59,84 +60,74 @@ async fn end(plan: &Plan, mut fault: Fault) -> Result<Fault> {
         all(plan)?.into_iter().filter(|other| other.lasts() && other.id != fault.id).collect();
     for (region, host) in plan.hosts().filter(|(region, host)| strikes(&fault, region, host)) {
         let still = Still::of(&others, region, host);
-        undo(plan, host, &fault, &still).await.with_context(|| format!("healing {}", fault.id))?;
+        undo(plan, region, host, &fault, &still).await.with_context(|| format!("healing {}", fault.id))?;
     }
     fault.healed_at_monotonic_ns = Some(monotonic_ns());
     record::save(plan, &fault)?;
     Ok(fault)
 }
 
-fn strikes(fault: &Fault, region: &RegionPlan, host: &HostPlan) -> bool {
+/// Whether a fault means that host.
+pub fn strikes(fault: &Fault, region: &RegionPlan, host: &HostPlan) -> bool {
     match &fault.host {
         Some(name) => name == host.name(),
         None => host.host.role == Role::Etcd && fault.regions.contains(&region.name),
     }
 }
 
-/// What the other faults of a host still break.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Still {
-    unplugged: bool,
-    dead: bool,
-    frozen: bool,
-    etcd_down: bool,
-    stopped: Vec<i32>,
-}
-
-impl Still {
-    fn of(others: &[Fault], region: &RegionPlan, host: &HostPlan) -> Self {
-        let mut still = Self::default();
-        for fault in others.iter().filter(|fault| strikes(fault, region, host)) {
-            match fault.kind {
-                Kind::HostDeath | Kind::PowerCycle => {
-                    still.unplugged = true;
-                    still.dead = true;
-                }
-                Kind::LinkCut => still.unplugged |= fault.peer.is_none(),
-                Kind::Freeze => still.frozen = true,
-                Kind::EtcdDown => still.etcd_down = true,
-                Kind::Stop => still.stopped.extend(&fault.pids),
-                Kind::EtcdCut | Kind::Thaw | Kind::Kill | Kind::Continue => {}
-            }
-        }
-        still
-    }
-}
-
-async fn undo(plan: &Plan, host: &HostPlan, fault: &Fault, still: &Still) -> Result<()> {
+async fn undo(plan: &Plan, region: &RegionPlan, host: &HostPlan, fault: &Fault, still: &Still) -> Result<()> {
     match fault.kind {
         Kind::HostDeath | Kind::PowerCycle => {
             if !still.unplugged {
                 network::set_link(plan, host, true).await?;
             }
-            if still.dead {
-                return Ok(());
-            }
-            let keep_down = if still.etcd_down { vec!["etcd".into()] } else { Vec::new() };
-            control::ask(&host.control_socket(), &Request::Boot(keep_down)).await?;
-            // A host that has booted is neither frozen nor has it the processes that were stopped.
-            for mut gone in all(plan)? {
-                let of_before = matches!(gone.kind, Kind::Freeze | Kind::Stop) && gone.lasts();
-                if of_before && gone.host.as_deref() == Some(host.name()) {
-                    gone.healed_at_monotonic_ns = Some(monotonic_ns());
-                    record::save(plan, &gone)?;
-                }
-            }
-            Ok(())
+            boot(plan, host, still).await
         }
+        Kind::DiskReadonly => boot(plan, host, still).await,
         Kind::Freeze if still.frozen => Ok(()),
         Kind::Freeze => cgroup::freeze(&host.cgroup, false),
-        Kind::LinkCut if fault.peer.is_none() && still.unplugged => Ok(()),
-        Kind::LinkCut if fault.peer.is_none() => network::set_link(plan, host, true).await,
-        Kind::LinkCut | Kind::EtcdCut => network::undrop(host, &fault.id).await,
+        Kind::LinkCut if fault.peer.is_some() || fault.direction.is_some() => {
+            network::undrop(host, &fault.id).await
+        }
+        Kind::LinkCut if still.unplugged => Ok(()),
+        Kind::LinkCut => network::set_link(plan, host, true).await,
+        Kind::EtcdCut => network::undrop(host, &fault.id).await,
         Kind::EtcdDown if still.dead || still.etcd_down => Ok(()),
         Kind::EtcdDown => {
             let start = Request::Start(vec!["etcd".into()]);
             control::ask(&host.control_socket(), &start).await.map(drop)
         }
+        // Its one tormentor, and the alarm, belong to all hosts alike: to end them again does nothing.
+        Kind::EtcdSlow | Kind::EtcdLeaderChurn | Kind::CpuStarve => torment::end(plan, fault).await,
+        Kind::EtcdFull => etcd::disarm(region).await,
+        Kind::DiskHang if still.disk_hangs => Ok(()),
+        Kind::DiskHang => disk::thaw(plan, host).await,
+        Kind::MemoryPressure if still.no_memory => Ok(()),
+        Kind::MemoryPressure => memory::unlimit(host).await,
+        Kind::ClockJump => {
+            let seconds = still.clock.as_deref().map(|text| clock::seconds(Some(text)));
+            clock::set(host, seconds.transpose()?.unwrap_or(0))
+        }
         Kind::Stop => go_on(host, fault.pids.iter().filter(|pid| !still.stopped.contains(pid))),
-        Kind::Kill | Kind::Continue | Kind::Thaw => Ok(()),
+        Kind::Kill | Kind::Continue | Kind::Thaw | Kind::NftFlush => Ok(()),
     }
+}
+
+/// Starts the host again, unless another fault keeps it off, and notes what ends with that.
+async fn boot(plan: &Plan, host: &HostPlan, still: &Still) -> Result<()> {
+    if still.dead {
+        return Ok(());
+    }
+    let keep_down = if still.etcd_down { vec!["etcd".into()] } else { Vec::new() };
+    control::ask(&host.control_socket(), &Request::Boot(keep_down)).await?;
+    for mut gone in all(plan)? {
+        let ended = gone.kind.ends_with_a_boot() && gone.lasts();
+        if ended && gone.host.as_deref() == Some(host.name()) {
+            gone.healed_at_monotonic_ns = Some(monotonic_ns());
+            record::save(plan, &gone)?;
+        }
+    }
+    Ok(())
 }
 
 /// Lets stopped processes run, unless they are gone: their numbers may be somebody else's by now.
@@ -149,30 +140,4 @@ fn go_on<'a>(host: &HostPlan, pids: impl Iterator<Item = &'a i32>) -> Result<()>
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Place;
-    use super::*;
-    use crate::lab::spec::Spec;
-
-    #[test]
-    fn what_another_fault_breaks_stays_broken() {
-        let plan = Plan::new("a", Spec::default(), std::path::Path::new("/cg"), "/bin".into());
-        let (region, db1) = plan.host("db1").unwrap();
-        let (_, db2) = plan.host("db2").unwrap();
-        let (_, e1) = plan.host("e1").unwrap();
-        let fault = |kind, host, peer| Fault::new(kind, Place::Host(host), None, peer);
-        let unplugged = Still { unplugged: true, ..Still::default() };
-        assert_eq!(Still::of(&[fault(Kind::LinkCut, db1, None)], region, db1), unplugged);
-        assert_eq!(Still::of(&[fault(Kind::LinkCut, db1, Some(db2))], region, db1), Still::default());
-        assert_eq!(Still::of(&[fault(Kind::LinkCut, db1, None)], region, db2), Still::default());
-        let dead = Still { dead: true, ..unplugged };
-        assert_eq!(Still::of(&[fault(Kind::HostDeath, db1, None)], region, db1), dead);
-        let everywhere = Fault::new(Kind::EtcdDown, Place::Regions(&plan.regions), None, None);
-        let etcd_down = Still { etcd_down: true, ..Still::default() };
-        assert_eq!(Still::of(std::slice::from_ref(&everywhere), region, e1), etcd_down);
-        assert_eq!(Still::of(&[everywhere], region, db1), Still::default());
-    }
 }

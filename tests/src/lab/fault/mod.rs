@@ -4,81 +4,29 @@
 //! because of the fault is older.
 
 mod act;
+mod clock;
+mod disk;
+mod etcd;
 mod heal;
+mod kind;
+mod memory;
 mod processes;
 mod record;
-
-use std::fmt;
-use std::str::FromStr;
+mod still;
+pub mod torment;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::failure::Failure;
 use super::health;
 use super::plan::{HostPlan, Plan, RegionPlan};
 use super::spec::Role;
 
+pub use disk::{thaw_all, thaw_here};
 pub use heal::heal;
+pub use kind::{Direction, Kind};
 pub use record::{Fault, all};
-
-/// What can be broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Cable pulled and every process killed; stays so until it is healed, which is a boot.
-    HostDeath,
-    /// The same, and a boot after a while.
-    PowerCycle,
-    /// Every process of the host stands still, as in a paused virtual machine.
-    Freeze,
-    /// The end of a freeze.
-    Thaw,
-    /// Cable pulled; with a peer, only packets between the two are dropped.
-    LinkCut,
-    /// This host does not reach etcd.
-    EtcdCut,
-    /// etcd of one host, or of all, is killed and stays down.
-    EtcdDown,
-    /// SIGKILL. The process comes back as its unit says.
-    Kill,
-    /// SIGSTOP.
-    Stop,
-    /// SIGCONT.
-    Continue,
-}
-
-const KINDS: [(&str, Kind); 10] = [
-    ("host-death", Kind::HostDeath),
-    ("power-cycle", Kind::PowerCycle),
-    ("freeze", Kind::Freeze),
-    ("thaw", Kind::Thaw),
-    ("link-cut", Kind::LinkCut),
-    ("etcd-cut", Kind::EtcdCut),
-    ("etcd-down", Kind::EtcdDown),
-    ("kill", Kind::Kill),
-    ("stop", Kind::Stop),
-    ("continue", Kind::Continue),
-];
-
-impl FromStr for Kind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = KINDS.iter().find(|(name, _)| *name == text);
-        found.map(|(_, kind)| *kind).ok_or_else(|| {
-            let names = KINDS.map(|(name, _)| name).join(", ");
-            format!("{text} is no kind of fault; there are {names}")
-        })
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let found = KINDS.iter().find(|(_, kind)| kind == self);
-        f.pad(found.map_or("", |(name, _)| name))
-    }
-}
 
 /// A fault that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -91,12 +39,15 @@ pub struct Order {
     #[serde(default)]
     pub host: Option<String>,
     /// For signals: `postmaster`, `postgres` (all of PostgreSQL), `patroni`, or a unit; where there are several clusters as
-    /// `postmaster:SCOPE`.
+    /// `postmaster:SCOPE`. For a jump of the clock: its seconds, such as `30` or `-30`.
     #[serde(default)]
     pub target: Option<String>,
     /// For a link cut: the other end.
     #[serde(default)]
     pub peer: Option<String>,
+    /// For a link cut: only the packets that way.
+    #[serde(default)]
+    pub direction: Option<Direction>,
 }
 
 /// Where a fault strikes.
@@ -111,11 +62,11 @@ pub enum Place<'p> {
 /// Injects it and returns its record.
 pub async fn inject(plan: &Plan, order: &Order) -> Result<Fault> {
     let place = match order.host.as_deref() {
-        None if order.kind == Kind::EtcdDown => Place::Regions(&plan.regions),
+        None if order.kind.strikes_regions() => Place::Regions(&plan.regions),
         None => return Err(Failure::usage(format!("{} needs a host", order.kind))),
         Some(name) => match name.strip_prefix("@region:") {
             None => Place::Host(resolve(plan, name).await?),
-            Some(_) if order.kind != Kind::EtcdDown => {
+            Some(_) if !order.kind.strikes_regions() => {
                 return Err(Failure::usage(format!("{} needs a host, not a region", order.kind)));
             }
             Some(region) => Place::Regions(std::slice::from_ref(plan.named_region(Some(region))?)),
@@ -126,7 +77,8 @@ pub async fn inject(plan: &Plan, order: &Order) -> Result<Fault> {
         None => None,
     };
     check(order, place)?;
-    let mut fault = Fault::new(order.kind, place, order.target.as_deref(), peer);
+    let mut fault =
+        Fault { direction: order.direction, ..Fault::new(order.kind, place, order.target.as_deref(), peer) };
     record::claim(plan, &mut fault)?;
     match act::act(plan, place, peer, &mut fault).await {
         Ok(()) => {
@@ -142,17 +94,26 @@ pub async fn inject(plan: &Plan, order: &Order) -> Result<Fault> {
 
 /// Refuses what makes no sense before anything is touched.
 fn check(order: &Order, place: Place<'_>) -> Result<()> {
-    if order.peer.is_some() && order.kind != Kind::LinkCut {
-        return Err(Failure::usage("--peer belongs to link-cut only"));
+    let kind = order.kind;
+    if (order.peer.is_some() || order.direction.is_some()) && kind != Kind::LinkCut {
+        return Err(Failure::usage("--peer and --direction belong to link-cut only"));
     }
-    let signal = matches!(order.kind, Kind::Kill | Kind::Stop | Kind::Continue);
-    if signal != order.target.is_some() {
-        let text = format!("{}: a target belongs to kill, stop and continue, and to them always", order.kind);
+    if (kind.is_a_signal() || kind == Kind::ClockJump) != order.target.is_some() {
+        let text = format!(
+            "{kind}: a target belongs to kill, stop and continue, seconds belong to clock-jump, and to them always"
+        );
         return Err(Failure::usage(text));
     }
-    match place {
-        Place::Host(host) if order.kind == Kind::EtcdDown && host.host.role != Role::Etcd => {
+    let Place::Host(host) = place else { return Ok(()) };
+    match (kind, host.host.role) {
+        _ if kind.strikes_regions_only() => {
+            Err(Failure::usage(format!("{kind} means etcd as a whole: name no host, or @region:REGION")))
+        }
+        (Kind::EtcdDown | Kind::EtcdSlow, role) if role != Role::Etcd => {
             Err(Failure::usage(format!("{} is no etcd host", host.name())))
+        }
+        (_, role) if role != Role::Database && (kind.needs_own_disk() || kind == Kind::ClockJump) => {
+            Err(Failure::usage(format!("{kind} is for database hosts; {} is none", host.name())))
         }
         _ => Ok(()),
     }

@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result, bail};
 use crate::lab::cgroup;
 use crate::lab::control::{self, Request};
 use crate::lab::failure::Failure;
+use crate::lab::files;
 use crate::lab::plan::{HostPlan, Instance, Plan};
 
 /// The processes behind `target`, for example `postmaster`, `patroni`, `agent`, `postmaster:second`.
 pub async fn find(plan: &Plan, host: &HostPlan, target: &str) -> Result<Vec<i32>> {
     let (what, scope) = target.split_once(':').map_or((target, None), |(what, scope)| (what, Some(scope)));
     match what {
-        "postmaster" => Ok(vec![postmaster(host, &plan.named_instance(scope)?)?]),
-        "postgres" => postgres(host, &plan.named_instance(scope)?),
+        "postmaster" => Ok(vec![postmaster(plan, host, &plan.named_instance(scope)?).await?]),
+        "postgres" => postgres(plan, host, &plan.named_instance(scope)?).await,
         "patroni" => unit(host, &plan.named_instance(scope)?.unit()).await,
         "pgbouncer" => unit(host, &plan.named_instance(scope)?.pooler_unit()).await,
         other if scope.is_none() => unit(host, other).await,
@@ -34,8 +35,9 @@ async fn unit(host: &HostPlan, unit: &str) -> Result<Vec<i32>> {
 }
 
 /// The first line of `postmaster.pid`, if that process belongs to the instance.
-fn postmaster(host: &HostPlan, instance: &Instance<'_>) -> Result<i32> {
-    let file = host.data_dir(&instance.cluster.scope).join("postmaster.pid");
+async fn postmaster(plan: &Plan, host: &HostPlan, instance: &Instance<'_>) -> Result<i32> {
+    let file = files::data_dir_from_outside(plan, host, &instance.cluster.scope).await?;
+    let file = file.join("postmaster.pid");
     let text = fs::read_to_string(&file)
         .with_context(|| format!("PostgreSQL does not run on {}: {}", host.name(), file.display()))?;
     let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
@@ -48,8 +50,8 @@ fn postmaster(host: &HostPlan, instance: &Instance<'_>) -> Result<i32> {
 }
 
 /// The postmaster and all of its children.
-fn postgres(host: &HostPlan, instance: &Instance<'_>) -> Result<Vec<i32>> {
-    let postmaster = postmaster(host, instance)?;
+async fn postgres(plan: &Plan, host: &HostPlan, instance: &Instance<'_>) -> Result<Vec<i32>> {
+    let postmaster = postmaster(plan, host, instance).await?;
     let mut pids = vec![postmaster];
     pids.extend(
         cgroup::pids(&host.cgroup.join(instance.unit()))

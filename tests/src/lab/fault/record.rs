@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Place};
+use super::{Direction, Kind, Place};
 use crate::lab::files;
 use crate::lab::plan::{HostPlan, Plan};
 
@@ -28,6 +28,9 @@ pub struct Fault {
     pub target: Option<String>,
     /// The other end of a cut link.
     pub peer: Option<String>,
+    /// Only the packets that way.
+    #[serde(default)]
+    pub direction: Option<Direction>,
     /// Since when, by `CLOCK_MONOTONIC`; 0 until it is injected.
     pub at_monotonic_ns: u64,
     /// Until when; absent while it lasts.
@@ -51,6 +54,7 @@ impl Fault {
             regions: regions.iter().map(|region| region.name.clone()).collect(),
             target: target.map(str::to_owned),
             peer: peer.map(name),
+            direction: None,
             at_monotonic_ns: 0,
             healed_at_monotonic_ns: None,
             pids: Vec::new(),
@@ -64,8 +68,7 @@ impl Fault {
 
     /// Whether something is still broken because of it.
     pub fn lasts(&self) -> bool {
-        self.healed_at_monotonic_ns.is_none()
-            && !matches!(self.kind, Kind::Kill | Kind::Continue | Kind::Thaw)
+        self.healed_at_monotonic_ns.is_none() && !self.kind.is_an_instant()
     }
 }
 

@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, Result};
 use holdfast_host::run::{self, Command};
 
-use super::Supervisor;
 use super::namespaces::new_boot_id;
+use super::{Supervisor, disk};
 use crate::lab::files::postgres_user;
 use crate::lab::spec::Role;
-use crate::lab::{cgroup, network, shell, units};
+use crate::lab::{cgroup, fault, network, shell, units};
 
 const ONESHOT_DEADLINE_MS: u64 = 10_000;
 const SYSTEM_DEADLINE_MS: u64 = 10_000;
@@ -48,7 +48,11 @@ impl Supervisor {
     async fn forget(&self) -> Result<()> {
         cgroup::kill(&self.host.cgroup)?;
         cgroup::freeze(&self.host.cgroup, false)?;
+        fault::thaw_here(&self.plan, &self.host).await?;
         cgroup::wait_empty(&self.host.cgroup).await?;
+        if self.plan.has_own_disk(&self.host) {
+            disk::check(&self.host).await?;
+        }
         empty(&self.host.run())?;
         empty(Path::new("/dev/shm"))?;
         shell::run(SYSTEM_DEADLINE_MS, &["ipcrm", "--all=shm", "--all=sem", "--all=msg"]).await?;

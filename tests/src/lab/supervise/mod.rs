@@ -5,6 +5,7 @@
 //! stop and unplug, and tell it beforehand what shall stay down.
 
 mod boot;
+mod disk;
 mod namespaces;
 mod unit;
 
@@ -44,6 +45,9 @@ pub fn run(plan: Plan, host: &str) -> Result<()> {
     namespaces::enter(&host)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        if plan.has_own_disk(&host) {
+            disk::attach(&host).await?;
+        }
         let units = units.into_iter().map(|unit| Running::spawn(unit, &host)).collect();
         let supervisor = Arc::new(Supervisor {
             plan,

@@ -124,6 +124,7 @@ fn start(unit: &Unit, host: &HostPlan) -> Result<Child> {
         .env("LC_ALL", "C.UTF-8")
         .env("NO_COLOR", "1")
         .env("HOLDFAST_CONFIG", host.agent_config())
+        .envs(unit.environment.iter().cloned())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone().context("the log")?)
