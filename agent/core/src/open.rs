@@ -36,6 +36,8 @@ pub struct View<'o> {
     pub actual: Option<&'o AnySetting>,
     /// A fence record or policy forbids that we lead.
     pub barred: Option<&'o str>,
+    /// Why nobody closes a term at present: a person has suspended automatic action.
+    pub suspended: Option<&'o str>,
     /// For how long the hook has been waiting, in milliseconds.
     pub waited_ms: u64,
     /// Twice Patroni's ttl, in milliseconds: the longest wait.
@@ -121,7 +123,13 @@ fn wait<T>(why: &str) -> Result<T, Stop> {
 
 fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     let Some(term) = view.term else { return wait("the term record cannot be read") };
-    let Reign::Closed { floor, .. } = &term.value.reign else { return wait("the last reign is not closed") };
+    let Reign::Closed { floor, .. } = &term.value.reign else {
+        // Nobody will close it, and whoever waits in the hook keeps the lock from its last holder.
+        return Err(match view.suspended {
+            Some(why) => Stop::Refuse(format!("the last reign is not closed, and nobody closes it: {why}")),
+            None => Stop::Wait("the last reign is not closed".into()),
+        });
+    };
     let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
         return wait("Patroni's leader key is not ours");
     };
@@ -212,6 +220,7 @@ mod tests {
             replayed: Some(at(1, 100)),
             actual: Some(lasting(actual)),
             barred: None,
+            suspended: None,
             waited_ms: 0,
             wait_ms_max: 60_000,
         };
@@ -279,6 +288,12 @@ mod tests {
         };
         assert!(matches!(judge(|v| v.term = Some(&open)), Answer::Wait(_)));
         assert!(matches!(judge(|v| (v.term, v.waited_ms) = (Some(&open), 60_000)), Answer::Refuse(_)));
+        let suspended = judge(|v| (v.term, v.suspended) = (Some(&open), Some("maintenance by ann")));
+        assert!(matches!(suspended, Answer::Refuse(why) if why.ends_with("maintenance by ann")));
+        assert!(
+            matches!(judge(|v| v.suspended = Some("maintenance")), Answer::Open(_)),
+            "it was closed before"
+        );
         assert!(matches!(judge(|v| v.replayed = None), Answer::Wait(_)));
         let other = Revised { value: name("c"), mod_revision: 301 };
         assert!(matches!(judge(|v| v.leader_key = Some(&other)), Answer::Wait(_)));

@@ -16,9 +16,7 @@ use crate::member::Member;
 pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> Result<()> {
     let start = SystemTime::now();
     let own = member.own().context("our own session is not known to be alive")?;
-    if !member.remember(|remembered| remembered.attesting = true).await {
-        bail!("the shut gate cannot be kept on disk");
-    }
+    shut_gate(member).await?;
     let attestation = Attestation {
         term,
         holder: member.instance.member.clone(),
@@ -38,6 +36,14 @@ pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKi
     let attributes = [("holdfast.term", term.to_string())];
     trace::step(&member.telemetry, trace::of_incident(cluster), "attestation", start, &attributes);
     tracing::warn!(cluster = %member.instance.cluster, term = term.0, "attested: our PostgreSQL has stopped");
+    Ok(())
+}
+
+/// Keeps PostgreSQL from starting until the attestation is used or taken back.
+pub async fn shut_gate(member: &Member) -> Result<()> {
+    if !member.remember(|remembered| remembered.attesting = true).await {
+        bail!("the shut gate cannot be kept on disk");
+    }
     Ok(())
 }
 

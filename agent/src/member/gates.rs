@@ -103,6 +103,7 @@ impl Member {
         let Some(own) = self.own() else {
             return Ok(Attempt::Wait("our own session is not known to be alive".into()));
         };
+        let suspended = cluster.why_suspended(clock::wall_ms());
         let answer = open::decide(&open::View {
             me: &self.instance.member,
             incarnation: own.incarnation,
@@ -115,6 +116,7 @@ impl Member {
             replayed,
             actual: setting.as_ref(),
             barred: fenced.as_deref(),
+            suspended: suspended.as_deref(),
             waited_ms,
             wait_ms_max: 2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms),
         });
