@@ -255,6 +255,56 @@ async fn a_hold_is_ended_with_a_name() {
 }
 
 #[tokio::test]
+async fn maintenance_begins_is_replaced_and_ends() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.closed(4, 1);
+    ground.plant(&built).await;
+    let on = ["maintenance", "on", "--for", "30m", "--reason", "new switch", "--yes"];
+    let halfway = ground.run(&on).await;
+    assert!(halfway.code == 3 && halfway.err.contains("blocker 1: term 4 is closed"), "{halfway:?}");
+    built.open(4, 1);
+    ground.plant(&built).await;
+    for wrong in ["30s", "25h", "soon"] {
+        let refused = ground.run(&["maintenance", "on", "--for", wrong, "--reason", "x", "--yes"]).await;
+        assert_eq!(refused.code, 2, "{refused:?}");
+    }
+    let dry = ground.run(&["maintenance", "on", "--for", "30m", "--dry-run", "-o", "json"]).await;
+    assert_eq!((dry.code, &dry.json()["result"]), (0, &"would_do".into()));
+    assert_eq!(ground.stored(&built.keys.maintenance()).await, None, "a dry run writes nothing");
+
+    let begun = ground.run(&on).await;
+    assert!(begun.code == 0 && begun.out.contains("maintenance until"), "{begun:?}");
+    let record = ground.stored(&built.keys.maintenance()).await.unwrap();
+    let moment = |field: &str| record[field].as_i64().unwrap();
+    assert_eq!(moment("until_wall_ms") - moment("since_wall_ms"), 1_800_000);
+    assert_eq!((&record["by"], &record["reason"]), (&"holdfast://operator/ann".into(), &"new switch".into()));
+    assert_eq!((&record["format"], &record["min_reader"]), (&1.into(), &1.into()));
+    let status = ground.run(&["status"]).await;
+    assert!(
+        status.out.starts_with("AT RISK: maintenance by holdfast://operator/ann until"),
+        "{}",
+        status.out
+    );
+    let longer =
+        ground.run(&["maintenance", "on", "--for", "2h", "--reason", "longer", "--yes", "--wait"]).await;
+    assert!(longer.code == 0 && longer.err.contains("this replaces: maintenance by"), "{longer:?}");
+    let doctor = ground.run(&["doctor"]).await;
+    assert!(doctor.out.contains("| maintenance by holdfast://operator/ann"), "{}", doctor.out);
+
+    let off = ["maintenance", "off", "--reason", "done", "--yes"];
+    assert_eq!(ground.run(&off).await.code, 0);
+    assert_eq!(ground.stored(&built.keys.maintenance()).await, None);
+    let again = ground.run(&[&off[..], &["-o", "json"]].concat()).await;
+    assert_eq!((again.code, &again.json()["result"]), (0, &"unchanged".into()));
+    built.raw(&built.keys.maintenance(), br#"{"format":9,"min_reader":9}"#);
+    ground.plant(&built).await;
+    let unreadable = ground.run(&off).await;
+    assert!(unreadable.code == 0, "what cannot be read can be ended: {unreadable:?}");
+    assert_eq!(ground.stored(&built.keys.maintenance()).await, None);
+}
+
+#[tokio::test]
 async fn wrong_commands_and_dead_servers_have_their_codes() {
     let ground = Ground::new().await;
     assert_eq!(run_alone(&["status", "--config", "/nowhere/operator.toml"]).code, 2);

@@ -60,6 +60,9 @@ pub fn streaming_to_publish(seen: Option<bool>, lost_for_ms: Option<u64>) -> Opt
 pub enum Verdict {
     /// Write the attestation.
     Attest(StopKind),
+    /// PostgreSQL was shut down and nothing of it is left: shut the gate, so that nothing starts, then look again. Its
+    /// Patroni lives on: it may be answering the person who ordered the switchover.
+    Shut,
     /// First shut the gate and kill Patroni together with what is left of PostgreSQL, then look again.
     ShutAndKill,
     /// Leave it to Patroni: it starts PostgreSQL again under the same term.
@@ -92,7 +95,11 @@ pub fn decide(stopped: &Stopped<'_>) -> Verdict {
             return Verdict::RestartInPlace("no streaming standby may lead");
         }
     }
-    if stopped.gate_shut && stopped.processes_gone { Verdict::Attest(kind) } else { Verdict::ShutAndKill }
+    match (&kind, stopped.gate_shut, stopped.processes_gone) {
+        (_, true, true) => Verdict::Attest(kind),
+        (StopKind::Clean { .. }, false, true) => Verdict::Shut,
+        _ => Verdict::ShutAndKill,
+    }
 }
 
 #[cfg(test)]
@@ -170,5 +177,8 @@ mod tests {
         let nobody = names(&[]);
         let verdict = judge(|s| (s.control, s.streaming) = (&clean, &nobody));
         assert_eq!(verdict, Verdict::Attest(StopKind::Clean { end: at(1, 5) }));
+        assert_eq!(judge(|s| (s.control, s.gate_shut) = (&clean, false)), Verdict::Shut);
+        let starting = judge(|s| (s.control, s.processes_gone) = (&clean, false));
+        assert_eq!(starting, Verdict::ShutAndKill, "it had passed the gate before that was shut");
     }
 }

@@ -46,6 +46,8 @@ pub struct View<'o> {
     pub failover_key: bool,
     /// Revision of Patroni's `/config`; 0 is absent.
     pub config_mod_revision: i64,
+    /// Revision of the maintenance record; 0 is absent.
+    pub maintenance_mod_revision: i64,
     /// Members that could follow.
     pub candidates: &'o [Candidate],
     /// Wall clock for the record, milliseconds since 1970.
@@ -146,6 +148,8 @@ pub struct ClosePlan {
     pub leader_mod_revision: i64,
     /// Compare: a pause that began meanwhile keeps the term open.
     pub config_mod_revision: i64,
+    /// Compare: so does a maintenance.
+    pub maintenance_mod_revision: i64,
     /// Compare.
     pub out_of_office: OutOfOffice,
     /// Write.
@@ -202,6 +206,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         promise_mod_revisions: promises,
         leader_mod_revision: view.leader_key.map_or(0, |key| key.mod_revision),
         config_mod_revision: view.config_mod_revision,
+        maintenance_mod_revision: view.maintenance_mod_revision,
         out_of_office,
         closed: TermRecord { term: record.term, reign, trace: record.trace.clone() },
         delete_failover: view.failover_key,

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{
-    Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord, Promise,
-    SessionRecord, TermRecord, Unknown,
+    Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord, MemberFacts,
+    ModeRecord, Promise, SessionRecord, TermRecord, Unknown,
 };
 use holdfast_types::{HostName, MemberName, Mode, SessionId};
 
@@ -70,6 +70,8 @@ pub struct Cluster {
     pub leader_key: Option<Revised<MemberName>>,
     /// Patroni's `/failover` exists.
     pub failover_key: bool,
+    /// Whom a person wants as the next leader, by Patroni's `/failover`; one that is scheduled for later counts for nobody.
+    pub failover_candidate: Option<MemberName>,
     /// Patroni's members.
     pub members: BTreeMap<MemberName, PatroniMember>,
     /// Patroni's configuration.
@@ -82,6 +84,10 @@ pub struct Cluster {
     pub unreadable_fences: BTreeSet<MemberName>,
     /// The hold record.
     pub hold: Option<Revised<HoldRecord>>,
+    /// The maintenance record; it may have run out.
+    pub maintenance: Option<Revised<MaintenanceRecord>>,
+    /// There is a maintenance record that this build cannot read: it may be in force.
+    pub maintenance_unreadable: bool,
     /// The incidents that are still in the ring.
     pub events: Vec<Revised<EventRecord>>,
     /// What this build does not know of the records of our own, by their keys: it is kept when they are written again.
@@ -113,6 +119,40 @@ impl Cluster {
     /// Whether Patroni is paused; `None` when its configuration is not there or cannot be read.
     pub fn paused(&self) -> Option<bool> {
         self.config.map(|config| config.paused)
+    }
+
+    /// Whether a person has suspended automatic action: by Patroni's pause, or by an order of maintenance that has not run
+    /// out by this host's wall clock. `None` when it cannot be told; nothing automatic may be done then either.
+    pub fn suspended(&self, now_wall_ms: i64) -> Option<bool> {
+        match (self.paused(), self.in_maintenance(now_wall_ms)) {
+            (Some(true), _) | (_, Some(true)) => Some(true),
+            (Some(false), Some(false)) => Some(false),
+            (None, _) | (_, None) => None,
+        }
+    }
+
+    fn in_maintenance(&self, now_wall_ms: i64) -> Option<bool> {
+        let in_force = |found: &Revised<MaintenanceRecord>| found.value.is_in_force(now_wall_ms);
+        (!self.maintenance_unreadable).then(|| self.maintenance.as_ref().is_some_and(in_force))
+    }
+
+    /// Why nothing automatic is done, and what ends that, for people; `None` when nothing keeps it from being done.
+    pub fn why_suspended(&self, now_wall_ms: i64) -> Option<String> {
+        if self.maintenance_unreadable {
+            return Some("the maintenance record cannot be read; upgrade this host".into());
+        }
+        let maintenance = self.maintenance.as_ref().map(|found| &found.value);
+        if let Some(found) = maintenance.filter(|found| found.is_in_force(now_wall_ms)) {
+            let MaintenanceRecord { by, reason, .. } = found;
+            return Some(format!(
+                "maintenance by {by} ({reason}); it ends by itself, or with: holdfast maintenance off"
+            ));
+        }
+        match self.paused() {
+            Some(false) => None,
+            Some(true) => Some("Patroni is paused; patronictl resume ends that".into()),
+            None => Some("Patroni's configuration is not known".into()),
+        }
     }
 
     /// Whether the term in force is unknown, as opposed to: there is none.
@@ -173,6 +213,7 @@ impl Cluster {
                     None if member == term.value.holder() => (opened_at?.value.floor, true),
                     None => return None,
                 };
+                let wanted = self.failover_candidate.as_ref() == Some(member);
                 let willing = facts.eligible == Some(true) && self.agent_alive(&facts.host);
                 // Patroni's own spelling of the name goes into its keys.
                 let (member, patroni) = match self.members.get_key_value(member) {
@@ -183,7 +224,8 @@ impl Cluster {
                     member: member.clone(),
                     position,
                     eligible: willing && same_data && !self.fenced(member),
-                    priority: facts.failover_priority,
+                    // A switchover names its successor; whether that one can lead is asked all the same.
+                    priority: if wanted { i64::MAX } else { facts.failover_priority },
                     member_lease: patroni.map(|one| one.lease).filter(|lease| *lease != 0),
                 })
             })

@@ -193,6 +193,8 @@ pub enum Action {
     },
     /// Rule 1: publish a new floor record.
     KeepFloor(Begun),
+    /// Shut the start gate; Patroni lives on.
+    ShutGate,
     /// Shut the start gate and kill Patroni together with what is left of PostgreSQL.
     ShutGateAndKill,
     /// Rules 9 and 10: put the attestation.
@@ -272,7 +274,14 @@ pub enum Action {
 impl Action {
     /// Whether the decision rests on etcd's state in a way that a watched, possibly late view cannot carry.
     pub fn needs_fresh_read(&self) -> bool {
-        !matches!(self, Self::RestartPatroni | Self::OpenGate | Self::ShutGateAndKill | Self::Prove { .. })
+        !matches!(
+            self,
+            Self::RestartPatroni
+                | Self::OpenGate
+                | Self::ShutGate
+                | Self::ShutGateAndKill
+                | Self::Prove { .. }
+        )
     }
 }
 
@@ -291,16 +300,20 @@ pub struct Decision {
 
 /// Decides what a database member does now.
 ///
-/// While Patroni is paused, or when its configuration cannot be read, nothing automatic happens but what a person has
-/// ordered: people pause because they work on the cluster by hand (rule 24).
+/// While Patroni is paused, a maintenance is in force, or neither can be told, nothing automatic happens but what a person
+/// has ordered: people pause because they work on the cluster by hand (rule 24).
 pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Decision {
     let mut decision = Decision::default();
     let runs = matches!(local.postgres, Postgres::Running { .. });
     if cluster.fenced(local.me) && runs {
         decision.actions.push(Action::KillFenced);
     }
-    if cluster.paused() != Some(false) {
-        decision.waits.push("Patroni is paused, or its configuration is not known".into());
+    let suspended = cluster.suspended(local.now.wall_ms);
+    if suspended != Some(false) {
+        decision.waits.extend(cluster.why_suspended(local.now.wall_ms));
+        if suspended == Some(true) && local.class == Class::Quorum {
+            writer::give_back(cluster, local, &mut decision);
+        }
         return decision;
     }
     if local.patroni_hung && runs {

@@ -38,6 +38,8 @@ pub struct View<'o> {
     pub given_back: bool,
     /// A fence record or policy forbids that we lead.
     pub barred: Option<&'o str>,
+    /// Why nobody closes a term at present: a person has suspended automatic action.
+    pub suspended: Option<&'o str>,
     /// For how long the hook has been waiting, in milliseconds.
     pub waited_ms: u64,
     /// Twice Patroni's ttl, in milliseconds: the longest wait.
@@ -124,10 +126,15 @@ fn wait<T>(why: &str) -> Result<T, Stop> {
 fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     let Some(term) = view.term else { return wait("the term record cannot be read") };
     let Reign::Closed { floor, .. } = &term.value.reign else {
-        return wait(if view.given_back {
-            "this node has given the term back, because the hook before this one was lost; it is closed first (rule 10)"
-        } else {
-            "the last reign is not closed"
+        if view.given_back {
+            return wait(
+                "this node has given the term back, because the hook before this one was lost; it is closed first (rule 10)",
+            );
+        }
+        // Nobody will close it, and whoever waits in the hook keeps the lock from its last holder.
+        return Err(match view.suspended {
+            Some(why) => Stop::Refuse(format!("the last reign is not closed, and nobody closes it: {why}")),
+            None => Stop::Wait("the last reign is not closed".into()),
         });
     };
     let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
@@ -220,6 +227,7 @@ mod tests {
             actual: Some(lasting(actual)),
             given_back: false,
             barred: None,
+            suspended: None,
             waited_ms: 0,
             wait_ms_max: 60_000,
         };
@@ -309,6 +317,12 @@ mod tests {
         };
         assert!(matches!(judge(|v| v.term = Some(&open)), Answer::Wait(_)));
         assert!(matches!(judge(|v| (v.term, v.waited_ms) = (Some(&open), 60_000)), Answer::Refuse(_)));
+        let suspended = judge(|v| (v.term, v.suspended) = (Some(&open), Some("maintenance by ann")));
+        assert!(matches!(suspended, Answer::Refuse(why) if why.ends_with("maintenance by ann")));
+        assert!(
+            matches!(judge(|v| v.suspended = Some("maintenance")), Answer::Open(_)),
+            "it was closed before"
+        );
         assert!(matches!(judge(|v| v.replayed = None), Answer::Wait(_)));
         let other = Revised { value: name("c"), mod_revision: 301 };
         assert!(matches!(judge(|v| v.leader_key = Some(&other)), Answer::Wait(_)));

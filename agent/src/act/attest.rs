@@ -16,9 +16,7 @@ use crate::member::Member;
 /// Puts the attestation. The gate was shut and the processes were seen gone before this was decided.
 pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> Result<()> {
     let start = SystemTime::now();
-    if !member.remember(|remembered| remembered.attesting = true).await {
-        bail!("the shut gate cannot be kept on disk");
-    }
+    shut_gate(member).await?;
     put(member, cluster, term, stop).await?;
     let attributes = [("holdfast.term", term.to_string())];
     trace::step(&member.telemetry, trace::of_incident(cluster), "attestation", start, &attributes);
@@ -63,6 +61,14 @@ async fn put(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> 
     let write = Write::put(key, Stored::new(attestation).encode());
     if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
         bail!("the term record has changed since it was read");
+    }
+    Ok(())
+}
+
+/// Keeps PostgreSQL from starting until the attestation is used or taken back.
+pub async fn shut_gate(member: &Member) -> Result<()> {
+    if !member.remember(|remembered| remembered.attesting = true).await {
+        bail!("the shut gate cannot be kept on disk");
     }
     Ok(())
 }

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_host::cgroup::Cgroup;
 use holdfast_host::process::PidFd;
 
-use super::trace;
+use super::{attest, trace};
 use crate::member::Member;
 use crate::observe::processes;
 
@@ -34,9 +34,7 @@ pub fn restart_patroni(member: &Member, cluster: &Cluster) -> Result<()> {
 
 /// Shuts the gate durably, then kills Patroni together with what is left of PostgreSQL: it may be starting it again.
 pub async fn shut_gate_and_kill(member: &Member) -> Result<()> {
-    if !member.remember(|remembered| remembered.attesting = true).await {
-        bail!("the shut gate cannot be kept on disk");
-    }
+    attest::shut_gate(member).await?;
     all(member).await?;
     member.state().killed = true;
     Ok(())

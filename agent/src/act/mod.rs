@@ -49,6 +49,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             term::follow_patroni(member, cluster, *term, (*term_mod_revision, *leader_mod_revision)).await
         }
         Action::KeepFloor(begun) => floor::publish(member, cluster, begun).await,
+        Action::ShutGate => attest::shut_gate(member).await,
         Action::ShutGateAndKill => kill::shut_gate_and_kill(member).await,
         Action::Attest { term, stop: StopKind::Relinquished } => {
             attest::relinquish(member, cluster, *term).await
@@ -91,6 +92,7 @@ pub fn describe(action: &Action) -> String {
             format!("said that the writer of term {} is promoted", record.term)
         }
         Action::KeepFloor(begun) => format!("published a floor for version {} of /sync", begun.sync.version),
+        Action::ShutGate => "shut the start gate after a shutdown".into(),
         Action::ShutGateAndKill => {
             "shut the start gate and killed Patroni with what is left of PostgreSQL".into()
         }

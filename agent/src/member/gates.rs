@@ -101,6 +101,7 @@ impl Member {
         let Some(own) = self.own() else {
             return Ok(Attempt::Wait("our own session is not known to be alive".into()));
         };
+        let suspended = cluster.why_suspended(clock::wall_ms());
         let answer = open::decide(&open::View {
             me: &self.instance.member,
             incarnation: own.incarnation,
@@ -114,6 +115,7 @@ impl Member {
             actual: setting.as_ref(),
             given_back: self.has_given_back(&cluster),
             barred: fenced.as_deref(),
+            suspended: suspended.as_deref(),
             waited_ms,
             wait_ms_max: 2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms),
         });

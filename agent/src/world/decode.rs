@@ -56,6 +56,7 @@ pub fn cluster<'p>(
 fn note_unreadable(keys: &ClusterKeys, key: &str, cluster: &mut Cluster) {
     match keys.parse(key) {
         Some(OurKey::Mode) => cluster.mode_unreadable = true,
+        Some(OurKey::Maintenance) => cluster.maintenance_unreadable = true,
         Some(OurKey::Term | OurKey::Promise { .. }) => cluster.terms_unreadable = true,
         Some(OurKey::Fence(name)) => cluster.unreadable_fences.extend(MemberName::new(name)),
         _ => {}
@@ -81,6 +82,7 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
         OurKey::Term => cluster.term = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Floor => cluster.floor = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Hold => cluster.hold = Some(record(pair, &mut cluster.unknown)?),
+        OurKey::Maintenance => cluster.maintenance = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Promise { member: name, .. } => {
             let found: Revised<Promise> = record(pair, &mut cluster.unknown)?;
             let newest = cluster.promises.get(&member(name)?).map(|old| old.value.term);
@@ -110,7 +112,10 @@ fn patroni_key(rest: &str, pair: &KeyValue, cluster: &mut Cluster) -> Result<()>
                 cluster.leader_key = Some(Revised { value, mod_revision: pair.mod_revision });
             }
             "sync" => cluster.sync = Some(patroni::sync(pair)?),
-            "failover" => cluster.failover_key = true,
+            "failover" => {
+                cluster.failover_key = true;
+                cluster.failover_candidate = patroni::failover_candidate(pair)?;
+            }
             "config" => cluster.config = Some(patroni::config(pair)?),
             _ => {}
         },
@@ -173,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_builds_mode_and_fence_are_not_absent() {
+    fn a_newer_builds_mode_fence_and_maintenance_are_not_absent() {
         let region = RegionName::new("r1").unwrap();
         let id = ClusterId {
             region: region.clone(),
@@ -182,9 +187,12 @@ mod tests {
         };
         let (keys, db1) = (ClusterKeys::new(&id), MemberName::new("db1").unwrap());
         let newer = br#"{"format":9,"min_reader":9}"#;
-        let pairs = [pair(&keys.mode(), newer, 0), pair(&keys.fence(&db1), newer, 0)];
+        let config = pair("/service/main/config", b"{}", 0);
+        let ours = [keys.mode(), keys.fence(&db1), keys.maintenance()].map(|key| pair(&key, newer, 0));
+        let pairs = [&ours[..], &[config]].concat();
         let found = cluster(&keys, &region, 9, pairs.iter());
         assert_eq!(found.known_mode(), None);
         assert!(!found.is_armed() && found.fenced(&db1) && found.fences.is_empty());
+        assert_eq!((found.paused(), found.suspended(0)), (Some(false), None));
     }
 }

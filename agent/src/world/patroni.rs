@@ -46,6 +46,13 @@ pub fn sync(pair: &KeyValue) -> Result<SyncKey> {
     Ok(SyncKey { leader, sync_standby, quorum, version, mod_revision, create_revision })
 }
 
+/// `/failover`: the `member` that a switchover or failover of now names. One with `scheduled_at` is for later.
+pub fn failover_candidate(pair: &KeyValue) -> Result<Option<MemberName>> {
+    let value = json(pair)?;
+    let of_now = value["scheduled_at"].is_null();
+    value["member"].as_str().filter(|_| of_now).map(name).transpose()
+}
+
 /// `/members/<name>`: what is needed of it.
 pub fn member(pair: &KeyValue) -> Result<PatroniMember> {
     let value = json(pair)?;
@@ -104,6 +111,18 @@ mod tests {
         assert!(sync(&pair("")).unwrap_err().contains("/service/main/x"));
         assert!(sync(&pair(r#"{"quorum":-1}"#)).unwrap_err().contains("quorum"));
         assert!(sync(&pair(r#"{"sync_standby":"*"}"#)).is_err());
+    }
+
+    #[test]
+    fn a_switchover_of_now_names_its_successor() {
+        let candidate =
+            |value| failover_candidate(&pair(value)).map(|found| found.map(|name| name.to_string()));
+        assert_eq!(candidate(r#"{"leader":"a","member":"b"}"#), Ok(Some("b".into())));
+        assert_eq!(candidate(r#"{"leader":"a"}"#), Ok(None));
+        assert_eq!(candidate("{}"), Ok(None));
+        let later = r#"{"leader":"a","member":"b","scheduled_at":"2027-01-01T00:00:00+00:00"}"#;
+        assert_eq!(candidate(later), Ok(None));
+        assert!(candidate("a:b").is_err());
     }
 
     #[test]

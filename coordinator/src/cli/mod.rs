@@ -8,6 +8,7 @@ mod doctor;
 mod exit;
 mod fence;
 mod hold;
+mod maintenance;
 mod order;
 pub mod print;
 mod show;
@@ -45,6 +46,9 @@ pub enum Verb {
     /// A second failover that waits for a person
     #[command(subcommand)]
     Hold(hold::HoldVerb),
+    /// Suspend automatic action while a person works on a cluster
+    #[command(subcommand)]
+    Maintenance(maintenance::MaintenanceVerb),
     /// Faults of the installation, each with its remedy
     Doctor(doctor::DoctorOptions),
 }
@@ -77,6 +81,7 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Fence(options) => fence::fence(options).await,
         Verb::Unfence(options) => fence::unfence(options).await,
         Verb::Doctor(options) => doctor::doctor(options).await,
+        Verb::Maintenance(verb) => maintenance::run(verb).await,
         Verb::Hold(hold::HoldVerb::End(options)) => hold::end(options).await,
     }
 }

@@ -7,7 +7,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::{class, text};
+use super::{class, maintenance, text};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,6 +66,10 @@ pub fn check(view: &ClusterView) -> Check {
             check.block(format!("the present leader {leader} is fenced"), fix);
         }
         Some(_) => {}
+    }
+    if let Some(report) = maintenance::report(view).filter(|_| view.mode() != Mode::Armed) {
+        let fix = text::order("maintenance off", &view.cluster);
+        check.block(format!("{}: no term would be opened", report.text), fix);
     }
     for problem in &view.problems {
         check.block(problem.clone(), "nothing is armed over a record that cannot be read");

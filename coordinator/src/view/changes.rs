@@ -9,7 +9,7 @@ use super::status::{MemberReport, StatusReport, TermReport};
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `mode`, `term`, `hold`, `member`, `route`, `event` or `health`.
+    /// `mode`, `maintenance`, `term`, `hold`, `member`, `route`, `event` or `health`.
     pub what: &'static str,
     /// One line.
     pub text: String,
@@ -24,6 +24,9 @@ pub fn between(old: &ClusterView, new: &ClusterView) -> Vec<Change> {
         let by = now.mode.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
         let reason = now.mode.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         say("mode", format!("{} -> {}{by}{reason}", before.mode.mode, now.mode.mode));
+    }
+    if before.maintenance.as_ref().map(|one| &one.until) != now.maintenance.as_ref().map(|one| &one.until) {
+        say("maintenance", now.maintenance.as_ref().map_or("over".into(), |one| one.text.clone()));
     }
     for event in &new.events {
         if !old.events.contains(event) {
@@ -133,6 +136,13 @@ mod tests {
         assert!(closed[3].starts_with("health OUTAGE: term 4 of db1 was closed"), "{closed:?}");
         let opened = lines(|built| built.opening(5, 2, false));
         assert_eq!(opened[0], "term 5 is open for db2, not promoted yet");
+    }
+
+    #[test]
+    fn a_maintenance_is_told_when_it_begins() {
+        let told = lines(|built| built.maintenance(crate::view::testing::NOW_WALL_MS + 60_000));
+        assert!(told[0].starts_with("maintenance maintenance by holdfast://operator/ann until"), "{told:?}");
+        assert!(told[1].starts_with("health AT RISK: maintenance by"), "{told:?}");
     }
 
     #[test]

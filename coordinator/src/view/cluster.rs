@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord,
-    Promise, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord,
+    MemberFacts, ModeRecord, Promise, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -47,6 +47,10 @@ pub struct ClusterView {
     pub floor: Option<Seen<FloorRecord>>,
     /// The last record of a hold; see [`hold`](Self::hold) for whether it still means anything.
     hold: Option<Seen<HoldRecord>>,
+    /// The last order of maintenance; see [`maintenance_in_force`](Self::maintenance_in_force).
+    maintenance: Option<Seen<MaintenanceRecord>>,
+    /// Revision of the key of maintenance, 0 when it is absent; a record that cannot be read has one too.
+    pub maintenance_revision: i64,
     /// Standing promises.
     pub promises: Vec<(MemberName, Promise)>,
     /// The writer's own word that it has stopped.
@@ -96,6 +100,8 @@ impl ClusterView {
             term: None,
             floor: None,
             hold: None,
+            maintenance: None,
+            maintenance_revision: 0,
             promises: Vec::new(),
             attestations: Vec::new(),
             facts: BTreeMap::new(),
@@ -132,6 +138,10 @@ impl ClusterView {
             OurKey::Term => self.term = seen(pair, problems),
             OurKey::Floor => self.floor = seen(pair, problems),
             OurKey::Hold => self.hold = seen(pair, problems),
+            OurKey::Maintenance => {
+                self.maintenance_revision = pair.mod_revision;
+                self.maintenance = seen(pair, problems);
+            }
             OurKey::Promise { member, .. } => {
                 if let (Some(name), Some(promise)) = (name(member, pair, problems), body(pair, problems)) {
                     self.promises.push((name, promise));
@@ -204,6 +214,16 @@ impl ClusterView {
     /// The hold that waits for a person.
     pub fn hold_in_force(&self) -> Option<&Seen<HoldRecord>> {
         self.hold().filter(|hold| hold.body().released_by.is_none())
+    }
+
+    /// The maintenance that suspends automatic action at the moment of the reading.
+    pub fn maintenance_in_force(&self) -> Option<&MaintenanceRecord> {
+        self.maintenance.as_ref().map(Seen::body).filter(|found| found.is_in_force(self.read_wall_ms))
+    }
+
+    /// There is a maintenance record that cannot be read. Agents then take it for one in force.
+    pub fn maintenance_unreadable(&self) -> bool {
+        self.maintenance.is_none() && self.maintenance_revision != 0
     }
 
     /// Every member that anybody has heard of, in the order of names.

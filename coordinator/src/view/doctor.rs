@@ -8,7 +8,7 @@ use super::agents::HostAnswer;
 use super::arming;
 use super::cluster::ClusterView;
 use super::status::FORMAT;
-use super::text;
+use super::{maintenance, text};
 
 /// A certificate that ends sooner is a warning (`PROTOCOL.md` rule 24b).
 const CERTIFICATE_DAYS_MIN: i64 = 30;
@@ -206,6 +206,14 @@ impl DoctorReport {
         }
         if check.blockers.is_empty() {
             self.ok(&what, format!("mode {}, nothing stands in the way of arming", view.mode()));
+        }
+        if let Some(report) = maintenance::report(view) {
+            self.add(
+                Verdict::Warn,
+                "maintenance",
+                report.text,
+                text::order("maintenance off", &view.cluster),
+            );
         }
         let versions = distinct(view.sessions.values().map(|session| session.version.clone()));
         match versions.as_slice() {

@@ -9,7 +9,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::{ClusterView, Seen};
-use super::text;
+use super::{maintenance, text};
 
 /// How bad a finding is. The order is the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -44,6 +44,9 @@ impl Finding {
 /// Everything that is wrong, the worst first. `etcd` is absent when the servers were not asked.
 pub fn find(view: &ClusterView, etcd: Option<&EtcdHealth>) -> Vec<Finding> {
     let mut list = List { view, findings: Vec::new() };
+    if view.mode() == Mode::Armed {
+        list.maintenance();
+    }
     if let Some(etcd) = etcd {
         list.etcd(etcd);
     }
@@ -97,6 +100,14 @@ impl List<'_> {
 
     fn command(&self, verb: &str) -> String {
         text::command(verb, &self.view.cluster)
+    }
+
+    /// The first that is said of what is at risk: it explains why nothing is done about the rest.
+    fn maintenance(&mut self) {
+        if let Some(report) = maintenance::report(self.view) {
+            let effect = "nothing is failed over, closed or restarted by itself";
+            self.risk(report.text, effect, text::order("maintenance off", &self.view.cluster));
+        }
     }
 
     /// The term and the hold.

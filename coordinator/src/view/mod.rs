@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod events;
 pub mod fencing;
 pub mod findings;
+pub mod maintenance;
 pub mod patroni;
 pub mod status;
 pub mod text;

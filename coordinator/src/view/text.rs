@@ -29,6 +29,16 @@ pub fn ago(then_wall_ms: i64, now_wall_ms: i64) -> String {
     }
 }
 
+/// How long it is until `then`, likewise.
+pub fn ahead(then_wall_ms: i64, now_wall_ms: i64) -> String {
+    let seconds = then_wall_ms.saturating_sub(now_wall_ms) / 1_000;
+    match seconds {
+        ..=119 => format!("in {seconds} s"),
+        120..=7_199 => format!("in {} min", seconds / 60),
+        7_200.. => format!("in {} h", seconds / 3_600),
+    }
+}
+
 /// Bytes with a binary unit.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -93,6 +103,10 @@ mod tests {
         assert_eq!(ago(0, 59_000), "59 s ago");
         assert_eq!(ago(0, 600_000), "10 min ago");
         assert_eq!(ago(5_000, 0), "just now");
+        assert_eq!(
+            [30_000, 1_800_000, 86_400_000].map(|then| ahead(then, 0)),
+            ["in 30 s", "in 30 min", "in 24 h"]
+        );
         assert_eq!((bytes(900), bytes(20 * 1_024 * 1_024)), ("900 B".into(), "20 MiB".into()));
         assert_eq!((micros(850), micros(12_300)), ("0.8 ms".into(), "12 ms".into()));
         assert_eq!(lag(Some(Lsn(10)), Some(Lsn(12))), Some(0));

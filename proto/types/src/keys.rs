@@ -10,6 +10,7 @@
 //!                                          /facts/<member>   what others need to choose a successor; it stays when the session goes, as the address to cut off
 //!                                          /fence/<member>   keeps a node out until it has been validated
 //!                                          /hold             a second failover waits for a person
+//!                                          /maintenance      a person works on the cluster: nothing automatic until a moment
 //!                                          /route/<pooler>   where a pooler sends its clients; it stays when the session goes, and is then no longer known to be true
 //!                                          /would/<member>   what its agent would have done, in mode observe
 //!                                          /event/<nn>       a ring of the last incidents
@@ -97,6 +98,10 @@ impl ClusterKeys {
     pub fn hold(&self) -> String {
         format!("{}hold", self.ours)
     }
+    /// The mark that a person works on the cluster.
+    pub fn maintenance(&self) -> String {
+        format!("{}maintenance", self.ours)
+    }
     /// Where a pooler sends its clients.
     pub fn route(&self, host: &HostName, pooler: &str) -> String {
         format!("{}route/{host}.{pooler}", self.ours)
@@ -143,6 +148,7 @@ impl ClusterKeys {
                 "term" => OurKey::Term,
                 "floor" => OurKey::Floor,
                 "hold" => OurKey::Hold,
+                "maintenance" => OurKey::Maintenance,
                 _ => return None,
             },
             Some(("promise", path)) => {
@@ -169,6 +175,7 @@ pub enum OurKey<'k> {
     Term,
     Floor,
     Hold,
+    Maintenance,
     Promise { member: &'k str, term: Term },
     Attest(Term),
     Facts(&'k str),
@@ -198,6 +205,7 @@ mod tests {
         let db1 = MemberName::new("db1.plant").unwrap();
         assert_eq!(keys.term(), "/holdfast/v1/r1/service/main/term");
         assert_eq!(keys.parse(&keys.term()), Some(OurKey::Term));
+        assert_eq!(keys.parse(&keys.maintenance()), Some(OurKey::Maintenance));
         let promise = keys.promise(&db1, Term(7));
         assert_eq!(keys.parse(&promise), Some(OurKey::Promise { member: "db1.plant", term: Term(7) }));
         assert_eq!(keys.parse(&keys.event(65)), Some(OurKey::Event(1)));

@@ -94,6 +94,7 @@ impl World {
             leader_key: self.leader_key.as_ref(),
             failover_key: self.failover_key,
             config_mod_revision: 20,
+            maintenance_mod_revision: 0,
             candidates: &self.candidates,
             now_wall_ms: 9,
         })

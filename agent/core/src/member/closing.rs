@@ -38,6 +38,7 @@ pub(super) fn close(
         leader_key: cluster.leader_key.as_ref(),
         failover_key: cluster.failover_key,
         config_mod_revision: cluster.config.map_or(0, |config| config.mod_revision),
+        maintenance_mod_revision: cluster.maintenance.as_ref().map_or(0, |found| found.mod_revision),
         candidates: &candidates,
         now_wall_ms: local.now.wall_ms,
     });

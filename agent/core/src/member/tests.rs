@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::record::{
-    Attestation, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts, ModeRecord, Promise,
-    SessionRecord, Step,
+    Attestation, FenceReason, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord, MemberFacts,
+    ModeRecord, Promise, SessionRecord, Step,
 };
 use holdfast_types::{Configuration, Mode, Profile};
 
@@ -108,6 +108,17 @@ fn promise(member: &str, lsn: u64) -> (MemberName, Revised<Promise>) {
         at_wall_ms: 0,
     };
     (name(member), revised(promise, 100 + i64::from(member.as_bytes()[0])))
+}
+
+fn attestation() -> Attestation {
+    Attestation {
+        term: Term(4),
+        holder: name("a"),
+        incarnation: Incarnation(1),
+        session: A_SESSION,
+        stop: StopKind::Stopped,
+        at_wall_ms: 0,
+    }
 }
 
 fn phase(member: &str) -> Phase {
@@ -223,6 +234,92 @@ fn a_pause_stops_everything_but_a_persons_fence() {
 }
 
 #[test]
+fn a_clean_stop_for_a_switchover_leaves_patroni_alive_and_goes_to_the_one_that_was_named() {
+    let control = ControlState::ShutDown { end: at(1, 140) };
+    let stopped = |gate_shut| {
+        local("a", |l| {
+            (l.postgres, l.gate_shut) = (Postgres::Gone, gate_shut);
+            l.after_stop = Some(AfterStop { processes_gone: true, control: control.clone() });
+        })
+    };
+    let mut cluster = cluster();
+    assert_eq!(actions(&cluster, &stopped(false)), [], "with the lock in hand it is a restart");
+    cluster.leader_key = None;
+    assert_eq!(actions(&cluster, &stopped(false)), [Action::ShutGate]);
+    let attest = Action::Attest { term: Term(4), stop: StopKind::Clean { end: at(1, 140) } };
+    assert_eq!(actions(&cluster, &stopped(true)), [attest]);
+    let named = |cluster: &Cluster| {
+        let bound = lasting(phase("b"));
+        let b = local("b", |l| (l.phase, l.network) = (Some(bound), cut()));
+        let [Action::Close(plan)] = &actions(cluster, &b)[..] else { panic!("not closed") };
+        plan.leader_key.to_string()
+    };
+    cluster.attestation = Some(revised(attestation(), 120));
+    cluster.promises = BTreeMap::from([promise("b", 150), promise("c", 150)]);
+    assert_eq!(named(&cluster), "given to b", "the first by name");
+    cluster.failover_candidate = Some(name("c"));
+    assert_eq!(named(&cluster), "given to c");
+    cluster.facts.get_mut(&name("c")).unwrap().eligible = Some(false);
+    assert_eq!(named(&cluster), "given to b", "a wish makes nobody eligible");
+}
+
+fn maintenance(until_wall_ms: i64) -> Option<Revised<MaintenanceRecord>> {
+    let (by, reason) = ("holdfast://operator/ann".into(), "new switch".into());
+    Some(revised(MaintenanceRecord { until_wall_ms, since_wall_ms: 0, by, reason }, 95))
+}
+
+#[test]
+fn a_maintenance_suspends_until_its_time_is_over() {
+    let bound = lasting(phase("b"));
+    let b = local("b", |l| (l.phase, l.network, l.patroni_hung) = (Some(bound), cut(), true));
+    let mut cluster = promised();
+    cluster.maintenance = maintenance(1_000_001);
+    let decision = decide(&cluster, &b, &mut Memory::default());
+    assert_eq!(decision.actions, [], "the promise stands, and nothing is closed");
+    assert!(decision.waits[0].starts_with("maintenance by holdfast://operator/ann (new switch)"));
+    let why = FenceReason::Operator { by: "holdfast://operator/ann".into(), text: "disk".into() };
+    cluster.fences = [(name("b"), revised(FenceRecord { why, at_wall_ms: 0 }, 99))].into();
+    assert_eq!(actions(&cluster, &b), [Action::KillFenced], "a person's fence still acts");
+    cluster.fences.clear();
+    cluster.maintenance = maintenance(1_000_000);
+    let b = local("b", |l| (l.phase, l.network) = (Some(bound), cut()));
+    let [Action::Close(plan)] = &actions(&cluster, &b)[..] else { panic!("it has run out") };
+    assert_eq!(plan.maintenance_mod_revision, 95, "one that begins meanwhile keeps the term open");
+    cluster.maintenance = None;
+    let [Action::Close(plan)] = &actions(&cluster, &b)[..] else { panic!("there is none") };
+    assert_eq!(plan.maintenance_mod_revision, 0);
+    cluster.maintenance_unreadable = true;
+    assert_eq!(actions(&cluster, &b), [], "what cannot be read may be in force");
+}
+
+#[test]
+fn what_a_stop_had_shut_is_opened_while_nobody_closes() {
+    let mut cluster = cluster();
+    cluster.maintenance = maintenance(2_000_000);
+    let stopped = local("a", |l| (l.postgres, l.gate_shut) = (Postgres::Gone, true));
+    assert_eq!(actions(&cluster, &stopped), [Action::OpenGate]);
+    cluster.attestation = Some(revised(attestation(), 120));
+    let withdrawn = Action::WithdrawAttestation { attestation_mod_revision: 120, term_mod_revision: 80 };
+    assert_eq!(actions(&cluster, &stopped), [withdrawn]);
+    assert_eq!(actions(&cluster, &local("b", |_| ())), [], "nobody else's affair");
+    cluster.maintenance_unreadable = true;
+    assert_eq!(actions(&cluster, &stopped), [], "unknown: nothing is let go");
+}
+
+#[test]
+fn a_suspension_is_told_from_its_absence_and_from_what_is_not_known() {
+    let mut cluster = cluster();
+    assert_eq!((cluster.suspended(0), cluster.why_suspended(0)), (Some(false), None));
+    cluster.maintenance = maintenance(10);
+    assert_eq!((cluster.suspended(9), cluster.suspended(10)), (Some(true), Some(false)));
+    cluster.config = None;
+    assert_eq!((cluster.suspended(9), cluster.suspended(10)), (Some(true), None));
+    cluster.maintenance_unreadable = true;
+    assert_eq!(cluster.suspended(9), None);
+    assert!(cluster.why_suspended(9).unwrap().contains("cannot be read"));
+}
+
+#[test]
 fn a_cut_that_the_kernel_no_longer_shows_is_made_again() {
     let bound = lasting(phase("b"));
     let flushed = local("b", |l| (l.phase, l.network) = (Some(bound), lasting(Network::default())));
@@ -283,15 +380,7 @@ fn a_crash_is_attested_once_and_given_back_once() {
     assert_eq!(decide(&cluster, &crashed(false, false), &mut memory).actions, [Action::ShutGateAndKill]);
     let attest = Action::Attest { term: Term(4), stop: StopKind::Stopped };
     assert_eq!(decide(&cluster, &crashed(true, true), &mut memory).actions, [attest]);
-    let attestation = Attestation {
-        term: Term(4),
-        holder: name("a"),
-        incarnation: Incarnation(1),
-        session: A_SESSION,
-        stop: StopKind::Stopped,
-        at_wall_ms: 0,
-    };
-    cluster.attestation = Some(revised(attestation, 120));
+    cluster.attestation = Some(revised(attestation(), 120));
     assert_eq!(decide(&cluster, &crashed(true, true), &mut memory).actions, []);
     let mut later = crashed(true, true);
     later.now.boottime_ms += ATTESTATION_PATIENCE_MS;

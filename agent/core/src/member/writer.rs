@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use holdfast_types::record::{Attestation, MemberFacts, Reign, Step, StopKind, TermRecord};
 use holdfast_types::{MemberName, Term};
 
-use super::{Action, Decision, Local, Memory, Postgres, closing, open_record};
+use super::{Action, Decision, Local, Memory, Postgres, closing, open_record, term_in_force};
 use crate::attest::{self, ControlState, Stopped};
 use crate::close::Revised;
 use crate::cluster::Cluster;
@@ -219,6 +219,7 @@ fn after_stop(
     });
     match verdict {
         attest::Verdict::Attest(stop) => decision.actions.push(Action::Attest { term: number, stop }),
+        attest::Verdict::Shut => decision.actions.push(Action::ShutGate),
         attest::Verdict::ShutAndKill => decision.actions.push(Action::ShutGateAndKill),
         attest::Verdict::RestartInPlace(why) => {
             decision.waits.push(format!("Patroni starts PostgreSQL: {why}"));
@@ -227,6 +228,20 @@ fn after_stop(
                 decision.actions.push(Action::OpenGate);
             }
         }
+    }
+}
+
+/// While a person has suspended automatic action nobody closes a term: what a stop had shut for that is opened again, so
+/// that Patroni or the person can start PostgreSQL. A promise is not given back: nothing would vouch for its reason.
+pub(super) fn give_back(cluster: &Cluster, local: &Local<'_>, decision: &mut Decision) {
+    let Some(term) = term_in_force(cluster).filter(|_| local.gate_shut) else { return };
+    let holds = term.value.open_holder() == Some(local.me);
+    match cluster.attestation.as_ref().filter(|found| holds && found.value.term == term.value.term) {
+        Some(found) => decision.actions.push(Action::WithdrawAttestation {
+            attestation_mod_revision: found.mod_revision,
+            term_mod_revision: term.mod_revision,
+        }),
+        None => decision.actions.push(Action::OpenGate),
     }
 }
 

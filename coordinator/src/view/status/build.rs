@@ -9,7 +9,7 @@ use super::{
     TermReport,
 };
 use crate::view::cluster::ClusterView;
-use crate::view::{class, findings, text, would};
+use crate::view::{class, findings, maintenance, text, would};
 
 impl StatusReport {
     /// The report of a view; `etcd` if the servers were asked.
@@ -31,6 +31,7 @@ impl StatusReport {
                 reason: mode.map(|mode| mode.reason.clone()),
                 at: mode.map(|mode| text::moment(mode.at_wall_ms)),
             },
+            maintenance: maintenance::report(view),
             class: view.patroni.class(),
             loss: class::loss(&view.patroni),
             term: term(view),

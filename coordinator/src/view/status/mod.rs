@@ -7,6 +7,7 @@ use holdfast_types::{Class, Mode};
 use serde::Serialize;
 
 use super::findings::Finding;
+use super::maintenance::MaintenanceReport;
 use super::would::WouldReport;
 
 /// The version of the JSON; raised when a field goes or changes its meaning, not when one comes.
@@ -33,6 +34,8 @@ pub struct StatusReport {
     pub findings: Vec<Finding>,
     /// What Holdfast may do.
     pub mode: ModeReport,
+    /// The maintenance that suspends automatic action; absent when there is none.
+    pub maintenance: Option<MaintenanceReport>,
     /// `quorum`, `on` or `off`; absent when unknown.
     pub class: Option<Class>,
     /// What a failover may cost, where Holdfast does not bound it (class `off`); one line.

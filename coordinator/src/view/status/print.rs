@@ -60,6 +60,9 @@ impl StatusReport {
         if let (Some(by), Some(reason)) = (&self.mode.by, &self.mode.reason) {
             let _ = write!(out, " (by {by}: {reason})");
         }
+        if let Some(maintenance) = &self.maintenance {
+            let _ = write!(out, "\n{}", maintenance.text);
+        }
         if let Some(loss) = &self.loss {
             let _ = write!(out, "\n{loss}");
         }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
-    AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord, MemberFacts,
-    ModeRecord, Promise, Reign, RouteRecord, SessionRecord, Step, Stored, TermRecord, WouldLine, WouldRecord,
+    Attestation, AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord,
+    MaintenanceRecord, MemberFacts, ModeRecord, Promise, Reign, RouteRecord, SessionRecord, Step, StopKind,
+    Stored, TermRecord, WouldLine, WouldRecord,
 };
 use holdfast_types::{
     ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, RegionName,
@@ -240,6 +241,30 @@ impl Built {
             paged: None,
         };
         self.record(&self.keys.hold(), hold);
+    }
+
+    /// A maintenance that ends at that moment.
+    pub fn maintenance(&mut self, until_wall_ms: i64) {
+        let record = MaintenanceRecord {
+            until_wall_ms,
+            since_wall_ms: NOW_WALL_MS - 120_000,
+            by: "holdfast://operator/ann".into(),
+            reason: "new switch".into(),
+        };
+        self.record(&self.keys.maintenance(), record);
+    }
+
+    /// db1 says that its PostgreSQL has stopped.
+    pub fn attest(&mut self, term: u64) {
+        let attestation = Attestation {
+            term: Term(term),
+            holder: db(1),
+            incarnation: Incarnation(1),
+            session: SessionId(0x1000 + 1),
+            stop: StopKind::Stopped,
+            at_wall_ms: NOW_WALL_MS - 1_000,
+        };
+        self.record(&self.keys.attest(Term(term)), attestation);
     }
 
     pub fn route(&mut self, pooler: &str, target: Option<u8>) {

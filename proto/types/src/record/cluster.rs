@@ -109,6 +109,32 @@ pub struct HoldRecord {
     pub paged: Option<String>,
 }
 
+/// A person works on the cluster: until a moment nothing automatic is done (`PROTOCOL.md` section 4, maintenance). Once
+/// that moment is over the record means nothing; the next order is written over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaintenanceRecord {
+    /// When it ends by itself: wall clock, milliseconds since 1970. Each agent looks at its own clock.
+    pub until_wall_ms: i64,
+    /// When it was ordered, likewise, by the clock of the host that the command ran on.
+    pub since_wall_ms: i64,
+    /// Identity from the certificate.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl MaintenanceRecord {
+    /// The shortest that may be ordered, in milliseconds: in less, a person has not even read the answer.
+    pub const LENGTH_MS_MIN: i64 = 60_000;
+    /// The longest: one that was forgotten must not leave a cluster without a failover for longer than a day.
+    pub const LENGTH_MS_MAX: i64 = 86_400_000;
+
+    /// Whether it has not run out.
+    pub fn is_in_force(&self, now_wall_ms: i64) -> bool {
+        self.until_wall_ms > now_wall_ms
+    }
+}
+
 /// Where a pooler sends its clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteRecord {
