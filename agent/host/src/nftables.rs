@@ -8,8 +8,10 @@
 //! timeout of 2 s. The reset is delivered through `lo`; an input rule that dropped it there cost 3-10 s
 //! (`facts/baseline.md` section 5).
 
+mod dead_man;
 mod generation;
 mod listing;
+mod netlink;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -72,6 +74,9 @@ pub struct Lost {
 /// The count of changes to the packet filter of this network namespace, by whomever: a state that was read at a count is
 /// the state for as long as the count is the same. Costs three system calls, where a listing costs a process.
 pub use generation::{Generation, read as generation};
+
+/// The one way through to a writer's PostgreSQL, which closes by itself.
+pub use dead_man::{DeadMan, DeadManError, Door};
 
 /// The table of one PostgreSQL instance.
 #[derive(Debug, Clone)]
@@ -188,12 +193,12 @@ fn chains(output: &str, input: &str) -> String {
     )
 }
 
-/// Replaces the table by one with these chains; without chains it is removed.
-async fn load(name: &str, chains: &str) -> Result<(), NftError> {
+/// Replaces the table by one with this content; without content it is removed.
+async fn load(name: &str, content: &str) -> Result<(), NftError> {
     // `table` before `delete`: deleting what is not there would fail the transaction.
     let mut script = format!("table inet {name}\ndelete table inet {name}\n");
-    if !chains.is_empty() {
-        script += &format!("table inet {name} {{\n{chains}}}\n");
+    if !content.is_empty() {
+        script += &format!("table inet {name} {{\n{content}}}\n");
     }
     let output =
         run::run(Command::new("nft").args(["-f", "-"]).stdin(script).deadline_ms(DEADLINE_MS)).await?;

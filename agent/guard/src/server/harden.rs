@@ -6,7 +6,7 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::setpriority_process;
 
 use super::say::say;
-use super::system::become_real_time;
+use super::system::make_real_time;
 
 /// Above every normal process, below the kernel's own threads of importance (migration has 99, interrupts 50).
 const REAL_TIME_PRIORITY: i32 = 10;
@@ -19,7 +19,7 @@ pub fn harden() {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         say(format_args!("the kernel may kill this guard for memory: {error}; set OOMScoreAdjust=-1000"));
     }
-    if let Err(error) = become_real_time(REAL_TIME_PRIORITY) {
+    if let Err(error) = make_real_time(0, REAL_TIME_PRIORITY) {
         match setpriority_process(None, -20) {
             Ok(()) => say(format_args!("no real-time scheduling ({error}); nice -20 instead")),
             Err(nice) => say(format_args!("no real-time scheduling ({error}) and no nice -20 ({nice})")),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use super::duty::Duty;
 use super::proof;
 use super::say::say;
-use super::target::{Processes, Target};
+use super::target::{Look, Processes, Target};
 use crate::wire::{Name, Phase, Postmaster, Refusal, State, Watchdog};
 
 const MS: u64 = 1_000_000;
@@ -80,7 +80,7 @@ impl Instance {
             return;
         }
         let since_ns = now_ns - self.duty.last_kill().map_or(now_ns, |kill| kill.begun_ns);
-        let left = self.target.kill(processes, since_ns >= 50 * MS);
+        let left = self.target.kill(processes, look(since_ns));
         self.duty.saw(super::system::boottime_ns(), left);
         let slow = since_ns >= 1_000 * MS;
         self.next_round_ns = now_ns + pace_ns(since_ns);
@@ -127,12 +127,21 @@ impl Instance {
     }
 }
 
+/// All are hastened in the first round, and every 10 ms those that were forked meanwhile, or moved in.
+fn look(since_ns: u64) -> Look {
+    match since_ns / MS {
+        50.. => Look::Name,
+        ms if ms % 10 == 0 => Look::Hasten,
+        _ => Look::Quick,
+    }
+}
+
 /// A killed cgroup of a dozen processes is empty after 15-26 ms (`facts/baseline.md` section 1); who is still there after a
 /// second waits for a disk.
 fn pace_ns(since_ns: u64) -> u64 {
     match since_ns / MS {
-        0..100 => MS,
-        100..1_000 => 10 * MS,
+        0..50 => MS,
+        50..1_000 => 10 * MS,
         _ => 250 * MS,
     }
 }

@@ -11,8 +11,10 @@ use rustix::fs::{Mode, OFlags, RawDir, fstatfs, openat};
 use rustix::io::{Errno, pread, pwrite, read};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::Look;
 use super::process::Processes;
 use crate::server::duty::Left;
+use crate::server::system::hasten;
 use crate::wire::Refusal;
 
 /// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
@@ -59,16 +61,16 @@ impl Cgroup {
     /// Whether this process is in it or below it.
     pub fn holds(&self, pid: i32) -> bool {
         let mut found = false;
-        walk(self.directory.as_fd(), DEPTH_MAX, &mut |member| found |= member == pid);
+        self.each(Of::Processes, &mut |member| found |= member == pid);
         found
     }
 
-    /// Kills everything in it and below it, and tells who was left. `closely`: count and name them.
-    pub fn kill(&self, processes: &Processes, closely: bool) -> Left {
+    /// Kills everything in it and below it, and tells who was left.
+    pub fn kill(&self, processes: &Processes, look: Look) -> Left {
         match &self.kill {
             // A directory that has been removed had nobody in it; the look below says so.
             Some(kill) => drop(pwrite(kill, b"1", 0)),
-            None => walk(self.directory.as_fd(), DEPTH_MAX, &mut |pid| {
+            None => self.each(Of::Processes, &mut |pid| {
                 // One that has ended meanwhile is what was wanted.
                 let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
             }),
@@ -76,10 +78,14 @@ impl Cgroup {
         if !self.is_populated() {
             return Left::default();
         }
+        if look == Look::Hasten {
+            self.each(Of::Threads, &mut hasten);
+        }
         let mut left = Left::default();
-        if closely {
-            walk(self.directory.as_fd(), DEPTH_MAX, &mut |pid| {
+        if look == Look::Name {
+            self.each(Of::Processes, &mut |pid| {
                 left.count += 1;
+                hasten(pid);
                 if processes.stat(pid).is_some_and(|stat| stat.state == b'D') {
                     left.stuck.push(pid);
                 }
@@ -88,6 +94,10 @@ impl Cgroup {
         // The kernel says that somebody is there: a walk that missed them does not make a proof.
         left.count = left.count.max(1);
         left
+    }
+
+    fn each(&self, of: Of, visit: &mut dyn FnMut(i32)) {
+        walk(self.directory.as_fd(), of, DEPTH_MAX, visit);
     }
 
     /// An unreadable answer is not a proof of emptiness; a removed directory is, because only an empty one can be removed.
@@ -100,9 +110,15 @@ impl Cgroup {
     }
 }
 
-/// Calls `visit` with each process in the cgroup and below it, down to a depth.
-fn walk(directory: BorrowedFd<'_>, depth: u32, visit: &mut dyn FnMut(i32)) {
-    members(directory, visit);
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    Processes,
+    Threads,
+}
+
+/// Calls `visit` with each member of the cgroup and of those below it, down to a depth.
+fn walk(directory: BorrowedFd<'_>, of: Of, depth: u32, visit: &mut dyn FnMut(i32)) {
+    members(directory, of, visit);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // An own open directory has an own position.
     let Ok(entries) = openat(directory, c".", flags, Mode::empty()) else { return };
@@ -114,15 +130,19 @@ fn walk(directory: BorrowedFd<'_>, depth: u32, visit: &mut dyn FnMut(i32)) {
             continue;
         }
         if let Ok(child) = openat(directory, name, flags, Mode::empty()) {
-            walk(child.as_fd(), depth - 1, visit);
+            walk(child.as_fd(), of, depth - 1, visit);
         }
     }
 }
 
-/// Calls `visit` with each number in `cgroup.procs`.
-fn members(directory: BorrowedFd<'_>, visit: &mut dyn FnMut(i32)) {
+/// Calls `visit` with each member of this cgroup alone.
+fn members(directory: BorrowedFd<'_>, of: Of, visit: &mut dyn FnMut(i32)) {
+    let list = match of {
+        Of::Processes => c"cgroup.procs",
+        Of::Threads => c"cgroup.threads",
+    };
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let Ok(file) = openat(directory, c"cgroup.procs", flags, Mode::empty()) else { return };
+    let Ok(file) = openat(directory, list, flags, Mode::empty()) else { return };
     let mut buffer = [0; 2048];
     // A number may be cut in two between two readings.
     let mut number = 0;

@@ -12,6 +12,18 @@ use cgroup::Cgroup;
 use outside::Outside;
 pub use process::Processes;
 
+/// What a round does besides killing. Each costs a walk over all members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing.
+    Quick,
+    /// Lets the killed run before everybody else: they end by themselves, and on a host whose processors are taken they
+    /// were gone only 260 ms later at worst (200 kills beside 8 busy loops on 2 cores).
+    Hasten,
+    /// The same, and counts and names them.
+    Name,
+}
+
 /// Whether this can be a postmaster's number: not init, not a group's, not our own.
 pub fn may_be_postmaster(pid: Option<i32>) -> bool {
     pid.is_none_or(|pid| pid > 1 && pid != own_pid())
@@ -53,10 +65,9 @@ impl Target {
         }
     }
 
-    /// One round of the kill: everything that is there now gets SIGKILL. Tells who was left when it looked; `closely`:
-    /// name them, which takes a walk over all of them.
-    pub fn kill(&mut self, processes: &Processes, closely: bool) -> Left {
-        let mut left = self.cgroup.kill(processes, closely);
+    /// One round of the kill: everything that is there now gets SIGKILL. Tells who was left when it looked.
+    pub fn kill(&mut self, processes: &Processes, look: Look) -> Left {
+        let mut left = self.cgroup.kill(processes, look);
         if let Some(outside) = &mut self.outside {
             outside.kill(processes, &mut left);
         }

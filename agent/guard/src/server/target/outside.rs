@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 use super::process::Processes;
 use crate::server::duty::Left;
+use crate::server::system::hasten;
 
 /// The postmaster.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ impl Outside {
             // Without the stop the number might be another's by now: the next round sees to it.
             if stopped {
                 let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+                hasten(pid);
             }
             if stat.state == b'D' {
                 left.stuck.push(pid);
@@ -62,6 +64,7 @@ impl Outside {
         });
         if stopped && children == 0 {
             let _ = pidfd_send_signal(&self.descriptor, Signal::KILL);
+            hasten(self.pid);
         }
         left.count += children + 1;
     }
