@@ -6,11 +6,12 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_host::clock;
-use holdfast_store::{Compare, Write};
+use holdfast_store::{Compare, Txn, Write};
 use holdfast_types::Term;
+use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{Attestation, StopKind, Stored};
 
-use super::{armed_txn, term_is, trace, txn};
+use super::{armed_txn, trace, txn};
 use crate::member::Member;
 
 /// Puts the attestation. The gate was shut and the processes were seen gone before this was decided.
@@ -55,11 +56,7 @@ async fn put(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> 
         at_wall_ms: clock::wall_ms(),
     };
     let record = cluster.term.as_ref().context("the term record is gone")?;
-    let key = member.keys.attest(term);
-    let compares =
-        vec![term_is(member, record.mod_revision), Compare::ModRevision { key: key.clone(), is: 0 }];
-    let write = Write::put(key, Stored::new(attestation).encode());
-    if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
+    if !armed_txn(member, cluster, attestation_txn(&member.keys, attestation, record.mod_revision)).await? {
         bail!("the term record has changed since it was read");
     }
     Ok(())
@@ -73,6 +70,26 @@ pub async fn shut_gate(member: &Member) -> Result<()> {
     Ok(())
 }
 
+fn attestation_txn(keys: &ClusterKeys, attestation: Attestation, term_mod_revision: i64) -> Txn {
+    let key = keys.attest(attestation.term);
+    let compares = vec![
+        Compare::ModRevision { key: keys.term(), is: term_mod_revision },
+        Compare::ModRevision { key: key.clone(), is: 0 },
+    ];
+    txn(compares, vec![Write::put(key, Stored::new(attestation).encode())])
+}
+
+/// An attestation whose answer was lost may still be on its way, and compares that there is none: the term record is moved
+/// on, so that it fails.
+fn withdrawal_txn(keys: &ClusterKeys, term: Term, (attestation, record): (i64, i64)) -> Txn {
+    let key = keys.attest(term);
+    let compares = vec![
+        Compare::ModRevision { key: keys.term(), is: record },
+        Compare::ModRevision { key: key.clone(), is: attestation },
+    ];
+    txn(compares, vec![Write::Delete { key }, Write::PutSameValue { key: keys.term() }])
+}
+
 /// Takes the attestation back; the gate opens only after that has succeeded.
 pub async fn withdraw(
     member: &Member,
@@ -81,15 +98,8 @@ pub async fn withdraw(
     term_mod_revision: i64,
 ) -> Result<()> {
     let term = cluster.term.as_ref().context("the term record is gone")?.value.term;
-    let key = member.keys.attest(term);
-    let compares = vec![
-        term_is(member, term_mod_revision),
-        Compare::ModRevision { key: key.clone(), is: attestation_mod_revision },
-    ];
-    // One whose answer was lost may still be on its way, and compares that there is none: the term record is moved on, so
-    // that it fails.
-    let writes = vec![Write::Delete { key }, Write::PutSameValue { key: member.keys.term() }];
-    if !armed_txn(member, cluster, txn(compares, writes)).await? {
+    let revisions = (attestation_mod_revision, term_mod_revision);
+    if !armed_txn(member, cluster, withdrawal_txn(&member.keys, term, revisions)).await? {
         bail!("it was used, or the term record has changed since it was read");
     }
     member.hooks.taken_back(term);
@@ -102,4 +112,41 @@ pub async fn open_gate(member: &Member) -> Result<()> {
         bail!("the open gate cannot be kept on disk");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_store::{MemoryStore, Store as _, TxnOutcome};
+    use holdfast_types::{ClusterId, Incarnation, MemberName, Namespace, RegionName, Scope, SessionId};
+
+    #[tokio::test]
+    async fn an_attestation_that_arrives_after_its_withdrawal_is_refused() {
+        let keys = ClusterKeys::new(&ClusterId {
+            region: RegionName::new("r1").unwrap(),
+            namespace: Namespace::new("service").unwrap(),
+            scope: Scope::new("main").unwrap(),
+        });
+        let store = MemoryStore::new();
+        let run = async |txn: Txn| match store.txn(txn).await.unwrap() {
+            TxnOutcome::Succeeded { revision } => Some(revision),
+            TxnOutcome::Refused { .. } => None,
+        };
+        let opened = run(txn(Vec::new(), vec![Write::put(keys.term(), "term 5")])).await.unwrap();
+        let attestation = Attestation {
+            term: Term(5),
+            holder: MemberName::new("db2").unwrap(),
+            incarnation: Incarnation(1),
+            session: SessionId(8),
+            stop: StopKind::Relinquished,
+            at_wall_ms: 0,
+        };
+        // Sent twice, because the first gave no answer; the second one arrives first.
+        let twice = || attestation_txn(&keys, attestation.clone(), opened);
+        let attested = run(twice()).await.unwrap();
+        assert_eq!(run(twice()).await, None, "one stands already");
+        let withdrawn = run(withdrawal_txn(&keys, Term(5), (attested, opened))).await;
+        assert!(withdrawn.is_some());
+        assert_eq!(run(twice()).await, None, "a hook may have been let pass by now");
+    }
 }
