@@ -32,8 +32,9 @@ use crate::clock::boottime_ms;
 pub const TIMEOUT_MIN_MS: u64 = 20;
 /// What `nft` puts in, until a refresh follows: `nft` may be stopped for any time before it tells the kernel.
 const OPENING_MS: u64 = 250;
-/// A refresh takes well under a millisecond. One that took longer than this is late, and done again.
-const LATE_MS: u64 = 5;
+/// A refresh takes well under a millisecond. One that took longer than this (the kernel was busy, or we were not running)
+/// may end too late by as much, and is done again. The guard's grace, which is 300 ms or more, lies behind the lease.
+const LATE_MS: u64 = 50;
 /// Between two looks somebody else may change something. Not so often.
 const ATTEMPTS: u32 = 5;
 
@@ -51,6 +52,9 @@ pub enum DeadManError {
         /// How far; 0 when it has passed.
         left_ms: u64,
     },
+    /// Somebody changes the packet filter all the time. What was open stays so until its deadline.
+    #[error("the packet filter was busy with changes of others at each of {ATTEMPTS} attempts: try again")]
+    Busy,
     /// The kernel does not answer, or does not permit it.
     #[error("the kernel's packet filter: {0}; does the process have CAP_NET_ADMIN?")]
     Kernel(#[from] io::Error),
@@ -109,7 +113,7 @@ impl DeadMan {
                 return deadline_boottime_ms.map_or(Ok(()), |deadline_ms| self.refresh(deadline_ms));
             }
         }
-        Err(DeadManError::Gone(self.table.clone()))
+        Err(DeadManError::Busy)
     }
 
     /// Keeps the way open until the deadline (`CLOCK_BOOTTIME`, milliseconds), or opens it again. One transaction: what is
@@ -117,7 +121,7 @@ impl DeadMan {
     /// transaction of somebody else.
     pub fn refresh(&mut self, deadline_boottime_ms: u64) -> Result<(), DeadManError> {
         let socket = Socket::open()?;
-        let mut present = true;
+        let (mut present, mut late) = (true, false);
         for _ in 0..ATTEMPTS {
             let asked_ms = boottime_ms();
             let timeout_ms = timeout_ms(deadline_boottime_ms)?;
@@ -129,9 +133,10 @@ impl DeadMan {
                     if boottime_ms().saturating_sub(asked_ms) <= LATE_MS {
                         return Ok(());
                     }
-                    present = true;
-                    if boottime_ms() + TIMEOUT_MIN_MS > deadline_boottime_ms {
+                    (present, late) = (true, true);
+                    if let Err(past) = self::timeout_ms(deadline_boottime_ms) {
                         self.close()?;
+                        return Err(past);
                     }
                 }
                 Some(Errno::ERESTART) => self.verify(&socket)?,
@@ -140,8 +145,10 @@ impl DeadMan {
                 Some(error) => return Err(self.failed(error)),
             }
         }
-        self.close()?;
-        Err(DeadManError::Past { left_ms: deadline_boottime_ms.saturating_sub(boottime_ms()) })
+        if late {
+            self.close()?;
+        }
+        Err(DeadManError::Busy)
     }
 
     /// Closes the way at once.
@@ -165,7 +172,7 @@ impl DeadMan {
                 Some(error) => return Err(self.failed(error)),
             }
         }
-        Err(self.failed(Errno::ENOENT))
+        Err(DeadManError::Busy)
     }
 
     /// Takes the table away: nothing of ours is in the way any more.
