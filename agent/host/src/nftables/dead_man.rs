@@ -84,13 +84,15 @@ pub struct DeadMan {
     port: u16,
     /// What was loaded and when it was last known to be unchanged; `None`: nothing by us.
     verified: Option<(Generation, Vec<u8>)>,
+    /// Kept between two refreshes; see [`Socket`].
+    socket: Option<Socket>,
 }
 
 impl DeadMan {
     /// The dead-man of the instance with this namespace, scope and port. Nothing is loaded.
     pub fn new(namespace: &str, scope: &str, port: u16) -> Self {
         let table = format!("holdfast_lease_{}_{}", folded(namespace), folded(scope));
-        Self { table, port, verified: None }
+        Self { table, port, verified: None, socket: None }
     }
 
     /// Loads the table in one transaction, in place of what is there, and opens the way until the deadline
@@ -99,14 +101,15 @@ impl DeadMan {
     pub async fn arm(&mut self, deadline_boottime_ms: Option<u64>) -> Result<(), DeadManError> {
         self.verified = None;
         for _ in 0..ATTEMPTS {
-            let before = generation::read()?;
+            let before = self.by_socket(|_, socket| Ok(generation::read_by(socket)?))?;
             let opening_ms = match deadline_boottime_ms {
                 Some(deadline_ms) => timeout_ms(deadline_ms)?.min(OPENING_MS),
                 None => 0,
             };
             load(&self.table, &self.content(opening_ms)).await?;
-            let rules = rules::read(&Socket::open()?, &self.table)?;
-            let after = generation::read()?;
+            let (rules, after) = self.by_socket(|dead_man, socket| {
+                Ok((rules::read(socket, &dead_man.table)?, generation::read_by(socket)?))
+            })?;
             // Only then what was read is what was loaded.
             if after.follows(before) {
                 self.verified = Some((after, rules));
@@ -120,14 +123,17 @@ impl DeadMan {
     /// established sees nothing of it. Blocks for some ten microseconds, and for as long as the kernel is busy with a
     /// transaction of somebody else.
     pub fn refresh(&mut self, deadline_boottime_ms: u64) -> Result<(), DeadManError> {
-        let socket = Socket::open()?;
+        self.by_socket(|dead_man, socket| dead_man.refresh_by(socket, deadline_boottime_ms))
+    }
+
+    fn refresh_by(&mut self, socket: &Socket, deadline_boottime_ms: u64) -> Result<(), DeadManError> {
         let (mut present, mut late) = (true, false);
         for _ in 0..ATTEMPTS {
             let asked_ms = boottime_ms();
             let timeout_ms = timeout_ms(deadline_boottime_ms)?;
             let generation = self.generation()?;
             let change = element::Change { table: &self.table, port: self.port, generation };
-            match element::commit(&socket, &change.put(present, timeout_ms))? {
+            match element::commit(socket, &change.put(element::numbers(socket), present, timeout_ms))? {
                 None => {
                     self.follow(generation);
                     if boottime_ms().saturating_sub(asked_ms) <= LATE_MS {
@@ -135,36 +141,39 @@ impl DeadMan {
                     }
                     (present, late) = (true, true);
                     if let Err(past) = self::timeout_ms(deadline_boottime_ms) {
-                        self.close()?;
+                        self.close_by(socket)?;
                         return Err(past);
                     }
                 }
-                Some(Errno::ERESTART) => self.verify(&socket)?,
+                Some(Errno::ERESTART) => self.verify(socket)?,
                 // It has run out: there is nothing to take away before.
                 Some(Errno::ENOENT) if present => present = false,
                 Some(error) => return Err(self.failed(error)),
             }
         }
         if late {
-            self.close()?;
+            self.close_by(socket)?;
         }
         Err(DeadManError::Busy)
     }
 
     /// Closes the way at once.
     pub fn close(&mut self) -> Result<(), DeadManError> {
-        let socket = Socket::open()?;
+        self.by_socket(Self::close_by)
+    }
+
+    fn close_by(&mut self, socket: &Socket) -> Result<(), DeadManError> {
         for _ in 0..ATTEMPTS {
             let generation = self.generation()?;
             let change = element::Change { table: &self.table, port: self.port, generation };
-            match element::commit(&socket, &change.take())? {
+            match element::commit(socket, &change.take(element::numbers(socket)))? {
                 None => {
                     self.follow(generation);
                     return Ok(());
                 }
-                Some(Errno::ERESTART) => self.verify(&socket)?,
+                Some(Errno::ERESTART) => self.verify(socket)?,
                 Some(Errno::ENOENT) => {
-                    return match self.door()? {
+                    return match self.door_by(socket)? {
                         Door::Closed => Ok(()),
                         _ => Err(self.failed(Errno::ENOENT)),
                     };
@@ -183,19 +192,38 @@ impl DeadMan {
 
     /// Whether the way is open now. Before the first [`DeadMan::arm`] of this process it is looked for the set only, which
     /// a former agent may have left; afterwards for everything that was loaded.
-    pub fn door(&self) -> Result<Door, DeadManError> {
-        let socket = Socket::open()?;
+    pub fn door(&mut self) -> Result<Door, DeadManError> {
+        self.by_socket(|dead_man, socket| dead_man.door_by(socket))
+    }
+
+    fn door_by(&self, socket: &Socket) -> Result<Door, DeadManError> {
         if let Some((generation, loaded)) = &self.verified
-            && generation::read_by(&socket)? != *generation
-            && rules::read(&socket, &self.table)? != *loaded
+            && generation::read_by(socket)? != *generation
+            && rules::read(socket, &self.table)? != *loaded
         {
             return Ok(Door::Absent);
         }
-        Ok(match element::remaining_ms(&socket, &self.table, self.port)? {
+        Ok(match element::remaining_ms(socket, &self.table, self.port)? {
             Some(remaining_ms) => Door::Open { remaining_ms },
-            None if element::set_is_there(&socket, &self.table)? => Door::Closed,
+            None if element::set_is_there(socket, &self.table)? => Door::Closed,
             None => Door::Absent,
         })
+    }
+
+    /// One that has failed is not used again: its answer may come later.
+    fn by_socket<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &Socket) -> Result<T, DeadManError>,
+    ) -> Result<T, DeadManError> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => Socket::open()?,
+        };
+        let result = work(self, &socket);
+        if !matches!(result, Err(DeadManError::Kernel(_))) {
+            self.socket = Some(socket);
+        }
+        result
     }
 
     fn generation(&self) -> Result<Generation, DeadManError> {
