@@ -231,6 +231,8 @@ pub enum Refusal {
     OwnCgroup,
     /// The process id is none that PostgreSQL can have.
     BadProcess,
+    /// The cgroup that was registered has been removed: whoever runs now runs in another one.
+    CgroupGone,
 }
 
 impl std::fmt::Display for Refusal {
@@ -248,6 +250,7 @@ impl std::fmt::Display for Refusal {
             Self::NotACgroup => "the descriptor is not that of a cgroup v2 directory below the root",
             Self::OwnCgroup => "the guard itself runs in that cgroup: give it a unit of its own",
             Self::BadProcess => "this process id cannot be PostgreSQL's",
+            Self::CgroupGone => "the cgroup has been removed, register the one that took its place",
         })
     }
 }
@@ -367,7 +370,7 @@ fn decode_kill(reader: &mut Reader<'_>) -> Option<Kill> {
 const PHASES: [Phase; 4] = [Phase::Idle, Phase::Armed, Phase::Killing, Phase::Killed];
 const POSTMASTERS: [Postmaster; 3] = [Postmaster::Unknown, Postmaster::Inside, Postmaster::Outside];
 const WATCHDOGS: [Watchdog; 3] = [Watchdog::None, Watchdog::Fed, Watchdog::Withheld];
-const REFUSALS: [Refusal; 10] = [
+const REFUSALS: [Refusal; 11] = [
     Refusal::Malformed,
     Refusal::UnknownInstance,
     Refusal::Full,
@@ -378,6 +381,7 @@ const REFUSALS: [Refusal; 10] = [
     Refusal::NotACgroup,
     Refusal::OwnCgroup,
     Refusal::BadProcess,
+    Refusal::CgroupGone,
 ];
 
 /// The place of a value in its list: lists only ever grow at their end.

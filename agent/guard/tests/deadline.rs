@@ -27,10 +27,10 @@ fn what_is_guarded_dies_at_its_deadline_and_the_proof_is_kept() {
         let (client, pid) = (guard.connect(), cgroup.sleeper());
         let registered = cgroup.register(&client, Some(pid));
         assert_eq!((registered.phase, registered.postmaster), (Phase::Idle, Postmaster::Inside));
-        let deadline_ns = in_ms(300);
+        let deadline_ns = in_ms(500);
         client.extend(name(), 7, deadline_ns, Some(pid)).unwrap();
         assert!(guard.proof().contains("phase armed\nterm 7\n"), "{}", guard.proof());
-        until_ns(deadline_ns - 50 * MS);
+        until_ns(deadline_ns - 300 * MS);
         assert!(!has_ended(pid), "it died before its deadline");
         let kill = wait_killed(&client).last_kill.unwrap();
         assert!(has_ended(pid) && !cgroup.is_populated());
@@ -73,11 +73,12 @@ fn an_extension_in_time_prevents_the_kill() {
     let (guard, mut cgroup) = (Guard::start(&[]), Cgroup::new());
     let (client, pid) = (guard.connect(), cgroup.sleeper());
     cgroup.register(&client, Some(pid));
-    let mut deadline_ns = in_ms(150);
+    // As near to the deadline as a shared machine lets a test be.
+    let mut deadline_ns = in_ms(600);
     client.extend(name(), 1, deadline_ns, Some(pid)).unwrap();
-    for _ in 0..5 {
-        until_ns(deadline_ns - 40 * MS);
-        deadline_ns += 100 * MS;
+    for _ in 0..3 {
+        until_ns(deadline_ns - 300 * MS);
+        deadline_ns += 500 * MS;
         client.extend(name(), 1, deadline_ns, Some(pid)).unwrap();
     }
     assert!(!has_ended(pid));
@@ -93,7 +94,7 @@ fn what_was_released_lives() {
     let (guard, mut cgroup) = (Guard::start(&[]), Cgroup::new());
     let (client, pid) = (guard.connect(), cgroup.sleeper());
     cgroup.register(&client, Some(pid));
-    let deadline_ns = in_ms(100);
+    let deadline_ns = in_ms(500);
     client.extend(name(), 1, deadline_ns, Some(pid)).unwrap();
     assert_eq!(client.release(name(), 1).unwrap().phase, Phase::Idle);
     until_ns(deadline_ns + 150 * MS);
@@ -125,7 +126,7 @@ fn the_next_agent_goes_on_where_the_last_one_ended() {
     let pid = cgroup.sleeper();
     let agent = guard.connect();
     cgroup.register(&agent, Some(pid));
-    let deadline_ns = in_ms(300);
+    let deadline_ns = in_ms(1_000);
     agent.extend(name(), 4, deadline_ns, Some(pid)).unwrap();
     drop(agent);
     let next = guard.connect();
@@ -149,7 +150,7 @@ fn a_postmaster_outside_the_cgroup_is_taken_with_its_children() {
     let bystander = cgroup.run_outside("exec sleep 1000");
     cgroup.register(&client, None);
     assert_eq!(state(&client).postmaster, Postmaster::Unknown);
-    let armed = client.extend(name(), 1, in_ms(200), Some(postmaster)).unwrap();
+    let armed = client.extend(name(), 1, in_ms(1_500), Some(postmaster)).unwrap();
     assert_eq!(armed.postmaster, Postmaster::Outside);
     let children = || -> Vec<i32> {
         let all = fs::read_dir("/proc").unwrap().flatten();
@@ -206,6 +207,29 @@ fn orders_that_must_not_be_followed_are_refused() {
 }
 
 #[test]
+fn a_removed_cgroup_cannot_be_extended_and_the_new_one_takes_its_place() {
+    if !may_guard() {
+        return;
+    }
+    let guard = Guard::start(&[]);
+    let (client, mut cgroup) = (guard.connect(), Cgroup::new());
+    cgroup.register(&client, None);
+    client.extend(name(), 1, in_ms(10_000), None).unwrap();
+    fs::remove_dir(&cgroup.path).unwrap();
+    // The same path, and yet another cgroup: what a unit gets when it is started again.
+    fs::create_dir(&cgroup.path).unwrap();
+    let pid = cgroup.sleeper();
+    let refused = client.extend(name(), 1, in_ms(10_000), Some(pid));
+    assert!(matches!(refused, Err(GuardError::Refused(Refusal::CgroupGone))), "{refused:?}");
+    assert_eq!(state(&client).phase, Phase::Armed, "the deadline before stands");
+    let known = cgroup.register(&client, Some(pid));
+    assert_eq!((known.phase, known.postmaster), (Phase::Armed, Postmaster::Inside));
+    client.extend(name(), 1, in_ms(50), Some(pid)).unwrap();
+    wait_killed(&client);
+    assert!(has_ended(pid));
+}
+
+#[test]
 fn a_guard_that_was_started_again_guards_nothing_but_remembers_the_term() {
     if !may_guard() {
         return;
@@ -214,7 +238,7 @@ fn a_guard_that_was_started_again_guards_nothing_but_remembers_the_term() {
     let pid = cgroup.sleeper();
     let client = guard.connect();
     cgroup.register(&client, Some(pid));
-    let deadline_ns = in_ms(200);
+    let deadline_ns = in_ms(500);
     client.extend(name(), 5, deadline_ns, Some(pid)).unwrap();
     guard.restart(&[]);
     let client = guard.connect();

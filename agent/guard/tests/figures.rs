@@ -174,6 +174,33 @@ fn the_guard_takes_at_most_a_megabyte() {
     assert!(pss_kb <= PSS_KB_MAX, "{pss_kb} kB");
 }
 
+#[test]
+#[ignore = "a figure"]
+fn an_extension_costs_little() {
+    const EXTENSIONS: u64 = 2_000;
+    if !may_guard() {
+        return;
+    }
+    let (guard, mut cgroup) = (Guard::start(&[]), Cgroup::new());
+    let (client, pid) = (guard.connect(), cgroup.run("", "for i in $(seq 100); do sleep 1000 & done; wait"));
+    wait_for("the processes", || procs(&cgroup.path).len() > 100);
+    cgroup.register(&client, Some(pid));
+    // `schedstat` counts in nanoseconds what the guard has run.
+    let ran_ns = || -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/schedstat", guard.pid())).unwrap();
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let before_ns = ran_ns();
+    for _ in 0..EXTENSIONS {
+        client.extend(name(), 1, in_ms(5_000), Some(pid)).unwrap();
+    }
+    println!(
+        "an extension, with 101 processes: {} us of the guard",
+        (ran_ns() - before_ns) / EXTENSIONS / 1_000
+    );
+    client.release(name(), 1).unwrap();
+}
+
 fn print_memory(guard: &Guard) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", guard.pid())).unwrap();
     let field = |name: &str| -> u64 {

@@ -67,7 +67,7 @@ fn it_is_fed_while_a_lease_or_a_proof_stands_and_released_in_order() {
     let (client, pid) = (guard.connect(), cgroup.sleeper());
     cgroup.register(&client, Some(pid));
     assert_eq!(device.taken_in(TWO_MEALS), b"", "no duty, no watchdog");
-    client.extend(name(), 1, in_ms(2_000), Some(pid)).unwrap();
+    client.extend(name(), 1, in_ms(3_000), Some(pid)).unwrap();
     let food = device.taken_in(TWO_MEALS);
     assert!((2..=4).contains(&food.len()) && food.iter().all(|byte| *byte == 0), "{food:?}");
     assert_eq!(state(&client).watchdog, Watchdog::Fed);

@@ -26,8 +26,9 @@ pub enum Restart {
 }
 
 /// Every file, by its path below `systemd/`.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("holdfast-agent.service", include_str!("../../../systemd/holdfast-agent.service")),
+    ("holdfast-guard.service", include_str!("../../../systemd/holdfast-guard.service")),
     ("holdfast-boot-deny.service", include_str!("../../../systemd/holdfast-boot-deny.service")),
     ("patroni.service.d/holdfast.conf", include_str!("../../../systemd/patroni.service.d/holdfast.conf")),
     ("pgbouncer.service.d/holdfast.conf", include_str!("../../../systemd/pgbouncer.service.d/holdfast.conf")),
@@ -38,7 +39,7 @@ const BOOT_DENY: &str = "holdfast-boot-deny.service";
 const SECTIONS: [&str; 3] = ["Unit", "Service", "Install"];
 /// Directives that say when something starts, ends and comes back, or in which sandbox. Everything else is a spelling mistake
 /// or something that nobody has thought through for the lab.
-const KNOWN: [&str; 39] = [
+const KNOWN: [&str; 46] = [
     "Description",
     "After",
     "Before",
@@ -47,6 +48,8 @@ const KNOWN: [&str; 39] = [
     "WantedBy",
     "StartLimitIntervalSec",
     "Type",
+    "NotifyAccess",
+    "WatchdogSec",
     "ExecStart",
     "Restart",
     "RestartSec",
@@ -56,6 +59,11 @@ const KNOWN: [&str; 39] = [
     "KillMode",
     "OOMPolicy",
     "OOMScoreAdjust",
+    "ManagedOOMPreference",
+    "LimitMEMLOCK",
+    "PrivateNetwork",
+    "DevicePolicy",
+    "DeviceAllow",
     "RuntimeDirectory",
     "RuntimeDirectoryPreserve",
     "RuntimeDirectoryMode",
@@ -83,6 +91,11 @@ const KNOWN: [&str; 39] = [
 /// The agent.
 pub fn agent() -> Policy {
     named("holdfast-agent.service")
+}
+
+/// The guard.
+pub fn guard() -> Policy {
+    named("holdfast-guard.service")
 }
 
 /// Patroni.
@@ -182,6 +195,7 @@ mod tests {
         }
         let of = |policy: Policy| (policy.restart, policy.delay_ms, policy.requires_boot_deny);
         assert_eq!(of(agent()), (Restart::Always, 100, false));
+        assert_eq!(of(guard()), (Restart::Always, 50, false));
         assert_eq!(of(patroni()), (Restart::Always, 1_000, true));
         assert_eq!(of(pgbouncer()), (Restart::Always, 100, false));
         assert_eq!(of(etcd()), (Restart::Always, 1_000, false));

@@ -48,6 +48,10 @@ impl Instance {
         deadline_ns: u64,
         postmaster: Option<i32>,
     ) -> Result<(), Refusal> {
+        // An extension promises that the kill will find somebody; the deadline before stands.
+        if !self.target.is_there() {
+            return Err(Refusal::CgroupGone);
+        }
         let before = (self.duty.phase(), self.duty.term());
         self.duty.extend(now_ns, term, deadline_ns)?;
         let was = self.target.postmaster();

@@ -32,8 +32,9 @@ use crate::clock::boottime_ms;
 pub const TIMEOUT_MIN_MS: u64 = 20;
 /// What `nft` puts in, until a refresh follows: `nft` may be stopped for any time before it tells the kernel.
 const OPENING_MS: u64 = 250;
-/// A refresh takes well under a millisecond. One that took longer than this is late, and done again.
-const LATE_MS: u64 = 5;
+/// A refresh takes well under a millisecond. One that took longer than this (the kernel was busy, or we were not running)
+/// may end too late by as much, and is done again. The guard's grace, which is 300 ms or more, lies behind the lease.
+const LATE_MS: u64 = 50;
 /// Between two looks somebody else may change something. Not so often.
 const ATTEMPTS: u32 = 5;
 
@@ -51,6 +52,9 @@ pub enum DeadManError {
         /// How far; 0 when it has passed.
         left_ms: u64,
     },
+    /// Somebody changes the packet filter all the time. What was open stays so until its deadline.
+    #[error("the packet filter was busy with changes of others at each of {ATTEMPTS} attempts: try again")]
+    Busy,
     /// The kernel does not answer, or does not permit it.
     #[error("the kernel's packet filter: {0}; does the process have CAP_NET_ADMIN?")]
     Kernel(#[from] io::Error),
@@ -80,13 +84,15 @@ pub struct DeadMan {
     port: u16,
     /// What was loaded and when it was last known to be unchanged; `None`: nothing by us.
     verified: Option<(Generation, Vec<u8>)>,
+    /// Kept between two refreshes; see [`Socket`].
+    socket: Option<Socket>,
 }
 
 impl DeadMan {
     /// The dead-man of the instance with this namespace, scope and port. Nothing is loaded.
     pub fn new(namespace: &str, scope: &str, port: u16) -> Self {
         let table = format!("holdfast_lease_{}_{}", folded(namespace), folded(scope));
-        Self { table, port, verified: None }
+        Self { table, port, verified: None, socket: None }
     }
 
     /// Loads the table in one transaction, in place of what is there, and opens the way until the deadline
@@ -95,69 +101,79 @@ impl DeadMan {
     pub async fn arm(&mut self, deadline_boottime_ms: Option<u64>) -> Result<(), DeadManError> {
         self.verified = None;
         for _ in 0..ATTEMPTS {
-            let before = generation::read()?;
+            let before = self.by_socket(|_, socket| Ok(generation::read_by(socket)?))?;
             let opening_ms = match deadline_boottime_ms {
                 Some(deadline_ms) => timeout_ms(deadline_ms)?.min(OPENING_MS),
                 None => 0,
             };
             load(&self.table, &self.content(opening_ms)).await?;
-            let rules = rules::read(&Socket::open()?, &self.table)?;
-            let after = generation::read()?;
+            let (rules, after) = self.by_socket(|dead_man, socket| {
+                Ok((rules::read(socket, &dead_man.table)?, generation::read_by(socket)?))
+            })?;
             // Only then what was read is what was loaded.
             if after.follows(before) {
                 self.verified = Some((after, rules));
                 return deadline_boottime_ms.map_or(Ok(()), |deadline_ms| self.refresh(deadline_ms));
             }
         }
-        Err(DeadManError::Gone(self.table.clone()))
+        Err(DeadManError::Busy)
     }
 
     /// Keeps the way open until the deadline (`CLOCK_BOOTTIME`, milliseconds), or opens it again. One transaction: what is
     /// established sees nothing of it. Blocks for some ten microseconds, and for as long as the kernel is busy with a
     /// transaction of somebody else.
     pub fn refresh(&mut self, deadline_boottime_ms: u64) -> Result<(), DeadManError> {
-        let socket = Socket::open()?;
-        let mut present = true;
+        self.by_socket(|dead_man, socket| dead_man.refresh_by(socket, deadline_boottime_ms))
+    }
+
+    fn refresh_by(&mut self, socket: &Socket, deadline_boottime_ms: u64) -> Result<(), DeadManError> {
+        let (mut present, mut late) = (true, false);
         for _ in 0..ATTEMPTS {
             let asked_ms = boottime_ms();
             let timeout_ms = timeout_ms(deadline_boottime_ms)?;
             let generation = self.generation()?;
             let change = element::Change { table: &self.table, port: self.port, generation };
-            match element::commit(&socket, &change.put(present, timeout_ms))? {
+            match element::commit(socket, &change.put(element::numbers(socket), present, timeout_ms))? {
                 None => {
                     self.follow(generation);
                     if boottime_ms().saturating_sub(asked_ms) <= LATE_MS {
                         return Ok(());
                     }
-                    present = true;
-                    if boottime_ms() + TIMEOUT_MIN_MS > deadline_boottime_ms {
-                        self.close()?;
+                    (present, late) = (true, true);
+                    if let Err(past) = self::timeout_ms(deadline_boottime_ms) {
+                        self.close_by(socket)?;
+                        return Err(past);
                     }
                 }
-                Some(Errno::ERESTART) => self.verify(&socket)?,
+                Some(Errno::ERESTART) => self.verify(socket)?,
                 // It has run out: there is nothing to take away before.
                 Some(Errno::ENOENT) if present => present = false,
                 Some(error) => return Err(self.failed(error)),
             }
         }
-        self.close()?;
-        Err(DeadManError::Past { left_ms: deadline_boottime_ms.saturating_sub(boottime_ms()) })
+        if late {
+            self.close_by(socket)?;
+        }
+        Err(DeadManError::Busy)
     }
 
     /// Closes the way at once.
     pub fn close(&mut self) -> Result<(), DeadManError> {
-        let socket = Socket::open()?;
+        self.by_socket(Self::close_by)
+    }
+
+    fn close_by(&mut self, socket: &Socket) -> Result<(), DeadManError> {
         for _ in 0..ATTEMPTS {
             let generation = self.generation()?;
             let change = element::Change { table: &self.table, port: self.port, generation };
-            match element::commit(&socket, &change.take())? {
+            match element::commit(socket, &change.take(element::numbers(socket)))? {
                 None => {
                     self.follow(generation);
                     return Ok(());
                 }
-                Some(Errno::ERESTART) => self.verify(&socket)?,
+                Some(Errno::ERESTART) => self.verify(socket)?,
                 Some(Errno::ENOENT) => {
-                    return match self.door()? {
+                    return match self.door_by(socket)? {
                         Door::Closed => Ok(()),
                         _ => Err(self.failed(Errno::ENOENT)),
                     };
@@ -165,7 +181,7 @@ impl DeadMan {
                 Some(error) => return Err(self.failed(error)),
             }
         }
-        Err(self.failed(Errno::ENOENT))
+        Err(DeadManError::Busy)
     }
 
     /// Takes the table away: nothing of ours is in the way any more.
@@ -176,19 +192,38 @@ impl DeadMan {
 
     /// Whether the way is open now. Before the first [`DeadMan::arm`] of this process it is looked for the set only, which
     /// a former agent may have left; afterwards for everything that was loaded.
-    pub fn door(&self) -> Result<Door, DeadManError> {
-        let socket = Socket::open()?;
+    pub fn door(&mut self) -> Result<Door, DeadManError> {
+        self.by_socket(|dead_man, socket| dead_man.door_by(socket))
+    }
+
+    fn door_by(&self, socket: &Socket) -> Result<Door, DeadManError> {
         if let Some((generation, loaded)) = &self.verified
-            && generation::read_by(&socket)? != *generation
-            && rules::read(&socket, &self.table)? != *loaded
+            && generation::read_by(socket)? != *generation
+            && rules::read(socket, &self.table)? != *loaded
         {
             return Ok(Door::Absent);
         }
-        Ok(match element::remaining_ms(&socket, &self.table, self.port)? {
+        Ok(match element::remaining_ms(socket, &self.table, self.port)? {
             Some(remaining_ms) => Door::Open { remaining_ms },
-            None if element::set_is_there(&socket, &self.table)? => Door::Closed,
+            None if element::set_is_there(socket, &self.table)? => Door::Closed,
             None => Door::Absent,
         })
+    }
+
+    /// One that has failed is not used again: its answer may come later.
+    fn by_socket<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &Socket) -> Result<T, DeadManError>,
+    ) -> Result<T, DeadManError> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => Socket::open()?,
+        };
+        let result = work(self, &socket);
+        if !matches!(result, Err(DeadManError::Kernel(_))) {
+            self.socket = Some(socket);
+        }
+        result
     }
 
     fn generation(&self) -> Result<Generation, DeadManError> {

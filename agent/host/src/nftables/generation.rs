@@ -42,11 +42,19 @@ pub fn read() -> io::Result<Generation> {
 }
 
 pub(super) fn read_by(socket: &Socket) -> io::Result<Generation> {
-    let head = Head { kind: GET_GENERATION, flags: REQUEST, sequence: 0, family: ANY_FAMILY, resource: 0 };
+    let sequence = socket.sequence(1);
+    let head = Head { kind: GET_GENERATION, flags: REQUEST, sequence, family: ANY_FAMILY, resource: 0 };
     socket.send(&message(head, &[]))?;
-    parse(socket.receive(&mut [0; 256])?).ok_or_else(|| {
-        io::Error::new(ErrorKind::InvalidData, "the kernel does not tell the generation of nftables")
-    })
+    let mut buffer = [0; 4096];
+    loop {
+        let packet = socket.receive(&mut buffer)?;
+        // An answer to an earlier question may still be there.
+        if answers(packet).any(|answer| answer.sequence == sequence) {
+            return parse(packet).ok_or_else(|| {
+                io::Error::new(ErrorKind::InvalidData, "the kernel does not tell the generation of nftables")
+            });
+        }
+    }
 }
 
 fn parse(packet: &[u8]) -> Option<Generation> {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
@@ -150,27 +151,38 @@ pub fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
 }
 
 /// A connection to the nftables of this network namespace.
+///
+/// Whoever changes something again and again keeps it: closing one waits until the kernel has let go of what the last
+/// transaction took away (`nft_rcv_nl_event`; 8-16 ms in which no processor works).
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket {
+    descriptor: OwnedFd,
+    sequence: AtomicU32,
+}
 
 impl Socket {
     /// Opens it.
     pub fn open() -> io::Result<Self> {
         let protocol = SockProtocol::NetlinkNetFilter;
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
-        setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(DEADLINE_MS))?;
-        Ok(Self(socket))
+        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        setsockopt(&descriptor, ReceiveTimeout, &TimeVal::milliseconds(DEADLINE_MS))?;
+        Ok(Self { descriptor, sequence: AtomicU32::new(1) })
+    }
+
+    /// The first of so many numbers for messages, none of which was used on this connection.
+    pub fn sequence(&self, count: u32) -> u32 {
+        self.sequence.fetch_add(count, Ordering::Relaxed)
     }
 
     /// Sends messages. The kernel has done what they ask when this returns; it waits for transactions of others before.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        sendto(self.0.as_raw_fd(), bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        sendto(self.descriptor.as_raw_fd(), bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         Ok(())
     }
 
     /// The next packet of answers.
     pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
-        let length = recv(self.0.as_raw_fd(), buffer, MsgFlags::empty())?;
+        let length = recv(self.descriptor.as_raw_fd(), buffer, MsgFlags::empty())?;
         Ok(&buffer[..length])
     }
 }

@@ -58,6 +58,11 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Whether it has not been removed.
+    pub fn is_there(&self) -> bool {
+        pread(&self.events, &mut [0_u8; 1], 0).err() != Some(Errno::NODEV)
+    }
+
     /// Whether this process is in it or below it.
     pub fn holds(&self, pid: i32) -> bool {
         let mut found = false;

@@ -48,6 +48,11 @@ impl Target {
         Ok(Self { cgroup, outside: None, postmaster: Postmaster::Unknown })
     }
 
+    /// Whether the cgroup still exists. Its unit gets a new one at each start.
+    pub fn is_there(&self) -> bool {
+        self.cgroup.is_there()
+    }
+
     /// Where the postmaster is.
     pub fn postmaster(&self) -> Postmaster {
         self.postmaster

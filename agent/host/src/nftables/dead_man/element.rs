@@ -32,8 +32,8 @@ const ELEMENT_TIMEOUT: u16 = 4;
 const ELEMENT_EXPIRATION: u16 = 5;
 const DATA_VALUE: u16 = 1;
 
-/// The last message of a transaction that must be acknowledged.
-const SEQUENCE_LAST: u32 = 3;
+/// How many numbers one transaction takes.
+const SEQUENCES: u32 = 4;
 
 /// A change of the element, on top of a generation: the kernel refuses it (`ERESTART`) on top of another.
 #[derive(Debug, Clone, Copy)]
@@ -46,18 +46,28 @@ pub struct Change<'a> {
     pub generation: Generation,
 }
 
+/// A transaction, numbered.
+#[derive(Debug)]
+pub struct Transaction {
+    bytes: Vec<u8>,
+    /// Of the first message.
+    first: u32,
+    /// Of the last message that must be acknowledged.
+    last: u32,
+}
+
 impl Change<'_> {
     /// Puts it in with this timeout; `present`: in the place of the one that is there, in one transaction.
-    pub fn put(&self, present: bool, timeout_ms: u64) -> Vec<u8> {
+    pub fn put(&self, first: u32, present: bool, timeout_ms: u64) -> Transaction {
         let timeout = attribute(ELEMENT_TIMEOUT, &timeout_ms.to_be_bytes());
-        let put = self.message(NEW_ELEMENT, CREATE, SEQUENCE_LAST, &timeout);
-        let delete = if present { self.message(DELETE_ELEMENT, 0, 2, &[]) } else { Vec::new() };
-        self.transaction(&[delete, put].concat())
+        let put = self.message(NEW_ELEMENT, CREATE, first + 2, &timeout);
+        let delete = if present { self.message(DELETE_ELEMENT, 0, first + 1, &[]) } else { Vec::new() };
+        self.transaction(first, &[delete, put].concat())
     }
 
     /// Takes it out.
-    pub fn take(&self) -> Vec<u8> {
-        self.transaction(&self.message(DELETE_ELEMENT, 0, SEQUENCE_LAST, &[]))
+    pub fn take(&self, first: u32) -> Transaction {
+        self.transaction(first, &self.message(DELETE_ELEMENT, 0, first + 2, &[]))
     }
 
     fn message(&self, kind: u16, flags: u16, sequence: u32, more: &[u8]) -> Vec<u8> {
@@ -65,13 +75,13 @@ impl Change<'_> {
         message(head, &element(self.table, self.port, more))
     }
 
-    fn transaction(&self, messages: &[u8]) -> Vec<u8> {
+    fn transaction(&self, first: u32, messages: &[u8]) -> Transaction {
         let edge =
             |kind, sequence| Head { kind, flags: REQUEST, sequence, family: ANY_FAMILY, resource: NFTABLES };
         let based_on = attribute(BATCH_GENERATION, &self.generation.to_be_bytes());
-        let begin = message(edge(BATCH_BEGIN, 1), &based_on);
-        let end = message(edge(BATCH_END, SEQUENCE_LAST + 1), &[]);
-        [&begin, messages, &end].concat()
+        let begin = message(edge(BATCH_BEGIN, first), &based_on);
+        let end = message(edge(BATCH_END, first + 3), &[]);
+        Transaction { bytes: [&begin, messages, &end].concat(), first, last: first + 2 }
     }
 }
 
@@ -81,20 +91,29 @@ fn element(table: &str, port: u16, more: &[u8]) -> Vec<u8> {
     [text(LIST_TABLE, table), text(LIST_SET, SET), list].concat()
 }
 
+/// The first of the numbers that a transaction takes.
+pub fn numbers(socket: &Socket) -> u32 {
+    socket.sequence(SEQUENCES)
+}
+
 /// Sends a transaction. `None`: it is in force. Some error: nothing of it is.
-pub fn commit(socket: &Socket, transaction: &[u8]) -> io::Result<Option<Errno>> {
-    socket.send(transaction)?;
+pub fn commit(socket: &Socket, transaction: &Transaction) -> io::Result<Option<Errno>> {
+    socket.send(&transaction.bytes)?;
     let mut buffer = [0; 4096];
-    loop {
-        // The kernel refuses a whole transaction, so its first error is the answer; a success ends with the last message.
-        for answer in answers(socket.receive(&mut buffer)?).filter(|answer| answer.kind == ERROR) {
+    let (mut last_is_done, mut refused) = (false, None);
+    // The kernel refuses a transaction as a whole: one error is enough, and it may come behind acknowledgements.
+    while !last_is_done && refused.is_none() {
+        let ours = |answer: &Answer<'_>| {
+            answer.kind == ERROR && (transaction.first..=transaction.last + 1).contains(&answer.sequence)
+        };
+        for answer in answers(socket.receive(&mut buffer)?).filter(ours) {
             match answer.error() {
-                0 if answer.sequence == SEQUENCE_LAST => return Ok(None),
-                0 => {}
-                number => return Ok(Some(Errno::from_raw(number))),
+                0 => last_is_done |= answer.sequence == transaction.last,
+                number => refused = refused.or(Some(Errno::from_raw(number))),
             }
         }
     }
+    Ok(refused)
 }
 
 /// For how long the element is still there; `None`: it is not, or neither is its table.
@@ -130,9 +149,17 @@ fn ask<'b>(
     attributes: &[u8],
     buffer: &'b mut [u8],
 ) -> io::Result<Option<Answer<'b>>> {
-    let head = Head { kind, flags: REQUEST, sequence: 1, family: INET, resource: 0 };
+    let sequence = socket.sequence(1);
+    let head = Head { kind, flags: REQUEST, sequence, family: INET, resource: 0 };
     socket.send(&message(head, attributes))?;
-    let answer = answers(socket.receive(buffer)?).next();
+    // Answers to earlier questions may still be there.
+    let length = loop {
+        let packet = socket.receive(buffer)?;
+        if answers(packet).any(|answer| answer.sequence == sequence) {
+            break packet.len();
+        }
+    };
+    let answer = answers(&buffer[..length]).next();
     match answer.filter(|answer| answer.kind == ERROR).map(|answer| Errno::from_raw(answer.error())) {
         None => Ok(answer),
         Some(Errno::ENOENT) => Ok(None),
@@ -148,31 +175,31 @@ mod tests {
         Change { table: "t", port: 5432, generation: Generation::for_tests(258) }
     }
 
-    fn kinds(transaction: &[u8]) -> Vec<(u16, u16, u32)> {
-        answers(transaction).map(|message| (message.kind, message.flags, message.sequence)).collect()
+    fn kinds(transaction: &Transaction) -> Vec<(u16, u16, u32)> {
+        answers(&transaction.bytes).map(|message| (message.kind, message.flags, message.sequence)).collect()
     }
 
     #[test]
     fn a_refresh_takes_out_and_puts_in_between_the_ends_of_one_transaction() {
-        let put = change().put(true, 3_200);
+        let put = change().put(1, true, 3_200);
         let expected = [
             (BATCH_BEGIN, REQUEST, 1),
             (DELETE_ELEMENT, REQUEST | ACK, 2),
-            (NEW_ELEMENT, REQUEST | ACK | CREATE, SEQUENCE_LAST),
-            (BATCH_END, REQUEST, SEQUENCE_LAST + 1),
+            (NEW_ELEMENT, REQUEST | ACK | CREATE, 3),
+            (BATCH_END, REQUEST, 4),
         ];
         assert_eq!(kinds(&put), expected);
-        assert_eq!(kinds(&change().put(false, 3_200)), [expected[0], expected[2], expected[3]]);
-        let begin = answers(&put).next().unwrap();
+        assert_eq!(kinds(&change().put(1, false, 3_200)), [expected[0], expected[2], expected[3]]);
+        let begin = answers(&put.bytes).next().unwrap();
         assert_eq!(find(begin.attributes(), BATCH_GENERATION), Some(&[0, 0, 1, 2][..]));
         // Version 0, subsystem in network byte order.
-        assert_eq!(put[16..20], [ANY_FAMILY, 0, 0, 10]);
+        assert_eq!(put.bytes[16..20], [ANY_FAMILY, 0, 0, 10]);
     }
 
     #[test]
     fn the_element_is_the_port_with_its_timeout() {
-        let put = change().put(false, 3_200);
-        let message = answers(&put).nth(1).unwrap();
+        let put = change().put(1, false, 3_200);
+        let message = answers(&put.bytes).nth(1).unwrap();
         let list = find(message.attributes(), LIST_ELEMENTS).unwrap();
         let one = find(list, ONE_OF_LIST).unwrap();
         assert_eq!(find(find(one, ELEMENT_KEY).unwrap(), DATA_VALUE), Some(&5432_u16.to_be_bytes()[..]));
@@ -183,7 +210,7 @@ mod tests {
 
     #[test]
     fn taking_it_out_is_the_last_message_too() {
-        assert_eq!(kinds(&change().take())[1], (DELETE_ELEMENT, REQUEST | ACK, SEQUENCE_LAST));
+        assert_eq!(kinds(&change().take(1))[1], (DELETE_ELEMENT, REQUEST | ACK, 3));
     }
 
     #[test]

@@ -29,12 +29,14 @@ pub fn read(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
 
 /// `false`: something has changed meanwhile, and what was found may not belong together.
 fn list(socket: &Socket, kind: u16, table: &str, found: &mut Vec<u8>) -> io::Result<bool> {
-    let head = Head { kind, flags: REQUEST | DUMP, sequence: 1, family: INET, resource: 0 };
+    let sequence = socket.sequence(1);
+    let head = Head { kind, flags: REQUEST | DUMP, sequence, family: INET, resource: 0 };
     socket.send(&message(head, &text(TABLE, table)))?;
     let mut buffer = vec![0; 32 * 1024];
     let mut whole = true;
     loop {
-        for answer in answers(socket.receive(&mut buffer)?) {
+        let packet = socket.receive(&mut buffer)?;
+        for answer in answers(packet).filter(|answer| answer.sequence == sequence) {
             whole &= answer.flags & INTERRUPTED == 0;
             match answer.kind {
                 DONE => return Ok(whole),
