@@ -25,6 +25,8 @@ use crate::disk::Disk;
 pub struct Held {
     own: Option<OwnSession>,
     valid_until_ms: u64,
+    /// When the last confirmed renewal was sent, `CLOCK_BOOTTIME` in milliseconds.
+    pub renewed_ms: Option<u64>,
 }
 
 impl Held {
@@ -187,11 +189,9 @@ impl Keeper {
     async fn renew(&self, lease: i64) -> Result<(), StoreError> {
         let renewal = self.store.keep_alive(lease).await?;
         let age_ms = u64::try_from(renewal.sent.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let until_ms = clock::boottime_ms().saturating_sub(age_ms) + renewal.ttl_ms;
-        // Nobody is woken by a renewal: whoever asks compares the deadline with the clock.
-        self.held.send_if_modified(|held| {
-            held.valid_until_ms = until_ms;
-            false
+        let sent_ms = clock::boottime_ms().saturating_sub(age_ms);
+        self.held.send_modify(|held| {
+            (held.valid_until_ms, held.renewed_ms) = (sent_ms + renewal.ttl_ms, Some(sent_ms));
         });
         Ok(())
     }

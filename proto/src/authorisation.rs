@@ -28,8 +28,11 @@ pub enum Class {
 use Class::{Host, Operator, Viewer};
 
 /// Every method and who may call it.
-pub const TABLE: &[(&str, &[Class])] =
-    &[("/holdfast.v1.Agent/GetStatus", &[Host, Operator, Viewer]), ("/holdfast.v1.Agent/Life", &[Host])];
+pub const TABLE: &[(&str, &[Class])] = &[
+    ("/holdfast.v1.Agent/GetStatus", &[Host, Operator, Viewer]),
+    ("/holdfast.v1.Agent/Life", &[Host]),
+    ("/holdfast.v1.Agent/Grant", &[Host]),
+];
 
 /// Decides one call in `region`.
 pub fn check(region: &RegionName, caller: Option<&Caller>, method: &str) -> Result<(), Status> {
@@ -152,12 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn people_look_and_only_hosts_ask_for_life() {
-        for person in ["holdfast://viewer/wall", "holdfast://operator/ann"] {
-            assert_eq!(code(person, "GetStatus"), Code::Ok);
-            assert_eq!(code(person, "Life"), Code::PermissionDenied);
+    fn people_look_and_only_hosts_ask_for_life_and_for_leases() {
+        for method in ["Life", "Grant"] {
+            for person in ["holdfast://viewer/wall", "holdfast://operator/ann"] {
+                assert_eq!(code(person, "GetStatus"), Code::Ok);
+                assert_eq!(code(person, method), Code::PermissionDenied);
+            }
+            assert_eq!(code("holdfast://r1/host/db2", method), Code::Ok);
         }
-        assert_eq!(code("holdfast://r1/host/db2", "Life"), Code::Ok);
     }
 
     #[test]

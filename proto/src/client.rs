@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::convert::{ConvertError, envelope};
-use crate::message::{HostStatus, LifeAnswer, LifeQuestion};
+use crate::message::{GrantAnswer, GrantQuestion, HostStatus, LifeAnswer, LifeQuestion};
 use crate::tls::{Connector, Identity, Peer, Protocol, channel};
 use crate::trace::TraceContext;
 use crate::wire::{self, agent_client};
@@ -79,6 +79,13 @@ impl AgentClient {
     ) -> Result<LifeAnswer, CallError> {
         let request = traced(wire::LifeRequest::from(question), trace);
         let reply = self.calls.clone().life(request).await.map_err(|status| self.failure(&status))?;
+        reply.into_inner().try_into().map_err(|error| self.answer(error))
+    }
+
+    /// A write lease from one of its instances (rule 22).
+    pub async fn grant(&self, question: &GrantQuestion) -> Result<GrantAnswer, CallError> {
+        let request = wire::GrantRequest::from(question);
+        let reply = self.calls.clone().grant(request).await.map_err(|status| self.failure(&status))?;
         reply.into_inner().try_into().map_err(|error| self.answer(error))
     }
 

@@ -10,8 +10,8 @@ use holdfast_types::{
 };
 
 use crate::message::{
-    HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion, PoolerStatus, PromiseHeld,
-    Role, TermSeen,
+    GrantAnswer, GrantQuestion, HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion,
+    PoolerStatus, PromiseHeld, Role, TermSeen,
 };
 use crate::wire;
 
@@ -281,6 +281,45 @@ impl TryFrom<wire::LifeReply> for LifeAnswer {
             Wire::Unspecified => Life::Unknown,
         };
         Ok(Self { term: Term(reply.term), life, age_ms: reply.age_ms })
+    }
+}
+
+impl From<&GrantQuestion> for wire::GrantRequest {
+    fn from(question: &GrantQuestion) -> Self {
+        Self {
+            envelope: envelope(),
+            instance: Some((&question.instance).into()),
+            term: question.term.0,
+            writer: question.writer.to_string(),
+            incarnation: question.incarnation.0,
+        }
+    }
+}
+
+impl TryFrom<wire::GrantRequest> for GrantQuestion {
+    type Error = ConvertError;
+    fn try_from(request: wire::GrantRequest) -> Result<Self> {
+        opened(request.envelope)?;
+        Ok(Self {
+            instance: instance(request.instance)?,
+            term: Term(request.term),
+            writer: MemberName::new(request.writer)?,
+            incarnation: Incarnation(request.incarnation),
+        })
+    }
+}
+
+impl From<GrantAnswer> for wire::GrantReply {
+    fn from(answer: GrantAnswer) -> Self {
+        Self { envelope: envelope(), duration_ms: answer.duration_ms }
+    }
+}
+
+impl TryFrom<wire::GrantReply> for GrantAnswer {
+    type Error = ConvertError;
+    fn try_from(reply: wire::GrantReply) -> Result<Self> {
+        opened(reply.envelope)?;
+        Ok(Self { duration_ms: reply.duration_ms })
     }
 }
 

@@ -148,10 +148,33 @@ pub struct LifeAnswer {
     pub age_ms: u64,
 }
 
+/// Asks a member for a write lease without etcd (rule 22).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantQuestion {
+    /// The member that is asked.
+    pub instance: InstanceName,
+    /// The term under which the asker writes.
+    pub term: Term,
+    /// The asker.
+    pub writer: MemberName,
+    /// The start of its agent.
+    pub incarnation: Incarnation,
+}
+
+/// The lease is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrantAnswer {
+    /// For how long the member helps nobody else, from the moment of its answer, in milliseconds.
+    pub duration_ms: u64,
+}
+
 /// Why an agent does not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The instance lives elsewhere.
     #[error("{0} is not on this host; ask the agent of its own host")]
     NotHere(String),
+    /// It may not, by the rules of the protocol.
+    #[error("{0}")]
+    Rule(String),
 }

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::authorisation::Authorisation;
 use crate::convert::{ConvertError, opened};
-use crate::message::{HostStatus, LifeAnswer, LifeQuestion, Refusal};
+use crate::message::{GrantAnswer, GrantQuestion, HostStatus, LifeAnswer, LifeQuestion, Refusal};
 use crate::tls::{AcceptLimits, Caller, Identity, incoming};
 use crate::trace::TraceContext;
 use crate::wire::{self, agent_server};
@@ -41,6 +41,8 @@ pub trait Host: Send + Sync + 'static {
     async fn status(&self) -> HostStatus;
     /// A sign of life of one instance.
     async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal>;
+    /// A write lease for the writer of a term, from one instance (rule 22).
+    async fn grant(&self, question: GrantQuestion, asker: Asker) -> Result<GrantAnswer, Refusal>;
 }
 
 /// Serves until `until` is ready, then finishes the calls in flight.
@@ -91,6 +93,14 @@ impl agent_server::Agent for Service {
         let asker = asker(&request)?;
         Ok(Response::new(self.host.life(request.into_inner().try_into()?, asker).await?.into()))
     }
+
+    async fn grant(
+        &self,
+        request: Request<wire::GrantRequest>,
+    ) -> Result<Response<wire::GrantReply>, Status> {
+        let asker = asker(&request)?;
+        Ok(Response::new(self.host.grant(request.into_inner().try_into()?, asker).await?.into()))
+    }
 }
 
 impl From<ConvertError> for Status {
@@ -107,6 +117,7 @@ impl From<Refusal> for Status {
         let text = refusal.to_string();
         match refusal {
             Refusal::NotHere(_) => Self::not_found(text),
+            Refusal::Rule(_) => Self::failed_precondition(text),
         }
     }
 }

@@ -78,6 +78,12 @@ impl Host for Recorder {
         self.0.lock().unwrap().push((question, asker));
         Ok(LifeAnswer { term: Term(4), life: Life::Stopped, age_ms: 12 })
     }
+    async fn grant(&self, question: GrantQuestion, _: Asker) -> Result<GrantAnswer, Refusal> {
+        match question.term {
+            Term(4) => Ok(GrantAnswer { duration_ms: 5_000 }),
+            term => Err(Refusal::Rule(format!("term {term} is closed"))),
+        }
+    }
 }
 
 /// A served agent; ends with the test.
@@ -140,6 +146,21 @@ async fn a_viewer_sees_and_may_not_ask_what_hosts_ask() {
         "{error}"
     );
     assert!(served.recorder.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_lease_is_granted_or_refused_with_the_rule() {
+    let served = Served::new().await;
+    let client = served.client("holdfast://r1/host/db2");
+    let ask = |term| GrantQuestion {
+        instance: instance(),
+        term: Term(term),
+        writer: MemberName::new("db2").unwrap(),
+        incarnation: Incarnation(3),
+    };
+    assert_eq!(client.grant(&ask(4)).await.unwrap(), GrantAnswer { duration_ms: 5_000 });
+    let refused = client.grant(&ask(3)).await.unwrap_err();
+    assert!(matches!(&refused, CallError::Refused { text, .. } if text == "term 3 is closed"), "{refused}");
 }
 
 #[tokio::test]

@@ -14,11 +14,14 @@
 //! | [`relinquish`] | whether a term that nobody uses may be given back | 10 |
 //! | [`successor`] | to whom the leader key is given | 8, 16 |
 //! | [`open`] | what the promotion hook answers | 14, 16 |
+//! | [`lease`] | until when the writer may accept writes | 19, 22, 24 |
+//! | [`grant`] | whether a member grants the writer a lease without etcd | 22 |
 //! | [`start_gate`] | whether a postmaster may start | 9, I5, I12 |
 //! | [`member`] | what a database member does now: the composition of all of these | 4 to 23 |
 //! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
+//! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
 
 pub mod attest;
@@ -26,12 +29,15 @@ pub mod close;
 pub mod cluster;
 pub mod detach;
 pub mod floor;
+pub mod grant;
 pub mod hold;
 pub mod in_force;
+pub mod lease;
 pub mod member;
 pub mod observe;
 pub mod open;
 pub mod relinquish;
+pub mod rollback;
 pub mod route;
 pub mod start_gate;
 pub mod successor;

@@ -88,6 +88,10 @@ pub struct Local<'o> {
     pub patroni_hung: bool,
     /// Only when the postmaster of a writer is gone.
     pub after_stop: Option<AfterStop>,
+    /// The highest term that this host remembers.
+    pub known_term: Term,
+    /// A write lease that we granted without etcd has not run out (rule 22).
+    pub granted: bool,
     /// The start gate refuses, because we attest.
     pub gate_shut: bool,
     /// What promotion hooks have been told by this start of the agent (rule 10).
@@ -360,12 +364,13 @@ fn open_first(cluster: &Cluster, local: &Local<'_>, decision: &mut Decision) {
     });
 }
 
-/// The highest term that etcd or our disk knows of.
+/// The highest term that etcd, our disk or another host's agent knows of (rule 25).
 fn highest_term(cluster: &Cluster, local: &Local<'_>) -> Term {
     let promised = cluster.promises.values().map(|promise| promise.value.term);
     let on_disk = local.phase.map(Phase::term);
     let recorded = cluster.term.as_ref().map(|term| term.value.term);
-    promised.chain(on_disk).chain(recorded).max().unwrap_or(Term(0))
+    let remembered = cluster.facts.values().map(|facts| facts.highest_term);
+    promised.chain(on_disk).chain(recorded).chain(remembered).max().unwrap_or(Term(0)).max(local.known_term)
 }
 
 fn open_record(old: &TermRecord, me: &MemberName, own: OwnSession, writable: bool) -> TermRecord {

@@ -108,6 +108,7 @@ mod tests {
             failover_priority: 1,
             streaming: None,
             data_uuid: None,
+            highest_term: Term(0),
         };
         Cluster {
             mode: Some(Revised { value: mode, mod_revision: 1 }),

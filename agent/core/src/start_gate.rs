@@ -24,6 +24,8 @@ pub struct View<'o> {
     pub mode: Option<Mode>,
     /// The agent itself did not answer.
     pub agent_gone: bool,
+    /// etcd answers, and has forgotten what this host knows (rule 25): its mode and term are not passed here.
+    pub contradiction: Option<&'o str>,
     /// The last mode that was seen and kept on this host's disk.
     pub last_known_mode: Mode,
     /// How it would start.
@@ -68,7 +70,9 @@ pub fn decide(view: &View<'_>) -> Answer {
         return Answer::Pass;
     }
     if view.mode.is_none() {
-        return refuse(if view.agent_gone {
+        return refuse(if let Some(why) = view.contradiction {
+            format!("{me} would start as primary: {why}")
+        } else if view.agent_gone {
             format!(
                 "{me} would start as primary and its agent does not answer; start the agent: systemctl start holdfast-agent"
             )
@@ -111,6 +115,7 @@ mod tests {
             me: lasting(name("a")),
             mode: Some(Mode::Armed),
             agent_gone: false,
+            contradiction: None,
             last_known_mode: Mode::Armed,
             start_as: StartAs::Primary,
             fenced: None,
@@ -172,5 +177,16 @@ mod tests {
             assert!(judge(|v| (v.mode, v.fenced, v.term) = (Some(mode), Some("x"), None)));
             assert!(judge(|v| (v.mode, v.last_known_mode, v.term) = (None, mode, None)));
         }
+    }
+
+    #[test]
+    fn an_etcd_that_has_forgotten_us_starts_no_primary() {
+        let forgotten = |start_as| {
+            judge(|v| {
+                (v.mode, v.term, v.contradiction, v.start_as) = (None, None, Some("term 4, not 5"), start_as)
+            })
+        };
+        assert!(!forgotten(StartAs::Primary));
+        assert!(forgotten(StartAs::Standby));
     }
 }

@@ -54,6 +54,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         failover_priority: patroni.map_or(1, |patroni| patroni.failover_priority),
         streaming: attest::streaming_to_publish(state.streaming, lost_for_ms),
         data_uuid: state.data_uuid.clone(),
+        highest_term: state.remembered.known_term(),
     })
 }
 

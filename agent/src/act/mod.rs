@@ -5,6 +5,7 @@
 pub mod attest;
 pub mod close;
 pub mod facts;
+pub mod fence;
 pub mod floor;
 pub mod incident;
 pub mod kill;

@@ -56,8 +56,18 @@ pub async fn promise(member: &Member, cluster: &Cluster, term: Term, writer: &Me
     Ok(())
 }
 
-/// Step (a), with the timeline that only a living walreceiver tells.
+/// Step (a), with the timeline that only a living walreceiver tells. From its first line on we grant no lease.
 async fn intend(member: &Member, term: Term, writer: &MemberName) -> Result<()> {
+    if !member.begin_promising() {
+        bail!("a write lease granted by this node has not run out");
+    }
+    let done = intend_alone(member, term, writer).await;
+    // What is on disk binds from now on; what did not get there does not.
+    member.state().promising = false;
+    done
+}
+
+async fn intend_alone(member: &Member, term: Term, writer: &MemberName) -> Result<()> {
     let received_timeline = match member.sql.standby().await {
         Ok(standby) => position::received_timeline(member, &standby),
         // Nothing is known that the position will not ask for again.

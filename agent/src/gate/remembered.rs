@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::durable;
 use holdfast_types::record::Stored;
-use holdfast_types::{ClusterId, Mode};
+use holdfast_types::{ClusterId, Mode, Term};
 use serde::{Deserialize, Serialize};
 
 /// The last that is known of one cluster on this host.
@@ -18,6 +19,9 @@ pub struct Remembered {
     pub fenced: Option<String>,
     /// The member attests that it has stopped: no start until that is used or withdrawn.
     pub attesting: bool,
+    /// The highest reign that was seen in force (rule 25).
+    #[serde(default)]
+    pub reign: Option<KnownReign>,
 }
 
 /// The folder of a cluster below the state directory.
@@ -26,6 +30,11 @@ pub fn folder(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
 }
 
 impl Remembered {
+    /// The highest term that was seen; 0 for none.
+    pub fn known_term(&self) -> Term {
+        self.reign.as_ref().map_or(Term(0), |reign| reign.term)
+    }
+
     /// Reads it. Absent means never armed; damaged is an error, because guessing a mode could start a second writer.
     pub fn load(state_dir: &Path, cluster: &ClusterId) -> Result<Self, String> {
         let file = Self::file(state_dir, cluster);

@@ -111,6 +111,7 @@ fn alone(config: &Config, instance: &Instance, standby: bool) -> Answer {
         me: &instance.member,
         mode: None,
         agent_gone: true,
+        contradiction: None,
         last_known_mode: remembered.mode,
         start_as: if standby { StartAs::Standby } else { StartAs::Primary },
         fenced: remembered.fenced.as_deref(),

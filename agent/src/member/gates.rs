@@ -29,6 +29,9 @@ impl Member {
         let start_as = if standby { StartAs::Standby } else { StartAs::Primary };
         let read = tokio::time::timeout(READ_DEADLINE, self.world.read(&self.keys)).await;
         let cluster = read.ok().and_then(Result::ok);
+        let contradiction = cluster.as_ref().and_then(|cluster| self.contradiction(cluster));
+        // An etcd that has forgotten what we know is no better than one that does not answer.
+        let cluster = cluster.filter(|_| contradiction.is_none());
         let remembered = self.state().remembered.clone();
         let given_back = cluster.as_ref().is_some_and(|cluster| self.has_given_back(cluster));
         let fenced = match &cluster {
@@ -39,6 +42,7 @@ impl Member {
             me: &self.instance.member,
             mode: cluster.as_ref().and_then(Cluster::known_mode),
             agent_gone: false,
+            contradiction: contradiction.as_deref(),
             last_known_mode: remembered.mode,
             start_as,
             fenced: fenced.as_deref(),
@@ -48,7 +52,18 @@ impl Member {
             term_unreadable: cluster.as_ref().is_some_and(Cluster::cannot_tell_terms),
             has_terms: self.instance.class == Class::Quorum,
         });
+        let is_writer = cluster
+            .as_ref()
+            .and_then(term_in_force)
+            .is_some_and(|term| !standby && term.value.open_holder() == Some(&self.instance.member));
         match answer {
+            start_gate::Answer::Pass if is_writer => match act::fence::close_before_start(self).await {
+                Ok(()) => {
+                    self.fence_wake.notify_one();
+                    Answer::Pass
+                }
+                Err(error) => Answer::Refuse { why: format!("its fence cannot be set: {error:#}") },
+            },
             start_gate::Answer::Pass => Answer::Pass,
             start_gate::Answer::Refuse(why) => {
                 tracing::warn!(cluster = %self.instance.cluster, "PostgreSQL is kept from starting: {why}");
@@ -88,6 +103,9 @@ impl Member {
         let replayed = act::position::replayed(self).await;
         // Read last: what was seen of PostgreSQL is older than what etcd says, never the other way round.
         let cluster = self.world.read(&self.keys).await?;
+        if let Some(why) = self.contradiction(&cluster) {
+            return Ok(Attempt::Wait(why));
+        }
         match cluster.known_mode() {
             None => return Ok(Attempt::Wait("the mode record cannot be read; upgrade this host".into())),
             Some(Mode::Armed) => {}
@@ -121,12 +139,20 @@ impl Member {
         });
         let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(&cluster));
         Ok(match answer {
-            open::Answer::Open(plan) if act::open::open(self, &cluster, &plan).await? => {
-                pass_in(plan.opened.term)
+            open::Answer::Open(plan) => {
+                // Side by side, because both take their time, and neither is cancelled by the other's failure.
+                let fence = self.fence_for(plan.opened.term);
+                match tokio::join!(act::open::open(self, &cluster, &plan), fence) {
+                    (Ok(true), Ok(())) => pass_in(plan.opened.term),
+                    (Ok(false), _) => Attempt::Wait("etcd has changed since; it is read again".into()),
+                    (Err(error), _) | (Ok(true), Err(error)) => return Err(error),
+                }
             }
             open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
-            open::Answer::AlreadyOpen(term) => pass_in(term),
-            open::Answer::Open(_) => Attempt::Wait("etcd has changed since; it is read again".into()),
+            open::Answer::AlreadyOpen(term) => {
+                self.fence_for(term).await?;
+                pass_in(term)
+            }
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
         })

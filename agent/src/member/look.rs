@@ -89,6 +89,7 @@ impl Member {
         {
             let mut state = self.state();
             state.patroni_alive = seen.patroni_alive();
+            state.postmaster = eyes.postmaster.as_ref().map(|(pid, _)| *pid);
         }
         self.ask_patroni(eyes, thorough && seen.patroni_alive()).await;
         self.note_hung(seen.patroni_stopped() || eyes.rest_silences >= SILENCES);

@@ -5,6 +5,7 @@
 
 mod gates;
 mod hooks;
+mod lease;
 mod look;
 mod network;
 pub mod sql;
@@ -17,7 +18,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
+use holdfast_agent_core::rollback::{self, KnownReign};
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_host::nftables::{self, Generation};
 use holdfast_host::{clock, durable};
@@ -26,7 +29,7 @@ use holdfast_proto::tls::Identity;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{MemberFacts, Reign, Stored, TermRecord};
-use holdfast_types::{Mode, Position, Timeline};
+use holdfast_types::{Mode, Position, Term, Timeline};
 use tokio::sync::{Notify, watch};
 
 use crate::act;
@@ -67,6 +70,8 @@ pub struct Member {
     pub sql: Arc<Sql>,
     /// Its table in the kernel.
     pub firewall: nftables::Table,
+    /// The fence of its writer.
+    pub ladder: act::fence::Ladder,
     /// Our identity.
     pub identity: Identity,
     /// Where the steps of incidents go.
@@ -75,6 +80,8 @@ pub struct Member {
     pub hooks: hooks::Desk,
     /// Wakes the loop.
     pub wake: Notify,
+    /// Wakes the task that keeps the fence.
+    pub fence_wake: Notify,
     session: watch::Receiver<Held>,
     started_ms: u64,
     disk: Disk,
@@ -98,6 +105,20 @@ pub struct State {
     pub suspicion: Suspicion,
     /// The timeline on which WAL was received last: the view that tells it is empty once the walreceiver has ended.
     pub received_timeline: Option<Timeline>,
+    /// Until when a lease that we granted without etcd keeps us from promising, `CLOCK_BOOTTIME` in milliseconds.
+    pub granted_until_ms: u64,
+    /// The term that a hook of ours opens, and how long that is waited for, `CLOCK_BOOTTIME` in milliseconds.
+    pub opening: Option<(Term, u64)>,
+    /// What etcd has forgotten, if it has (rule 25).
+    pub contradiction: Option<String>,
+    /// The fence that was set last by this start of the agent; `None` when that is not known.
+    pub fence: Option<Fence>,
+    /// A promise is being begun: no lease is granted.
+    pub promising: bool,
+    /// The postmaster that was seen last, if it lives.
+    pub postmaster: Option<i32>,
+    /// Why the guard does not guard our writer; `None` while it does, and while there is nothing to guard.
+    pub guard_problem: Option<String>,
     /// The instance's processes were killed by us, and nothing has been started since.
     pub killed: bool,
     /// The facts that etcd holds of us.
@@ -167,10 +188,12 @@ impl Member {
             keys: ClusterKeys::new(&instance.cluster),
             sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
             firewall: act::network::firewall(&instance),
+            ladder: act::fence::Ladder::new(&config, &instance),
             identity,
             telemetry,
             hooks: hooks::Desk::default(),
             wake: Notify::new(),
+            fence_wake: Notify::new(),
             started_ms: clock::boottime_ms(),
             disk: Disk::default(),
             state: Mutex::new(State { received_timeline, remembered, phase, ..State::default() }),
@@ -206,6 +229,7 @@ impl Member {
     /// Runs until the runtime ends.
     pub async fn run(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self).suspect());
+        tokio::spawn(Arc::clone(&self).keep_fence());
         let mut changes = self.world.changes();
         let mut memory = Memory::default();
         let mut eyes = look::Eyes::default();
@@ -245,6 +269,15 @@ impl Member {
             self.state().waits = vec!["the mode record cannot be read; upgrade this host".into()];
             return (false, TICK);
         };
+        if let Some(why) = self.contradiction(&watched) {
+            self.say_contradiction(&why);
+            // What every host remembers is what a person goes on with.
+            if let Err(error) = act::facts::publish(self, &watched).await {
+                tracing::debug!(%error, "facts are not published");
+            }
+            return (false, TICK);
+        }
+        self.state().contradiction = None;
         self.follow_records(&watched).await;
         let considered = self.considered(watched);
         // The second decision of a round starts from the same memory as the first: a timer that the first has set must not
@@ -274,6 +307,8 @@ impl Member {
             }
             Mode::Armed | Mode::Disarmed => false,
         };
+        // After what was decided: nothing waits for it.
+        self.remember_reign(&cluster).await;
         if let Err(error) = act::facts::publish(self, &cluster).await {
             tracing::debug!(%error, "facts are not published");
         }
@@ -309,6 +344,8 @@ impl Member {
             started_as_primary: state.started_as_primary,
             patroni_hung: state.patroni_hung,
             after_stop: state.after_stop.clone(),
+            known_term: state.remembered.known_term(),
+            granted: clock::boottime_ms() < state.granted_until_ms,
             gate_shut: state.remembered.attesting,
             hooks: self.hooks.now(),
             phase: state.phase.as_ref(),
@@ -356,6 +393,29 @@ impl Member {
             remembered.fenced = fenced;
         })
         .await;
+    }
+
+    /// Rule 25: what etcd has forgotten.
+    pub fn contradiction(&self, cluster: &Cluster) -> Option<String> {
+        let state = self.state();
+        let Remembered { mode, reign, .. } = &state.remembered;
+        rollback::contradiction(*mode, reign.as_ref(), cluster).map(|why| why.to_string())
+    }
+
+    fn say_contradiction(&self, why: &str) {
+        let mut state = self.state();
+        state.waits = vec![why.to_owned()];
+        if state.contradiction.as_deref() != Some(why) {
+            tracing::error!(cluster = %self.instance.cluster, "nothing automatic happens: {why}");
+            state.contradiction = Some(why.to_owned());
+        }
+    }
+
+    /// Keeps the reign in force on disk, before etcd can have forgotten it.
+    async fn remember_reign(&self, cluster: &Cluster) {
+        let Some(term) = core::term_in_force(cluster).filter(|_| cluster.is_armed()) else { return };
+        let reign = Some(KnownReign::of(&term.value));
+        self.remember(|remembered| remembered.reign = reign).await;
     }
 
     /// Changes what is on disk for the gates; returns whether it is there now.

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::grant::Asked;
 use holdfast_agent_core::member::Postgres;
 use holdfast_host::clock;
 use holdfast_proto::message::{
-    HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion, PoolerStatus, PromiseHeld,
-    Refusal, Role,
+    GrantAnswer, GrantQuestion, HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion,
+    PoolerStatus, PromiseHeld, Refusal, Role,
 };
 use holdfast_proto::server::{Asker, Host};
 use holdfast_types::Incarnation;
@@ -109,6 +110,19 @@ impl Host for Answers {
         let age_ms = u64::try_from(start.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
         Ok(LifeAnswer { term, life, age_ms })
     }
+
+    async fn grant(&self, question: GrantQuestion, asker: Asker) -> Result<GrantAnswer, Refusal> {
+        let member = self.member(&question.instance)?;
+        // The certificate says which host asks; the facts say whose host the writer's is.
+        if !member.is_host_of(&question.writer, &asker.caller.peer) {
+            return Err(Refusal::Rule(format!(
+                "{} is not the host of {}",
+                asker.caller.peer, question.writer
+            )));
+        }
+        let asked = Asked { term: question.term, writer: question.writer, incarnation: question.incarnation };
+        member.grant(&asked).map_err(|why| Refusal::Rule(why.to_string()))
+    }
 }
 
 fn instance(member: &Member) -> InstanceStatus {
@@ -125,6 +139,8 @@ fn instance(member: &Member) -> InstanceStatus {
     if state.patroni_hung {
         problems.push("Patroni does not answer".to_owned());
     }
+    problems.extend(state.contradiction.clone());
+    problems.extend(state.guard_problem.clone());
     InstanceStatus {
         name: InstanceName {
             namespace: cluster.namespace.clone(),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use holdfast_proto::message::{HostStatus, LifeAnswer, LifeQuestion, Refusal};
+use holdfast_proto::message::{GrantAnswer, GrantQuestion, HostStatus, LifeAnswer, LifeQuestion, Refusal};
 use holdfast_proto::server::{Asker, Host, serve};
 use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_store::{EtcdOptions, EtcdStore, Read, Store, Txn, TxnOutcome, Write};
@@ -165,6 +165,9 @@ impl Host for Says {
         self.0.clone()
     }
     async fn life(&self, question: LifeQuestion, _: Asker) -> Result<LifeAnswer, Refusal> {
+        Err(Refusal::NotHere(question.instance.member.to_string()))
+    }
+    async fn grant(&self, question: GrantQuestion, _: Asker) -> Result<GrantAnswer, Refusal> {
         Err(Refusal::NotHere(question.instance.member.to_string()))
     }
 }

@@ -39,6 +39,17 @@ fn signs_of_life_survive_the_wire() {
 }
 
 #[test]
+fn grants_survive_the_wire() {
+    let writer = MemberName::new("db2").unwrap();
+    let question = GrantQuestion { instance: name(), term: Term(7), writer, incarnation: Incarnation(3) };
+    assert_eq!(GrantQuestion::try_from(wire::GrantRequest::from(&question)).unwrap(), question);
+    let answer = GrantAnswer { duration_ms: 5_000 };
+    assert_eq!(GrantAnswer::try_from(wire::GrantReply::from(answer)).unwrap(), answer);
+    let nameless = wire::GrantRequest { writer: String::new(), ..wire::GrantRequest::from(&question) };
+    assert!(matches!(GrantQuestion::try_from(nameless), Err(ConvertError::Name(_))));
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     let good = wire::LifeRequest::from(&LifeQuestion { instance: name(), term: Term(1) });
     let error = |request: wire::LifeRequest| LifeQuestion::try_from(request).unwrap_err().to_string();

@@ -145,12 +145,13 @@ impl Timings {
         };
         match profile {
             Profile::Fast => fast,
+            // A host that stands still for 3 s just after it was due for a renewal keeps its lease and its grace.
             Profile::Normal => Proposed {
                 session_ttl_ms: 5_000,
                 renew_interval_ms: 1_200,
-                write_lease_ms: 3_200,
+                write_lease_ms: 3_850,
                 guard_grace_ms: 500,
-                margin_ms: 700,
+                margin_ms: 600,
                 suspect_after_ms: 2_000,
                 probe_deadline_ms: 700,
                 ..fast
@@ -197,6 +198,11 @@ impl Timings {
     /// How much later than the lease the guard kills.
     pub fn guard_grace_ms(&self) -> u64 {
         self.guard_grace_ms
+    }
+    /// For how long a member that grants a write lease helps nobody else (rule 22): as long as a session, which outlives
+    /// lease, grace, drift and margin by construction.
+    pub fn grant_ms(&self) -> u64 {
+        self.session_ttl_ms
     }
     /// How long a standby must hear nothing from the writer before it may promise.
     pub fn suspect_after_ms(&self) -> u64 {

@@ -44,17 +44,22 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
     }
     match host.host.role {
         Role::Etcd => units.push(etcd(region, host)),
-        Role::Database => units.extend(plan.instances().map(|instance| {
-            let file = host.etc().join(format!("{}.yml", instance.unit()));
-            Unit {
-                cgroup: host.cgroup.join(instance.unit()),
-                command: words(&[&PATRONI, &file]),
-                user: Some("postgres"),
-                environment: own_clock(plan, host, render::clock::python),
-                requires_oneshots: systemd::patroni().requires_boot_deny,
-                ..unit(&instance.unit(), systemd::patroni())
+        Role::Database => {
+            if plan.spec.holdfast {
+                units.insert(0, guard(plan, host));
             }
-        })),
+            units.extend(plan.instances().map(|instance| {
+                let file = host.etc().join(format!("{}.yml", instance.unit()));
+                Unit {
+                    cgroup: host.cgroup.join(instance.unit()),
+                    command: words(&[&PATRONI, &file]),
+                    user: Some("postgres"),
+                    environment: own_clock(plan, host, render::clock::python),
+                    requires_oneshots: systemd::patroni().requires_boot_deny,
+                    ..unit(&instance.unit(), systemd::patroni())
+                }
+            }));
+        }
         Role::Pooler => {
             for instance in plan.instances() {
                 let file = host.etc().join(format!("{}.ini", instance.pooler_unit()));
@@ -93,6 +98,15 @@ fn agent(plan: &Plan, host: &HostPlan) -> Unit {
         command: words(&[&plan.program("holdfast-agent"), &"run", &"--config", &host.agent_config()]),
         environment: own_clock(plan, host, render::clock::preloaded),
         ..unit("agent", systemd::agent())
+    }
+}
+
+fn guard(plan: &Plan, host: &HostPlan) -> Unit {
+    let socket = host.run().join("holdfast").join("guard.sock");
+    Unit {
+        cgroup: host.cgroup.join("guard"),
+        command: words(&[&plan.program("holdfast-guard"), &"--socket", &socket]),
+        ..unit("guard", systemd::guard())
     }
 }
 
@@ -142,7 +156,7 @@ mod tests {
 
     #[test]
     fn agents_start_first_and_only_under_holdfast() {
-        assert_eq!(names(true, "db1"), ["agent", "patroni-main"]);
+        assert_eq!(names(true, "db1"), ["guard", "agent", "patroni-main"]);
         assert_eq!(names(false, "db1"), ["patroni-main"]);
         assert_eq!(names(true, "pool1"), ["agent", "pgbouncer"]);
         assert_eq!(names(false, "pool1"), ["pgbouncer", "repoint-main"]);

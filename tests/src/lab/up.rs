@@ -57,10 +57,14 @@ async fn check(plan: &Plan) -> Result<()> {
     if plan.spec.fake_clock && !faketime_is_there() {
         bail!("libfaketime is missing, which fake_clock = true needs; tests/setup installs it");
     }
-    let ours = if plan.spec.holdfast { ["holdfast", "holdfast-agent"].as_slice() } else { &["holdfast"] };
+    let ours = if plan.spec.holdfast {
+        ["holdfast", "holdfast-agent", "holdfast-guard"].as_slice()
+    } else {
+        &["holdfast"]
+    };
     for name in ours {
         let program = plan.program(name).display().to_string();
-        let version = if *name == "holdfast" { "--version" } else { "version" };
+        let version = if *name == "holdfast-agent" { "version" } else { "--version" };
         shell::run(COMMAND_MS, &[program.as_str(), version])
             .await
             .with_context(|| format!("{name} does not run; build it with: cargo build -p {name}"))?;

@@ -15,6 +15,8 @@ use serde_json::Value;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-lab");
 /// So long may a condition take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// So long may a commit take that should not come.
+const REFUSAL: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
 /// So long may a verb take, and `up`, which has a deadline of 120 s and a tear-down.
 const VERB_MS: u64 = 90_000;
@@ -196,9 +198,18 @@ impl Session {
 
     /// One transaction: the process of the server that acknowledged it.
     pub fn commit(&mut self) -> String {
+        self.within(PATIENCE).expect("the session must stay open and commit")
+    }
+
+    /// The same, if it is acknowledged within a few seconds; `None`: the session has ended, or waits.
+    pub fn try_commit(&mut self) -> Option<String> {
+        self.within(REFUSAL)
+    }
+
+    fn within(&mut self, deadline: Duration) -> Option<String> {
         let sql = format!("BEGIN; {COMMIT} \\g /dev/null\nCOMMIT; SELECT pg_backend_pid();\n");
-        self.stdin.write_all(sql.as_bytes()).unwrap();
-        self.lines.recv_timeout(PATIENCE).expect("the session must stay open and commit")
+        self.stdin.write_all(sql.as_bytes()).ok()?;
+        self.lines.recv_timeout(deadline).ok()
     }
 }
 

@@ -53,8 +53,8 @@ pub(super) fn decide(
         session_present: cluster.writers_session_present(),
         silent_ms: local.suspicion.silent_ms,
         probes: &local.suspicion.probes,
-        grant_in_force: false,
-        up_long_enough: local.uptime_ms >= local.timings.write_lease_ms(),
+        grant_in_force: local.granted,
+        up_long_enough: local.uptime_ms >= local.timings.grant_ms(),
         barred: cluster.fenced(local.me),
         suspect_after_ms: local.timings.suspect_after_ms(),
     });

@@ -37,6 +37,7 @@ fn facts(member: &str) -> MemberFacts {
         failover_priority: 1,
         streaming: Some(true),
         data_uuid: Some(member.into()),
+        highest_term: Term(0),
     }
 }
 
@@ -150,6 +151,8 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         started_as_primary: member == "a",
         patroni_hung: false,
         after_stop: None,
+        known_term: Term(0),
+        granted: false,
         gate_shut: false,
         hooks: Hooks::default(),
         phase: None,

@@ -270,7 +270,11 @@ impl DeadMan {
                 .expect("writing to a String does not fail");
         }
         let (mut output, mut input) = (String::new(), String::new());
-        rule(&mut input, &format!("tcp dport {port} tcp dport != @open reject with tcp reset"));
+        // A connection that stands is held back, not ended: a lease that comes back soon costs it a stall and no error.
+        // Whoever connects anew is told at once, and goes on to another host.
+        let new = "tcp flags & (syn | ack) == syn";
+        rule(&mut input, &format!("tcp dport {port} {new} tcp dport != @open reject with tcp reset"));
+        rule(&mut input, &format!("tcp dport {port} tcp dport != @open drop"));
         rule(&mut output, &format!("tcp sport {port} tcp sport != @open drop"));
         content + "  }\n" + &chains(&output, &input)
     }
@@ -294,7 +298,7 @@ mod tests {
         let open = dead_man.content(250);
         assert!(open.contains("elements = { 5432 timeout 250ms }"), "{open}");
         let at = |text: &str| open.find(text).unwrap_or_else(|| panic!("{text}: {open}"));
-        assert!(at("iifname \"lo\" accept") < at("tcp dport 5432 tcp dport != @open reject with tcp reset"));
+        assert!(at("iifname \"lo\" accept") < at("tcp dport 5432 tcp dport != @open drop"));
         assert!(at("tcp flags & rst == rst accept") < at("tcp sport 5432 tcp sport != @open drop"));
     }
 

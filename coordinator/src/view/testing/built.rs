@@ -130,6 +130,7 @@ impl Built {
             failover_priority: 1,
             streaming: Some(n != 1),
             data_uuid: Some(format!("uuid-{n}")),
+            highest_term: Term(0),
         };
         change(&mut facts);
         self.record(&self.keys.facts(&db(n)), facts);

@@ -59,6 +59,9 @@ pub struct MemberFacts {
     pub streaming: Option<bool>,
     /// The data directory's own id.
     pub data_uuid: Option<String>,
+    /// The highest term that this host remembers: an etcd that has forgotten it must not use it again (rule 25).
+    #[serde(default)]
+    pub highest_term: Term,
 }
 
 /// Why a node is fenced.

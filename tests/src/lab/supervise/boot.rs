@@ -71,6 +71,8 @@ impl Supervisor {
         };
         match self.host.host.role {
             Role::Database => {
+                // RuntimeDirectory= of the units of agent and guard.
+                make(&self.host.run().join("holdfast"), (0, 0), 0o755)?;
                 make(&self.host.socket_dir(), (user, group), 0o755)?;
                 make(&self.host.data.join("data"), (user, group), 0o755)?;
                 for name in &self.host.host.tablespaces {

@@ -1,0 +1,138 @@
+//! Rule 25: whether etcd has forgotten what this host knows, because it was restored from an older snapshot or rebuilt.
+//!
+//! A host keeps the highest reign that it has seen on its own disk. While etcd contradicts that, nothing is promised,
+//! closed, opened, withdrawn or let go here: each of them would rest on records that are not the last ones. A person goes
+//! on with `holdfast arm`, which puts a newer mode record: terms go on above the highest that any host remembers.
+
+use holdfast_types::record::{Reign, TermRecord};
+use holdfast_types::{MemberName, Mode, Term};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Cluster;
+use crate::member::term_in_force;
+
+/// The highest reign that a host has seen in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownReign {
+    /// Its term.
+    pub term: Term,
+    /// It is closed.
+    pub closed: bool,
+    /// Its writer.
+    pub holder: MemberName,
+}
+
+impl KnownReign {
+    /// What is worth remembering of a term record.
+    pub fn of(record: &TermRecord) -> Self {
+        let closed = matches!(record.reign, Reign::Closed { .. });
+        Self { term: record.term, closed, holder: record.holder().clone() }
+    }
+
+    fn age(&self) -> (Term, bool) {
+        (self.term, self.closed)
+    }
+}
+
+/// What etcd has forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// The cluster was armed, and nobody has disarmed it.
+    #[error(
+        "etcd has no mode record, but this cluster was armed: etcd was rebuilt, or the prefix was deleted. \
+         Start all agents of the cluster, then: holdfast arm"
+    )]
+    ModeGone,
+    /// The term went back.
+    #[error(
+        "etcd says term {found}{}, but this host has seen term {known}{}: etcd was restored from an older snapshot. \
+         Start all agents of the cluster, then: holdfast arm", closed(*.found_closed), closed(*.known_closed)
+    )]
+    TermWentBack {
+        /// What this host has seen.
+        known: Term,
+        /// That was closed.
+        known_closed: bool,
+        /// What etcd says.
+        found: Term,
+        /// That is closed.
+        found_closed: bool,
+    },
+}
+
+fn closed(closed: bool) -> &'static str {
+    if closed { " (closed)" } else { "" }
+}
+
+/// Compares what this host remembers with what etcd says. A term record from before the arming is not in force and
+/// contradicts nothing: that is how a person goes on.
+pub fn contradiction(mode: Mode, known: Option<&KnownReign>, cluster: &Cluster) -> Option<Contradiction> {
+    if cluster.mode.is_none() && !cluster.mode_unreadable {
+        return (mode == Mode::Armed).then_some(Contradiction::ModeGone);
+    }
+    let (known, found) = (known?, KnownReign::of(&term_in_force(cluster)?.value));
+    (found.age() < known.age()).then_some(Contradiction::TermWentBack {
+        known: known.term,
+        known_closed: known.closed,
+        found: found.term,
+        found_closed: found.closed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::close::Revised;
+    use crate::testing::{name, term_open};
+    use holdfast_types::record::ModeRecord;
+
+    fn etcd(term: u64) -> Cluster {
+        let mode = ModeRecord { mode: Mode::Armed, by: "x".into(), reason: "y".into(), at_wall_ms: 0 };
+        Cluster {
+            mode: Some(Revised { value: mode, mod_revision: 50 }),
+            term: Some(Revised { value: term_open("a", term, true), mod_revision: 60 }),
+            ..Cluster::default()
+        }
+    }
+
+    fn known(term: u64, closed: bool) -> KnownReign {
+        KnownReign { term: Term(term), closed, holder: name("a") }
+    }
+
+    fn found(mode: Mode, known: &KnownReign, cluster: &Cluster) -> Option<Contradiction> {
+        contradiction(mode, Some(known), cluster)
+    }
+
+    #[test]
+    fn an_etcd_that_is_up_to_date_or_ahead_contradicts_nothing() {
+        for term in [4, 5] {
+            assert_eq!(found(Mode::Armed, &known(4, false), &etcd(term)), None);
+        }
+        assert_eq!(contradiction(Mode::Observe, None, &Cluster::default()), None, "a new host knows nothing");
+    }
+
+    #[test]
+    fn an_older_snapshot_is_noticed() {
+        let back = found(Mode::Armed, &known(5, false), &etcd(4)).unwrap();
+        assert!(back.to_string().starts_with("etcd says term 4, but this host has seen term 5: "), "{back}");
+        let opened_again = found(Mode::Armed, &known(4, true), &etcd(4)).unwrap();
+        assert!(opened_again.to_string().contains("term 4, but this host has seen term 4 (closed)"));
+    }
+
+    #[test]
+    fn an_etcd_without_a_mode_is_not_taken_for_a_cluster_that_is_observed() {
+        assert_eq!(found(Mode::Armed, &known(4, false), &Cluster::default()), Some(Contradiction::ModeGone));
+        assert_eq!(found(Mode::Disarmed, &known(4, false), &Cluster::default()), None, "it fences nothing");
+        let unreadable = Cluster { mode_unreadable: true, ..Cluster::default() };
+        assert_eq!(found(Mode::Armed, &known(4, false), &unreadable), None, "that has its own answer");
+    }
+
+    #[test]
+    fn arming_again_ends_it() {
+        let mut armed_again = etcd(4);
+        armed_again.mode.as_mut().unwrap().mod_revision = 70;
+        assert_eq!(found(Mode::Armed, &known(5, false), &armed_again), None);
+        armed_again.term = None;
+        assert_eq!(found(Mode::Armed, &known(5, false), &armed_again), None);
+    }
+}

@@ -1,0 +1,231 @@
+//! The fence of a writer's own host (rules 19 to 22): set anew at each renewal, and left to close by itself.
+//!
+//! What it must be is decided by `holdfast-agent-core`; the kernel and the guard hold it ([`crate::act::fence`]). Also the
+//! other side: the leases that this node grants to the writer while etcd is out of reach.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::grant::{self, Asked, Refused};
+use holdfast_agent_core::lease::{self, Fence};
+use holdfast_agent_core::member::{Postgres, term_in_force};
+use holdfast_host::clock;
+use holdfast_proto::client::{AgentClient, CallError};
+use holdfast_proto::message::{GrantAnswer, GrantQuestion, InstanceName};
+use holdfast_proto::tls::Peer;
+use holdfast_types::record::{MemberFacts, Reign, TermRecord};
+use holdfast_types::{Class, MemberName, Mode, Term};
+use tokio::sync::watch;
+
+use super::Member;
+use crate::act;
+use crate::session::Held;
+
+/// A fence that could not be set is tried again after this.
+const RETRY: Duration = Duration::from_millis(100);
+/// A node whose fence rests at nothing looks again this often when nothing wakes it.
+const REST: Duration = Duration::from_secs(10);
+
+/// What the task carries along.
+#[derive(Default)]
+struct Lease {
+    /// The newest renewal that was confirmed while the watch was heard.
+    renewed_ms: Option<u64>,
+    /// The term that the grants are for.
+    term: Option<Term>,
+    /// When the last question was sent that each member answered with a grant.
+    grants: BTreeMap<MemberName, u64>,
+    clients: BTreeMap<MemberName, AgentClient>,
+}
+
+impl Member {
+    /// Runs until the runtime ends.
+    pub(super) async fn keep_fence(self: Arc<Self>) {
+        let mut changes = self.world.changes();
+        let mut session = self.session.clone();
+        let mut kept = Lease::default();
+        loop {
+            changes.mark_unchanged();
+            let (fence, wait) = self.renew_fence(&mut session, &mut kept).await;
+            let is_writer = matches!(fence, Fence::Until { .. } | Fence::Expiring | Fence::Paused);
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = session.changed(), if is_writer => {}
+                () = self.fence_wake.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One look at the lease; returns the fence that was wanted and how long to wait for the next look.
+    async fn renew_fence(&self, session: &mut watch::Receiver<Held>, kept: &mut Lease) -> (Fence, Duration) {
+        let renewed_ms = session.borrow_and_update().renewed_ms;
+        let (cluster, connected) = self.world.watched(&self.keys);
+        if connected {
+            kept.renewed_ms = renewed_ms;
+        }
+        let term = term_in_force(&cluster).map(|term| &term.value);
+        if kept.term != term.map(|term| term.term) {
+            (kept.term, kept.grants) = (term.map(|term| term.term), BTreeMap::new());
+        }
+        let interval = Duration::from_millis(self.config.timings.renew_interval_ms());
+        let mut wait = interval;
+        if lease::needs_grants(&self.lease_view(&cluster, connected, kept), clock::boottime_ms()) {
+            self.ask_for_grants(&cluster, kept, interval / 2).await;
+            wait = interval / 2;
+        }
+        let fence = lease::decide(&self.lease_view(&cluster, connected, kept));
+        if let Err(error) = act::fence::set(self, fence).await {
+            tracing::warn!(cluster = %self.instance.cluster, "the fence of this host cannot be set: {error:#}; tried again");
+            wait = RETRY;
+        }
+        (fence, if matches!(fence, Fence::None | Fence::Closed) { wait.max(REST) } else { wait })
+    }
+
+    fn lease_view<'o>(&'o self, cluster: &'o Cluster, connected: bool, kept: &'o Lease) -> lease::View<'o> {
+        // Before the first word from etcd nothing is known of it, not even what it has forgotten.
+        let was_heard = cluster.revision > 0;
+        let contradiction = self.contradiction(cluster).filter(|_| was_heard);
+        let forgotten = contradiction.map(|_| self.remembers_its_own_reign());
+        let state = self.state();
+        let says = cluster.known_mode().filter(|_| was_heard && forgotten.is_none());
+        let mode = says.unwrap_or(state.remembered.mode);
+        lease::View {
+            me: &self.instance.member,
+            fences: self.instance.class == Class::Quorum && mode == Mode::Armed,
+            term: term_in_force(cluster).map(|term| &term.value),
+            term_is_heard: connected,
+            own: self.own(),
+            renewed_ms: kept.renewed_ms,
+            grants: &kept.grants,
+            floor: cluster.floor.as_ref().map(|floor| &floor.value),
+            accepts_writes: accepts_writes(state.postgres, state.started_as_primary),
+            opening: state
+                .opening
+                .filter(|(_, until_ms)| clock::boottime_ms() < *until_ms)
+                .map(|(term, _)| term),
+            forgotten,
+            paused: cluster.paused() == Some(true),
+            timings: &self.config.timings,
+        }
+    }
+
+    fn remembers_its_own_reign(&self) -> bool {
+        let state = self.state();
+        state
+            .remembered
+            .reign
+            .as_ref()
+            .is_some_and(|reign| !reign.closed && reign.holder == self.instance.member)
+    }
+
+    /// Before our promotion in this term: our port closes when the lease that our session gives us now has ended.
+    pub(super) async fn fence_for(&self, term: Term) -> anyhow::Result<()> {
+        let renewed_ms = self.session.borrow().renewed_ms.context("our session was not renewed yet")?;
+        let deadline_ms = renewed_ms + self.config.timings.write_lease_ms();
+        self.state().opening = Some((term, deadline_ms));
+        act::fence::set(self, Fence::Until { term, deadline_ms }).await?;
+        self.fence_wake.notify_one();
+        Ok(())
+    }
+
+    /// Asks every member of the floor record's configuration at once; no answer is no grant.
+    async fn ask_for_grants(&self, cluster: &Cluster, kept: &mut Lease, deadline: Duration) {
+        let Some(term) = term_in_force(cluster).map(|term| &term.value) else { return };
+        let Reign::Open { incarnation, .. } = term.reign else { return };
+        let Some(floor) = cluster.floor.as_ref().map(|floor| &floor.value) else { return };
+        let asked = Asked { term: term.term, writer: self.instance.member.clone(), incarnation };
+        for member in &floor.configuration.members {
+            if let (false, Some(facts)) = (kept.clients.contains_key(member), cluster.facts.get(member)) {
+                kept.clients.insert(member.clone(), self.client_of(facts, deadline));
+            }
+        }
+        let sent_ms = clock::boottime_ms();
+        let members = floor.configuration.members.iter();
+        let questions = members.filter_map(|member| {
+            let client = kept.clients.get(member)?;
+            let question = self.question(member, &asked);
+            Some(async move { (member.clone(), client.grant(&question).await) })
+        });
+        for (member, answer) in join_all(questions).await {
+            match answer {
+                Ok(GrantAnswer { duration_ms }) if duration_ms >= self.config.timings.grant_ms() => {
+                    kept.grants.insert(member, sent_ms);
+                }
+                Ok(GrantAnswer { duration_ms }) => {
+                    tracing::warn!(%member, duration_ms, "a lease is granted for too short a time: its agent has another timing profile");
+                }
+                Err(error @ CallError::Refused { .. }) => tracing::warn!(%member, %error, "no lease"),
+                Err(error) => tracing::debug!(%member, %error, "no lease"),
+            }
+        }
+    }
+
+    fn client_of(&self, facts: &MemberFacts, deadline: Duration) -> AgentClient {
+        let expected = Peer::Host { region: self.config.region.clone(), host: facts.host.clone() };
+        AgentClient::new(self.identity.clone(), &facts.grpc, Some(expected), deadline)
+    }
+
+    fn question(&self, member: &MemberName, asked: &Asked) -> GrantQuestion {
+        let cluster = &self.instance.cluster;
+        let (namespace, scope) = (cluster.namespace.clone(), cluster.scope.clone());
+        GrantQuestion {
+            instance: InstanceName { namespace, scope, member: member.clone() },
+            term: asked.term,
+            writer: asked.writer.clone(),
+            incarnation: asked.incarnation,
+        }
+    }
+
+    /// Rule 22: grants a lease to the writer, or says why not. Returns for how long.
+    pub fn grant(&self, asked: &Asked) -> Result<GrantAnswer, Refused> {
+        let (cluster, _) = self.world.watched(&self.keys);
+        let term: Option<&TermRecord> = term_in_force(&cluster).map(|term| &term.value);
+        let duration_ms = self.config.timings.grant_ms();
+        // One lock over the decision and the mark: a promise is begun under the same lock.
+        let mut state = self.state();
+        grant::decide(
+            asked,
+            &grant::View {
+                me: &self.instance.member,
+                armed: state.remembered.mode == Mode::Armed,
+                term,
+                promised: state.phase.as_ref().map(Phase::term),
+                promising: state.promising,
+                accepts_writes: accepts_writes(state.postgres, state.started_as_primary) == Some(true),
+            },
+        )?;
+        state.granted_until_ms = state.granted_until_ms.max(clock::boottime_ms() + duration_ms);
+        Ok(GrantAnswer { duration_ms })
+    }
+
+    /// Whether a promise may be begun: no lease that we granted is in force. From then on none is granted until
+    /// [`super::State::promising`] is taken back.
+    pub fn begin_promising(&self) -> bool {
+        let mut state = self.state();
+        state.promising = clock::boottime_ms() >= state.granted_until_ms;
+        state.promising
+    }
+
+    /// Whether this peer is the host of that member, as far as the facts say.
+    pub fn is_host_of(&self, member: &MemberName, peer: &Peer) -> bool {
+        let (cluster, _) = self.world.watched(&self.keys);
+        let is = |facts: &MemberFacts| matches!(peer, Peer::Host { host, .. } if *host == facts.host);
+        cluster.facts.get(member).is_some_and(is)
+    }
+}
+
+fn accepts_writes(postgres: Option<Postgres>, started_as_primary: bool) -> Option<bool> {
+    match postgres? {
+        Postgres::Running { in_recovery: Some(recovers) } => Some(!recovers),
+        // No answer, and never a standby: a writer that hangs.
+        Postgres::Running { in_recovery: None } => started_as_primary.then_some(true),
+        Postgres::Gone => Some(false),
+        Postgres::Unknown => None,
+    }
+}

@@ -1,0 +1,119 @@
+//! The fence of a writer's own host, on real servers: proved by commits on sessions that were open before the fault
+//! (promise I4), with the agent hung, with etcd gone, and with the packet filter flushed by somebody else.
+//! Needs root, `tests/setup`, and the built workspace.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{Lab, Session, eventually, host, route, text};
+
+const SPEC: &str = include_str!("../specs/quick.toml");
+/// Longer than every lease, grace and session of the profile `fast` together.
+const OUTAGE: Duration = Duration::from_secs(8);
+
+struct Region {
+    lab: Lab,
+    described: Value,
+}
+
+#[test]
+fn a_writer_is_open_as_long_as_it_has_a_lease_and_no_longer() {
+    let lab = Lab::up("t_fence", SPEC);
+    let described = lab.describe();
+    let region = Region { lab, described };
+    region.survives("the writer alone loses etcd", |lab, writer| {
+        lab.run(&["fault", lab.name(), "etcd-cut", writer]);
+    });
+    region.survives("etcd is down", |lab, _| {
+        for server in ["e1", "e2", "e3"] {
+            lab.run(&["fault", lab.name(), "etcd-down", server]);
+        }
+    });
+    region.is_put_back_after_a_flush();
+    region.ends_with_a_hung_agent();
+}
+
+impl Region {
+    fn status(&self) -> Value {
+        let config = text(&self.described["operator"]["config"]).to_owned();
+        let holdfast = env!("CARGO_BIN_EXE_holdfast-lab").replace("holdfast-lab", "holdfast");
+        let variable = format!("HOLDFAST_CONFIG={config}");
+        let said = self.lab.exec("client", &["env", &variable, &holdfast, "status", "-o", "json"]).stdout;
+        serde_json::from_str(&said).unwrap_or(Value::Null)
+    }
+
+    fn writer(&self) -> Option<String> {
+        let status = self.status();
+        let healthy = status["healthy"] == Value::Bool(true);
+        healthy.then(|| text(&status["term"]["holder"]).to_owned())
+    }
+
+    fn settled_writer(&self) -> String {
+        eventually("the region is healthy", || self.writer().is_some());
+        self.writer().unwrap()
+    }
+
+    /// A client over TCP, and one over the Unix socket of the writer's own host.
+    fn sessions(&self, writer: &str) -> [Session; 2] {
+        let libpq = route(&self.described["regions"][0]["clusters"][0], "libpq", None);
+        let socket = text(&host(&self.described, writer)["instances"][0]["socket_dir"]).to_owned();
+        let local = format!("host={socket} user=postgres dbname=postgres");
+        [Session::open(&self.lab, "client", &libpq), Session::open(&self.lab, writer, &local)]
+    }
+
+    /// The lease comes from the standbys, or needs nobody: no session ends, and none waits long.
+    fn survives(&self, what: &str, fault: impl Fn(&Lab, &str)) {
+        let writer = self.settled_writer();
+        let mut sessions = self.sessions(&writer);
+        let servers = sessions.each_mut().map(Session::commit);
+        fault(&self.lab, &writer);
+        let begin = Instant::now();
+        while begin.elapsed() < OUTAGE {
+            assert_eq!(sessions.each_mut().map(Session::commit), servers, "{what}");
+        }
+        self.lab.run(&["heal", self.lab.name()]);
+        assert_eq!(self.settled_writer(), writer, "{what}: no reason to fail over");
+        assert_eq!(sessions.each_mut().map(Session::commit), servers, "{what}");
+    }
+
+    /// `nft flush ruleset` of another tool: noticed, and put back, and nobody loses a connection.
+    fn is_put_back_after_a_flush(&self) {
+        let writer = self.settled_writer();
+        let mut sessions = self.sessions(&writer);
+        let servers = sessions.each_mut().map(Session::commit);
+        assert!(self.lab.exec(&writer, &["nft", "flush", "ruleset"]).success());
+        eventually("the dead-man is put back", || self.dead_man(&writer).contains("expires"));
+        assert_eq!(sessions.each_mut().map(Session::commit), servers);
+    }
+
+    fn dead_man(&self, writer: &str) -> String {
+        self.lab.exec(writer, &["nft", "list", "table", "inet", "holdfast_lease_service_main"]).stdout
+    }
+
+    /// An agent that hangs renews nothing: the kernel closes the port, the guard ends PostgreSQL, and another follows. What
+    /// was open before commits nothing any more, over the network or on the host itself.
+    fn ends_with_a_hung_agent(&self) {
+        let writer = self.settled_writer();
+        let mut sessions = self.sessions(&writer);
+        for session in &mut sessions {
+            session.commit();
+        }
+        self.lab.run(&["fault", self.lab.name(), "stop", &writer, "agent"]);
+        eventually("another writes", || {
+            let status = self.status();
+            let term = &status["term"];
+            term["holder"].is_string() && term["holder"] != writer.as_str() && term["writable"] == true
+        });
+        for session in &mut sessions {
+            assert_eq!(session.try_commit(), None, "a session of the deposed writer commits");
+        }
+        let log = std::fs::read_to_string(text(&host(&self.described, &writer)["logs"]["guard"])).unwrap();
+        assert!(log.contains("all are gone"), "the guard keeps no proof: {log}");
+        self.lab.run(&["heal", self.lab.name()]);
+        eventually("the deposed writer is a standby again", || self.lab.streams(&writer));
+    }
+}
