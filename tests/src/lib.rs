@@ -3,4 +3,5 @@
 pub mod bench;
 pub mod checker;
 pub mod lab;
+pub mod model;
 pub mod otlp;
