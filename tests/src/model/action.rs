@@ -39,6 +39,10 @@ pub enum Action {
     SetNames(Node, u8, NodeSet),
     /// Patroni writes `/sync` with this quorum and these standbys.
     WriteSync(Node, u8, NodeSet),
+    /// The same, but Patroni gives up waiting for the answer: the write is still on its way.
+    SendSync(Node, u8, NodeSet),
+    /// It lands, if `/sync` still has the version that it compares.
+    SyncLands,
     /// A candidate with the lock sets its `synchronous_standby_names` and calls the hook.
     CallHook(Node),
     /// After the hook's yes.
@@ -76,8 +80,17 @@ pub enum Action {
     },
     /// Rule 13: a closed reign's writer has the leader key again.
     DeleteStaleLock,
+    /// Rule 13: nobody opened; the leader key is put for the next.
+    NameNext(Node),
     /// Rule 14.
     Open(Node),
     /// A PostgreSQL that writes under a term that is another's is killed.
     KillDeposed(Node),
+}
+
+impl Action {
+    /// Whether the right rules have no such step.
+    pub fn is_a_mutants(self) -> bool {
+        matches!(self, Self::CountEvidence | Self::ReadEarly(_))
+    }
 }

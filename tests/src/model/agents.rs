@@ -31,6 +31,9 @@ impl World {
             if state.host(node).in_hook {
                 offered.push(Action::Open(node));
             }
+            if !state.open {
+                offered.push(Action::NameNext(node));
+            }
             if state.writes(node) && state.host(node).term < state.term {
                 offered.push(Action::KillDeposed(node));
             }
@@ -76,6 +79,10 @@ impl World {
             Action::DeleteStaleLock => {
                 let stale = !state.open && state.leader_key == Some(state.holder);
                 stale.then(|| state.leader_key = None)
+            }
+            Action::NameNext(node) => {
+                let may = !state.open && node != state.holder && self.product.may_be_named(state, node);
+                may.then(|| state.leader_key = Some(node))
             }
             Action::Open(node) => self.open(state, node),
             Action::KillDeposed(node) => {
@@ -205,6 +212,7 @@ impl World {
             for node in state.nodes() {
                 state.host_mut(node).sync_is_cached = false;
             }
+            state.sync_on_its_way = None;
         }
         Some(())
     }

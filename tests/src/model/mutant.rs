@@ -35,6 +35,8 @@ pub enum Mutant {
     GrantDoesNotBlock,
     GrantTooShort,
     RestartWithoutWaiting,
+    TimelineTwice,
+    WriterIsPaused,
 }
 
 impl Mutant {
@@ -60,6 +62,8 @@ impl Mutant {
             Self::SyncNotComparedAtOpen | Self::SettingNotChecked | Self::FloorNotReachedAtOpen => "14",
             Self::DeadlineFromReply | Self::NoMargin => "19",
             Self::DeposedWriterRuns => "20 (G)",
+            Self::TimelineTwice => "8 (positions)",
+            Self::WriterIsPaused => "19 (clocks)",
             Self::GrantDoesNotBlock | Self::GrantTooShort | Self::RestartWithoutWaiting => "22",
         }
     }
@@ -95,7 +99,23 @@ impl Mutant {
             Self::NoMargin => "the write lease is as long as the session: no room for drift",
             Self::GrantDoesNotBlock => "a member that granted a lease may promise before it has run out",
             Self::GrantTooShort => "a grant ends before the lease that rests on it",
+            Self::TimelineTwice => {
+                "two reigns write on one timeline id: the second writer has not seen the first one's history file"
+            }
+            Self::WriterIsPaused => "a hypervisor stops the writer's host, its clocks and its dead-man alike",
             Self::RestartWithoutWaiting => "an agent that restarted promises at once, its grants forgotten",
         }
+    }
+
+    /// Whether this is not a rule of ours but something that the rules take for granted. Dropping it must be seen to
+    /// break a promise all the same: that is what makes it an assumption.
+    pub fn is_an_assumption(self) -> bool {
+        matches!(self, Self::DeposedWriterRuns | Self::TimelineTwice | Self::WriterIsPaused)
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        use clap::ValueEnum as _;
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }

@@ -6,7 +6,7 @@
 
 use super::action::Action;
 use super::mutant::Mutant;
-use super::node::{Node, NodeSet};
+use super::node::Node;
 use super::postgres::become_standby;
 use super::quorum::{self, Change};
 use super::state::{Postgres, Setting, State, Sync};
@@ -35,6 +35,9 @@ impl World {
             if host.allowed != 0 {
                 offered.push(Action::Promote(node));
             }
+        }
+        if state.sync_on_its_way.is_some() {
+            offered.push(Action::SyncLands);
         }
         if state.leader_key.is_some() && free_to_move {
             offered.push(Action::LockExpires);
@@ -65,8 +68,14 @@ impl World {
                 Some(Change::Names(Setting { count, names })) => Action::SetNames(node, *count, *names),
                 Some(Change::Restart) | None => continue,
             };
-            if !offered[first..].contains(&action) {
-                offered.push(action);
+            if offered[first..].contains(&action) {
+                continue;
+            }
+            offered.push(action);
+            if let Action::WriteSync(node, quorum, voters) = action
+                && state.spent.late_writes < self.bounds.late_writes
+            {
+                offered.push(Action::SendSync(node, quorum, voters));
             }
         }
     }
@@ -86,18 +95,49 @@ impl World {
                 }
             }
             Action::SetNames(node, count, names) => self.set_names(state, node, Setting { count, names })?,
-            Action::WriteSync(node, quorum, standbys) => write_sync(state, node, quorum, standbys)?,
+            Action::WriteSync(node, quorum, standbys) => {
+                may_write_sync(state, node)?;
+                state.sync = Sync { leader: node, standbys, quorum };
+                state.sync_changed(node);
+            }
+            Action::SendSync(node, quorum, standbys) => {
+                may_write_sync(state, node)?;
+                state.sync_on_its_way = Some(Sync { leader: node, standbys, quorum });
+                state.spent.late_writes += 1;
+            }
+            Action::SyncLands => {
+                state.sync = state.sync_on_its_way?;
+                // Its author never hears of it: the cached version is stale for the author too.
+                let author = state.sync.leader;
+                state.sync_changed(author);
+                state.host_mut(author).sync_is_cached = false;
+            }
             Action::CallHook(node) => call_hook(state, node),
-            Action::Promote(node) => promote(state, node),
+            Action::Promote(node) => self.promote(state, node),
             _ => return None,
         }
         Some(())
     }
 
+    /// `pg_ctl promote` after the hook, without another look at the lock.
+    fn promote(&self, state: &mut State, node: Node) {
+        let host = state.host_mut(node);
+        if host.postgres == Postgres::Replica {
+            host.postgres = Postgres::Primary;
+            host.term = host.allowed;
+            // PostgreSQL takes the next id after those of which it has seen a history file.
+            let seen = host.log.end().timeline.max(1);
+            host.timeline = if self.is(Mutant::TimelineTwice) { seen + 1 } else { host.term };
+            host.upstream = None;
+        }
+        host.allowed = 0;
+        host.in_hook = false;
+    }
+
     /// Assumption G: once a later term is open, a deposed writer has been stopped, or could not do this.
     fn set_names(&self, state: &mut State, node: Node, setting: Setting) -> Option<()> {
         let deposed = state.term > state.host(node).term;
-        if deposed && !self.is(Mutant::DeposedWriterRuns) {
+        if deposed && !self.bounds.deposed_run && !self.is(Mutant::DeposedWriterRuns) {
             return None;
         }
         state.host_mut(node).setting = setting;
@@ -116,14 +156,9 @@ fn look(state: &mut State, node: Node) {
     }
 }
 
-/// Compares the version that was loaded with the view.
-fn write_sync(state: &mut State, node: Node, quorum: u8, standbys: NodeSet) -> Option<()> {
-    if !state.host(node).sync_is_cached {
-        return None;
-    }
-    state.sync = Sync { leader: node, standbys, quorum };
-    state.sync_changed(node);
-    Some(())
+/// The transaction compares the version that was loaded with the view.
+fn may_write_sync(state: &State, node: Node) -> Option<()> {
+    state.host(node).sync_is_cached.then_some(())
 }
 
 /// `process_sync_replication_prepromote`: the setting comes from `/sync` as Patroni sees it, before the hook.
@@ -136,17 +171,4 @@ fn call_hook(state: &mut State, node: Node) {
     host.believes_leader = true;
     host.sync_is_cached = true;
     host.setting = Setting { count, names: named.without(node) };
-}
-
-/// `pg_ctl promote` after the hook, without another look at the lock.
-fn promote(state: &mut State, node: Node) {
-    let host = state.host_mut(node);
-    if host.postgres == Postgres::Replica {
-        host.postgres = Postgres::Primary;
-        host.term = host.allowed;
-        host.timeline = host.term;
-        host.upstream = None;
-    }
-    host.allowed = 0;
-    host.in_hook = false;
 }

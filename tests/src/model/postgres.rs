@@ -20,15 +20,15 @@ impl World {
             }
             if spent.crashes < bounds.crashes {
                 offered.push(Action::HostDies(node));
+                if host.postgres != Postgres::Stopped {
+                    offered.push(Action::PostgresDies(node));
+                }
             }
             match host.postgres {
                 Postgres::Stopped => {
                     offered.extend([Action::StartAsPrimary(node), Action::StartAsStandby(node)]);
                 }
                 Postgres::Primary => {
-                    if spent.crashes < bounds.crashes {
-                        offered.push(Action::PostgresDies(node));
-                    }
                     if spent.writes < bounds.writes {
                         offered.push(Action::Write(node));
                     }

@@ -10,7 +10,7 @@ use std::sync::{LazyLock, Mutex};
 
 use holdfast_agent_core::close::{LeaderKey, Revised};
 use holdfast_agent_core::detach::{Life, NotNow, Phase};
-use holdfast_agent_core::successor::Candidate;
+use holdfast_agent_core::successor::{self, Candidate};
 use holdfast_agent_core::sync::{AnySetting, SyncKey};
 use holdfast_agent_core::{close, detach, floor, open, start_gate};
 use holdfast_types::record::{Attestation, Evidence, FloorRecord, Promise as PromiseRecord};
@@ -295,17 +295,25 @@ impl Product {
     }
 
     fn candidates(&self, q: &CloseQuestion) -> Vec<Candidate> {
-        let of = |node: Node| {
-            let promise = q.promises[node.index()]?;
-            Some(Candidate {
-                member: name(node).clone(),
-                position: self.position(promise.end),
-                eligible: true,
-                priority: 1,
-                member_lease: Some(7),
-            })
-        };
-        q.eligible.iter().filter_map(of).collect()
+        let promised = |node: Node| Some(self.candidate(node, q.promises[node.index()]?));
+        q.eligible.iter().filter_map(promised).collect()
+    }
+
+    fn candidate(&self, node: Node, promise: Promise) -> Candidate {
+        Candidate {
+            member: name(node).clone(),
+            position: self.position(promise.end),
+            eligible: true,
+            priority: 1,
+            member_lease: Some(7),
+        }
+    }
+
+    /// Rules 13 and 16: whether `successor::choose` could name this member.
+    pub fn may_be_named(&self, state: &State, node: Node) -> bool {
+        let Some(promise) = state.promise(node) else { return false };
+        let floor = self.position(state.closed_floor);
+        successor::choose(&[self.candidate(node, promise)], floor).is_some()
     }
 
     /// Rule 14: `open::decide`.

@@ -1,10 +1,13 @@
 //! Breadth-first searches with stateright, and the shortening of what they find.
 
-use std::time::Duration;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
 
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::action::Action;
+use super::state::State;
 use super::world::World;
 
 /// When a search stops at the latest.
@@ -29,6 +32,8 @@ pub struct Found {
     pub complete: bool,
     /// How long it took.
     pub milliseconds: u128,
+    /// Which of the things that must be reachable were.
+    pub reached: Vec<&'static str>,
     /// The broken promise, and the way to it.
     pub violation: Option<Violation>,
 }
@@ -42,14 +47,20 @@ pub struct Violation {
     pub steps: Vec<String>,
 }
 
-/// Searches a model with `always` properties.
-pub fn search<M>(model: M, limits: Limits) -> (Found, Option<(&'static str, Vec<M::Action>)>)
+/// Examples of what must be reachable begin so: a model in which nothing happens breaks no promise either.
+pub const REACHED: &str = "reached: ";
+
+/// What a model's search found, and the steps to a broken promise.
+pub type Failure<A> = Option<(&'static str, Vec<A>)>;
+
+/// Searches a model until a promise is broken or a limit is reached.
+pub fn search<M>(model: M, limits: Limits) -> (Found, Failure<M::Action>)
 where
     M: Model + Send + Sync + 'static,
-    M::State: Clone + Send + Sync + std::fmt::Debug + std::hash::Hash + PartialEq + 'static,
-    M::Action: Clone + std::fmt::Debug + Send + Sync + PartialEq + 'static,
+    M::State: Clone + Send + Sync + Debug + Hash + PartialEq + 'static,
+    M::Action: Clone + Send + Sync + Debug + PartialEq + 'static,
 {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let checker = model
         .checker()
         .threads(1)
@@ -60,11 +71,9 @@ where
         .spawn_bfs()
         .join();
     let elapsed = started.elapsed();
-    let failure = checker
-        .discoveries()
-        .into_iter()
-        .next()
-        .map(|(property, path)| (property, path.into_actions()));
+    let (reached, broken): (Vec<_>, Vec<_>) =
+        checker.discoveries().into_iter().partition(|(property, _)| property.starts_with(REACHED));
+    let failure = broken.into_iter().next().map(|(property, path)| (property, path.into_actions()));
     let stopped = checker.state_count() >= limits.states
         || checker.max_depth() >= limits.depth
         || elapsed >= limits.time
@@ -74,6 +83,7 @@ where
         depth: checker.max_depth(),
         complete: !stopped,
         milliseconds: elapsed.as_millis(),
+        reached: reached.into_iter().map(|(property, _)| property).collect(),
         violation: None,
     };
     (found, failure)
@@ -84,10 +94,14 @@ pub fn search_protocol(world: World, limits: Limits) -> Found {
     let again = World::new(world.bounds, world.mutant);
     let (mut found, failure) = search(world, limits);
     found.violation = failure.map(|(property, actions)| {
-        let steps = shortened(&again, &actions);
-        Violation { property, steps: steps.iter().map(|step| format!("{step:?}")).collect() }
+        Violation { property, steps: shown(&shortened(&again, &actions)) }
     });
     found
+}
+
+/// Steps as they are printed.
+pub fn shown<A: Debug>(steps: &[A]) -> Vec<String> {
+    steps.iter().map(|step| format!("{step:?}")).collect()
 }
 
 /// Leaves out every step without which the promise is broken all the same.
@@ -109,7 +123,7 @@ pub fn shortened(world: &World, actions: &[Action]) -> Vec<Action> {
 
 /// After how many steps a promise is broken; `None` when none is, or a step cannot be taken.
 fn breaks_after(world: &World, actions: &[Action]) -> Option<usize> {
-    let mut state = *world.initial.first()?;
+    let mut state = world.initial[0];
     for (at, action) in actions.iter().enumerate() {
         state = world.offered(&state).contains(action).then(|| world.step(&state, *action)).flatten()?;
         if world.broken(&state).is_some() {
@@ -117,4 +131,39 @@ fn breaks_after(world: &World, actions: &[Action]) -> Option<usize> {
         }
     }
     None
+}
+
+/// How a script ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// A promise was broken at this step, counted from 1.
+    Broken(usize, &'static str),
+    /// The rules refuse this step, counted from 1.
+    Refused(usize),
+    /// Every step was taken and every promise kept.
+    Kept,
+}
+
+/// Takes the steps of a script, one after the other.
+pub fn replay(world: &World, actions: &[Action]) -> Replayed {
+    replay_to(world, actions).1
+}
+
+/// The same, and the last state that was reached.
+pub fn replay_to(world: &World, actions: &[Action]) -> (State, Replayed) {
+    let mut state = world.initial[0];
+    for (at, action) in actions.iter().enumerate() {
+        if world.mutant.is_none() && action.is_a_mutants() {
+            continue;
+        }
+        let offered = world.offered(&state).contains(action);
+        match world.step(&state, *action).filter(|_| offered) {
+            Some(next) => state = next,
+            None => return (state, Replayed::Refused(at + 1)),
+        }
+        if let Some(property) = world.broken(&state) {
+            return (state, Replayed::Broken(at + 1, property));
+        }
+    }
+    (state, Replayed::Kept)
 }

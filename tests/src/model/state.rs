@@ -139,6 +139,7 @@ pub struct Spent {
     pub disconnects: u8,
     pub replacements: u8,
     pub locks: u8,
+    pub late_writes: u8,
 }
 
 /// A moment of the cluster.
@@ -171,6 +172,8 @@ pub struct State {
     pub leader_key: Option<Node>,
     /// Patroni's `/sync`.
     pub sync: Sync,
+    /// A write of `/sync` on its way, whose author has given it up; it lands only if nothing was written before it.
+    pub sync_on_its_way: Option<Sync>,
     /// A mutant's evidence, counted earlier than it is used.
     pub evidence: Option<End>,
     /// The hosts.
@@ -221,6 +224,7 @@ impl State {
             sessions: NodeSet::first(nodes),
             leader_key: Some(A),
             sync,
+            sync_on_its_way: None,
             evidence: None,
             hosts,
             reported: [[0; NODES_MAX]; NODES_MAX],
@@ -299,6 +303,7 @@ impl State {
             self.host_mut(node).sync_is_cached = node == author;
         }
         self.sync_is_closes = false;
+        self.sync_on_its_way = None;
         self.floor_begun = None;
         self.in_force = self.in_force.with(self.sync.counted(self.holder));
     }

@@ -6,8 +6,8 @@ use stateright::{Model, Property};
 
 use super::action::Action;
 use super::mutant::Mutant;
-use super::node::NODES_MAX;
 use super::product::Product;
+use super::search::REACHED;
 use super::state::State;
 
 /// How much may happen: what a search is complete for.
@@ -23,14 +23,19 @@ pub struct Bounds {
     pub replacements: u8,
     /// Expiries and takings of Patroni's lock.
     pub locks: u8,
+    /// Writes of `/sync` that land after their author gave them up.
+    pub late_writes: u8,
     /// Hosts that died stay dead.
     pub dead_stay_dead: bool,
+    /// Without assumption G: nothing stops a deposed writer.
+    pub deposed_run: bool,
 }
 
 impl Bounds {
     /// Enough for any scripted trace.
+    /// Three members, and enough for any scripted trace.
     pub const WIDE: Self = Self {
-        nodes: NODES_MAX,
+        nodes: 3,
         writes: 4,
         terms: 4,
         crashes: 4,
@@ -38,7 +43,23 @@ impl Bounds {
         disconnects: 4,
         replacements: 2,
         locks: 9,
+        late_writes: 1,
         dead_stay_dead: false,
+        deposed_run: false,
+    };
+    /// Three members, and nothing that cannot be prevented: searches add what they are about.
+    pub const QUIET: Self = Self {
+        nodes: 3,
+        writes: 1,
+        terms: 2,
+        crashes: 0,
+        sessions: 0,
+        disconnects: 0,
+        replacements: 0,
+        locks: 0,
+        late_writes: 0,
+        dead_stay_dead: false,
+        deposed_run: false,
     };
 }
 
@@ -57,8 +78,10 @@ pub struct World {
 pub const NOTHING_LOST: &str = "I1: every later writer has every acknowledged write";
 /// I2, as it is promised.
 pub const NOTHING_LATE: &str = "I2: no earlier writer acknowledges what the open reign lacks";
+/// A promotion can be reached at all.
+pub const SECOND_REIGN: &str = "reached: a second reign writes";
 /// I2, for writes that are yet to come.
-pub const ONE_WRITER: &str = "I2: two members could acknowledge a new write";
+pub const ONE_WRITER: &str = "I2: never could two members acknowledge a new write";
 
 impl World {
     /// A healthy cluster within these bounds.
@@ -100,6 +123,8 @@ impl World {
             | Action::TakeLock(_)
             | Action::SetNames(..)
             | Action::WriteSync(..)
+            | Action::SendSync(..)
+            | Action::SyncLands
             | Action::CallHook(_)
             | Action::Promote(_) => self.step_patroni(&mut state, action)?,
             _ => self.step_agents(&mut state, action)?,
@@ -110,7 +135,8 @@ impl World {
 
     /// The first promise that a state breaks.
     pub fn broken(&self, state: &State) -> Option<&'static str> {
-        self.properties().into_iter().find(|one| !(one.condition)(self, state)).map(|one| one.name)
+        let promises = self.properties().into_iter().filter(|one| !one.name.starts_with(REACHED));
+        promises.into_iter().find(|one| !(one.condition)(self, state)).map(|one| one.name)
     }
 }
 
@@ -133,6 +159,9 @@ impl Model for World {
             Property::always(NOTHING_LATE, |_, state: &State| !state.acknowledged_by_deposed),
             Property::always(ONE_WRITER, |_, state: &State| {
                 state.nodes().filter(|node| state.can_acknowledge(*node)).count() < 2
+            }),
+            Property::sometimes(SECOND_REIGN, |_, state: &State| {
+                state.term > 1 && state.writes(state.holder) && state.host(state.holder).term == state.term
             }),
         ]
     }
