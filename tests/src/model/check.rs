@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::action::Action;
 use super::hunt::{self, DEATH, Hunt};
 use super::lease::Lease;
 use super::mutant::Mutant;
@@ -56,7 +57,10 @@ const SEARCHES: [(&str, Bounds); 7] = {
     [
         ("a stream breaks off", Bounds { disconnects: 1, ..quiet }),
         ("a late write of /sync", Bounds { disconnects: 1, late_writes: 1, ..quiet }),
-        ("nothing stops the deposed, locks do not move", Bounds { disconnects: 1, deposed_run: true, ..quiet }),
+        (
+            "nothing stops the deposed, locks do not move",
+            Bounds { disconnects: 1, deposed_run: true, ..quiet },
+        ),
         ("Patroni's lock moves", Bounds { locks: 2, ..quiet }),
         ("a crash", Bounds { crashes: 1, sessions: 0, ..quiet }),
         ("a replaced data directory", Bounds { replacements: 1, ..quiet }),
@@ -78,9 +82,9 @@ const SEARCHES: [(&str, Bounds); 7] = {
 };
 
 /// Traps are looked for from here on.
-const DEATHS: [(&str, &[super::action::Action]); 3] = [
+const DEATHS: [(&str, &[Action]); 3] = [
     ("the writer's host dies", &[]),
-    ("it dies when its last standby is behind", scripts::THE_LAST_STANDBY_IS_BEHIND),
+    ("it dies with a write that nobody has", scripts::A_WRITE_THAT_NOBODY_HAS),
     ("it dies after /sync moved behind CLOSE", scripts::SYNC_MOVED_AFTER_CLOSE),
 ];
 
@@ -96,9 +100,13 @@ pub fn right(limits: Limits, mut told: impl FnMut(&Right)) -> Vec<Right> {
         add(of_search(what, found, &[SECOND_REIGN]));
     }
     let (found, failure) = search::search(Lease::new(None), limits);
-    let violation = failure
-        .map(|(property, steps)| search::Violation { property, steps: search::shown(&steps) });
-    add(of_search("leases and grants on drifting clocks", Found { violation, ..found }, &super::lease::MUST_BE_REACHED));
+    let violation =
+        failure.map(|(property, steps)| search::Violation { property, steps: search::shown(&steps) });
+    add(of_search(
+        "leases and grants on drifting clocks",
+        Found { violation, ..found },
+        &super::lease::MUST_BE_REACHED,
+    ));
     for (what, steps) in DEATHS {
         let started = std::time::Instant::now();
         let found = traps(DEATH, steps, None, limits);
@@ -114,7 +122,14 @@ fn of_search(what: &'static str, found: Found, must_be_reached: &[&'static str])
         None => missed.map(|one| format!("never {one}")),
     };
     let depth = Some(found.depth);
-    Right { what, states: found.unique, depth, complete: found.complete, milliseconds: found.milliseconds, wrong }
+    Right {
+        what,
+        states: found.unique,
+        depth,
+        complete: found.complete,
+        milliseconds: found.milliseconds,
+        wrong,
+    }
 }
 
 fn of_traps(what: &'static str, found: &Stuck, milliseconds: u128) -> Right {
@@ -129,14 +144,9 @@ fn of_traps(what: &'static str, found: &Stuck, milliseconds: u128) -> Right {
 }
 
 /// The states after some steps, and the traps among them.
-fn traps(
-    bounds: Bounds,
-    steps: &[super::action::Action],
-    mutant: Option<Mutant>,
-    limits: Limits,
-) -> Stuck {
+fn traps(bounds: Bounds, steps: &[Action], mutant: Option<Mutant>, limits: Limits) -> Stuck {
     let (after, replayed) = search::replay_to(&World::new(Bounds::WIDE, mutant), steps);
-    debug_assert_eq!(replayed, Replayed::Kept);
+    assert_eq!(replayed, Replayed::Kept, "the steps before the traps are possible");
     let world = World { initial: vec![after], ..World::new(bounds, mutant) };
     stuck::search(&world, limits.states)
 }
@@ -176,7 +186,7 @@ fn hunt_by_search(mutant: Mutant, bounds: Bounds, limits: Limits) -> Caught {
     Caught { broken, ..refused_by_the_right_rules(row(mutant, how), bounds, &steps) }
 }
 
-fn hunt_by_script(mutant: Mutant, bounds: Bounds, steps: &[super::action::Action]) -> Caught {
+fn hunt_by_script(mutant: Mutant, bounds: Bounds, steps: &[Action]) -> Caught {
     let world = World::new(bounds, Some(mutant));
     let how = format!("scripted trace: {} steps", steps.len());
     match search::replay(&world, steps) {
@@ -190,21 +200,20 @@ fn hunt_by_script(mutant: Mutant, bounds: Bounds, steps: &[super::action::Action
     }
 }
 
-/// A trace proves nothing about a mutant if the right rules let it pass, or break by it too.
-fn refused_by_the_right_rules(caught: Caught, bounds: Bounds, steps: &[super::action::Action]) -> Caught {
+/// A trace says nothing about a mutant unless the right rules refuse one of its steps.
+fn refused_by_the_right_rules(caught: Caught, bounds: Bounds, steps: &[Action]) -> Caught {
     let refused = match search::replay(&World::new(bounds, None), steps) {
-        Replayed::Refused(at) => Some(format!("{}: {:?}", at, steps[at - 1])),
+        Replayed::Refused(at) => Some(format!("{at}: {:?}", steps[at - 1])),
         Replayed::Broken(..) | Replayed::Kept => None,
     };
-    // A timeline that two reigns share is not refused by anything: the later steps are other ones.
-    let kept = search::replay(&World::new(bounds, None), steps) == Replayed::Kept;
-    Caught { caught: refused.is_some() || kept, steps: search::shown(steps), refused, ..caught }
+    Caught { caught: refused.is_some(), steps: search::shown(steps), refused, ..caught }
 }
 
-fn hunt_by_traps(mutant: Mutant, bounds: Bounds, steps: &[super::action::Action], limits: Limits) -> Caught {
+fn hunt_by_traps(mutant: Mutant, bounds: Bounds, steps: &[Action], limits: Limits) -> Caught {
     let found = traps(bounds, steps, Some(mutant), limits);
     let right = traps(bounds, steps, None, limits);
-    let how = format!("search for traps: {} of {} states after {} steps", found.stuck, found.states, steps.len());
+    let how =
+        format!("search for traps: {} of {} states after {} steps", found.stuck, found.states, steps.len());
     let caught = found.stuck > 0 && right.stuck == 0 && !found.incomplete && !right.incomplete;
     let steps = search::shown(steps).into_iter().chain(found.steps).collect();
     Caught { caught, broken: Some(NO_TRAP), steps, ..row(mutant, how) }

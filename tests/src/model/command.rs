@@ -100,7 +100,8 @@ fn unknown(name: &str) -> String {
 
 fn print_tables(report: &Report) {
     if !report.right.is_empty() {
-        let mut table = new_table(["the right protocol, when", "states", "depth", "complete", "s", "verdict"]);
+        let mut table =
+            new_table(["the right protocol, when", "states", "depth", "complete", "s", "verdict"]);
         for row in &report.right {
             table.add_row([
                 row.what.to_owned(),

@@ -33,12 +33,12 @@ pub fn of(mutant: Mutant) -> Hunt {
         Mutant::SettingNotCheckedForFloor => Hunt::Script(Bounds::WIDE, scripts::SYNC_LANDS_LATE),
         Mutant::FloorNotReached => Hunt::Script(Bounds::WIDE, scripts::CLOSED_BELOW_THE_FLOOR),
         Mutant::FloorNotReachedAtOpen => Hunt::Search(Bounds { sessions: 1, locks: 2, ..quiet }),
-        Mutant::PositionBeforeCut => Hunt::Search(Bounds { sessions: 1, locks: 2, ..quiet }),
+        Mutant::PositionBeforeCut => Hunt::Search(Bounds { sessions: 1, ..quiet }),
         Mutant::PositionWhileReplaying => {
             Hunt::Search(Bounds { sessions: 1, crashes: 1, dead_stay_dead: true, ..quiet })
         }
         Mutant::PromiseForgotten => Hunt::Script(Bounds::WIDE, scripts::REBOOTED_AFTER_THE_PROMISE),
-        Mutant::WithdrawnAlone => Hunt::Search(Bounds { sessions: 1, locks: 2, ..quiet }),
+        Mutant::WithdrawnAlone => Hunt::Search(Bounds { sessions: 1, ..quiet }),
         Mutant::ReinitUnnoticed => Hunt::Search(Bounds { sessions: 1, replacements: 1, ..quiet }),
         Mutant::LsnWithoutTimeline => Hunt::Script(Bounds::WIDE, scripts::LONGER_BUT_OLDER),
         Mutant::SessionAlone => Hunt::Search(Bounds { sessions: 1, locks: 2, ..quiet }),
@@ -46,7 +46,7 @@ pub fn of(mutant: Mutant) -> Hunt {
         Mutant::QuorumIsEnough | Mutant::LengthMinusQuorum => Hunt::Search(Bounds { sessions: 1, ..quiet }),
         Mutant::Majority => Hunt::Search(Bounds { nodes: 4, sessions: 1, ..quiet }),
         Mutant::DeposedWriterRuns => Hunt::Script(Bounds::WIDE, scripts::THE_DEPOSED_TAKES_THE_LOCK),
-        Mutant::FloorNotHeldBack => Hunt::Stuck(DEATH, scripts::THE_LAST_STANDBY_IS_BEHIND),
+        Mutant::FloorNotHeldBack => Hunt::Stuck(DEATH, scripts::A_WRITE_THAT_NOBODY_HAS),
         Mutant::NotClosedAgain => Hunt::Stuck(DEATH, scripts::SYNC_MOVED_AFTER_CLOSE),
         Mutant::TimelineTwice => Hunt::Script(Bounds::WIDE, scripts::THE_SAME_TIMELINE),
         Mutant::DeadlineFromReply

@@ -36,7 +36,7 @@ pub struct Lengths {
 
 impl Lengths {
     /// Such that rule 19 and rule 22 just hold.
-    pub const RIGHT: Self = Self { session: 4, lease: 3, grant: 4, drift: 1, pause: 0, horizon: 9 };
+    pub const RIGHT: Self = Self { session: 3, lease: 2, grant: 3, drift: 1, pause: 0, horizon: 7 };
 
     /// The product's own opinion: `Timings::new` with a grace of one tick and no margin but the drift.
     pub fn product_accepts(&self) -> bool {
@@ -48,8 +48,8 @@ impl Lengths {
             write_lease_ms,
             guard_grace_ms: ms(grace),
             margin_ms: 0,
-            // One lost tick in the three of the right lease.
-            drift_per_mille: u64::from(self.drift) * 1_000 / 3,
+            // One lost tick in the two of the right lease.
+            drift_per_mille: u64::from(self.drift) * 1_000 / 2,
             suspect_after_ms: 0,
             probe_deadline_ms: 0,
             watchdog_ms: 0,
@@ -71,8 +71,8 @@ impl Lease {
         let right = Lengths::RIGHT;
         let lengths = match mutant {
             Some(Mutant::NoMargin) => Lengths { lease: right.session, ..right },
-            Some(Mutant::GrantTooShort) => Lengths { grant: 2, ..right },
-            Some(Mutant::WriterIsPaused) => Lengths { pause: 3, ..right },
+            Some(Mutant::GrantTooShort) => Lengths { grant: 1, ..right },
+            Some(Mutant::WriterIsPaused) => Lengths { pause: 2, ..right },
             _ => right,
         };
         Self { lengths, mutant }
@@ -264,7 +264,9 @@ impl Model for Lease {
                 state.renewal_age = Some(0);
                 state.session = self.lengths.session;
             }
-            Step::RenewalAnswered => state.lease = state.lease.max(self.lease_from(state.renewal_age.take()?)),
+            Step::RenewalAnswered => {
+                state.lease = state.lease.max(self.lease_from(state.renewal_age.take()?))
+            }
             Step::EtcdGoes => state.etcd = false,
             Step::EtcdReturns => {
                 state.etcd = true;

@@ -72,14 +72,22 @@ impl Mutant {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::PresentSyncOnly => "promises are counted against the present /sync only",
-            Self::SyncNotComparedAtClose => "CLOSE does not compare /sync with what its evidence was counted on",
-            Self::SyncNotBumped => "CLOSE does not rewrite /sync: a late write of Patroni's from its cache succeeds",
+            Self::SyncNotComparedAtClose => {
+                "CLOSE does not compare /sync with what its evidence was counted on"
+            }
+            Self::SyncNotBumped => {
+                "CLOSE does not rewrite /sync: a late write of Patroni's from its cache succeeds"
+            }
             Self::SyncNotComparedAtOpen => "OPEN does not compare /sync with what CLOSE wrote",
             Self::SettingNotChecked => "OPEN does not look at the opener's actual synchronous_standby_names",
-            Self::SettingNotCheckedForFloor => "the floor record is written without looking at the actual setting",
+            Self::SettingNotCheckedForFloor => {
+                "the floor record is written without looking at the actual setting"
+            }
             Self::FloorNotReached => "CLOSE does not need a promise that reaches the floor record's position",
             Self::FloorNotReachedAtOpen => "OPEN does not compare the opener's position with the floor",
-            Self::FloorNotHeldBack => "the floor record is written before enough members have flushed its position",
+            Self::FloorNotHeldBack => {
+                "the floor record is written before enough members have flushed its position"
+            }
             Self::PositionBeforeCut => "a standby reads its position before it is cut off",
             Self::PositionWhileReplaying => "a restarted standby reads its position while it still replays",
             Self::PromiseForgotten => "a reboot forgets the promise: replication starts again",

@@ -66,7 +66,16 @@ pub fn views(standbys: usize) -> Vec<View> {
                     for wanted in [1, 2] {
                         for leader in [A, Node(1)] {
                             let setting = Setting { count, names };
-                            views.push(View { leader, me: A, quorum, voters, setting, confirmed, active, wanted });
+                            views.push(View {
+                                leader,
+                                me: A,
+                                quorum,
+                                voters,
+                                setting,
+                                confirmed,
+                                active,
+                                wanted,
+                            });
                         }
                     }
                 }

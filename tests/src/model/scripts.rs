@@ -235,9 +235,9 @@ pub const THE_SAME_TIMELINE: &[Action] = &[
     Open(B),
 ];
 
-/// Patroni has dropped B, which alone has the last acknowledged write, and C is behind.
-pub const THE_LAST_STANDBY_IS_BEHIND: &[Action] =
-    &[Write(A), Flush(B), Disconnect(B), SetNames(A, 1, ONLY_C), WriteSync(A, 0, ONLY_C)];
+/// Patroni has dropped B, and the last write has reached nobody: a floor there would be out of reach.
+pub const A_WRITE_THAT_NOBODY_HAS: &[Action] =
+    &[Disconnect(B), SetNames(A, 1, ONLY_C), WriteSync(A, 0, ONLY_C), Write(A)];
 
 /// After CLOSE the writer's Patroni takes the lock again and makes the change to `/sync` that it had not come to: in its
 /// first loop the old leader becomes a voter.

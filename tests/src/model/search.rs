@@ -93,9 +93,8 @@ where
 pub fn search_protocol(world: World, limits: Limits) -> Found {
     let again = World::new(world.bounds, world.mutant);
     let (mut found, failure) = search(world, limits);
-    found.violation = failure.map(|(property, actions)| {
-        Violation { property, steps: shown(&shortened(&again, &actions)) }
-    });
+    found.violation =
+        failure.map(|(property, actions)| Violation { property, steps: shown(&shortened(&again, &actions)) });
     found
 }
 

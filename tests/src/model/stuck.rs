@@ -29,9 +29,7 @@ pub struct Stuck {
 /// Looks for traps.
 pub fn search(world: &World, states_max: usize) -> Stuck {
     let graph = Graph::of(world, states_max);
-    let reaches = graph.reaching(|state| {
-        state.open && state.writes(state.holder) && state.host(state.holder).term == state.term
-    });
+    let reaches = graph.reaching(reigns);
     let is_due = |at: &usize| promotion_is_due(&graph.states[*at], &world.bounds);
     let due: Vec<usize> = (0..graph.states.len()).filter(is_due).collect();
     let trapped: Vec<usize> = due.iter().copied().filter(|at| !reaches[*at]).collect();
@@ -42,6 +40,11 @@ pub fn search(world: &World, states_max: usize) -> Stuck {
         steps: trapped.first().map(|at| graph.way_to(*at)).unwrap_or_default(),
         incomplete: graph.incomplete,
     }
+}
+
+/// Somebody accepts writes in the open term.
+fn reigns(state: &State) -> bool {
+    state.open && state.writes(state.holder) && state.host(state.holder).term == state.term
 }
 
 /// The writer's host is dead, all others live, and Patroni had not emptied `/sync` before: without members nothing can be
@@ -64,7 +67,8 @@ struct Graph {
 
 impl Graph {
     fn of(world: &World, states_max: usize) -> Self {
-        let mut graph = Self { states: Vec::new(), parents: Vec::new(), sources: Vec::new(), incomplete: false };
+        let mut graph =
+            Self { states: Vec::new(), parents: Vec::new(), sources: Vec::new(), incomplete: false };
         let mut known: HashMap<State, u32> = HashMap::new();
         for state in &world.initial {
             graph.add(&mut known, *state, None);
@@ -72,7 +76,10 @@ impl Graph {
         let mut at = 0;
         while at < graph.states.len() {
             let state = graph.states[at];
-            for action in world.offered(&state) {
+            // What comes after the next promotion is another search's.
+            let is_over = state.term > graph.states[0].term && reigns(&state);
+            let offered = if is_over { Vec::new() } else { world.offered(&state) };
+            for action in offered {
                 let Some(next) = world.step(&state, action) else { continue };
                 let to = match known.get(&next) {
                     Some(to) => *to,
@@ -89,12 +96,7 @@ impl Graph {
         graph
     }
 
-    fn add(
-        &mut self,
-        known: &mut HashMap<State, u32>,
-        state: State,
-        parent: Option<(u32, Action)>,
-    ) -> u32 {
+    fn add(&mut self, known: &mut HashMap<State, u32>, state: State, parent: Option<(u32, Action)>) -> u32 {
         let at = self.states.len() as u32;
         known.insert(state, at);
         self.states.push(state);
@@ -127,4 +129,3 @@ impl Graph {
         steps
     }
 }
-

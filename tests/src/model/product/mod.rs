@@ -8,21 +8,25 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{LazyLock, Mutex};
 
-use holdfast_agent_core::close::{LeaderKey, Revised};
+use holdfast_agent_core::close::Revised;
 use holdfast_agent_core::detach::{Life, NotNow, Phase};
 use holdfast_agent_core::successor::{self, Candidate};
 use holdfast_agent_core::sync::{AnySetting, SyncKey};
-use holdfast_agent_core::{close, detach, floor, open, start_gate};
-use holdfast_types::record::{Attestation, Evidence, FloorRecord, Promise as PromiseRecord};
-use holdfast_types::record::{Reign, StopKind, TermRecord};
+use holdfast_agent_core::{detach, floor, open, start_gate};
+use holdfast_types::record::{Evidence, FloorRecord, Reign, TermRecord};
 use holdfast_types::{
     Configuration, Incarnation, Lsn, MemberName, Mode, Position, SessionId, Term, Timeline,
 };
 
-use super::log::End;
-use super::mutant::Mutant;
-use super::node::{NODES_MAX, Node, NodeSet};
-use super::state::{Configurations, Counted, Promise, Setting, State, Sync};
+use crate::model::log::End;
+use crate::model::mutant::Mutant;
+use crate::model::node::{NODES_MAX, Node, NodeSet};
+use crate::model::state::{Configurations, Promise, Setting, State, Sync};
+
+mod close;
+
+use close::CloseQuestion;
+pub use close::Closed;
 
 /// Revision of the term record in every view.
 const TERM_REVISION: i64 = 300;
@@ -58,15 +62,6 @@ fn any(setting: Setting) -> Option<AnySetting> {
     (setting.count > 0).then(|| AnySetting { acknowledgements, names: names(setting.names) })
 }
 
-/// What CLOSE would write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed {
-    /// The floor.
-    pub floor: End,
-    /// Patroni's leader key afterwards.
-    pub leader_key: Option<Node>,
-}
-
 /// What the hook would answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // `open::Answer` has the words.
@@ -76,20 +71,10 @@ pub enum Hook {
     No,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct CloseQuestion {
-    term: TermView,
-    sync_is_closes: bool,
-    sync: Sync,
-    in_force: Configurations,
-    floor: End,
-    promises: [Option<Promise>; NODES_MAX],
-    replaced: NodeSet,
-    attested: Option<(bool, End)>,
-    session: bool,
-    leader_key: Option<Node>,
-    eligible: NodeSet,
-}
+/// Term, candidate, `/sync` is what CLOSE wrote, `/sync`, leader key, position if all is replayed, actual setting.
+type OpenQuestion = (TermView, Node, bool, Sync, Option<Node>, Option<End>, Setting);
+/// Term, standby, leader key, attested, the writer's session exists.
+type PromiseQuestion = (TermView, Node, Option<Node>, bool, bool);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct TermView {
@@ -123,8 +108,8 @@ type Remembered<Q, A> = Mutex<HashMap<Q, A>>;
 pub struct Product {
     mutant: Option<Mutant>,
     closes: Remembered<CloseQuestion, Option<Closed>>,
-    opens: Remembered<(TermView, Node, bool, Sync, Option<Node>, Option<End>, Setting), Hook>,
-    promises: Remembered<(TermView, Node, Option<Node>, bool, bool), Result<(), NotNow>>,
+    opens: Remembered<OpenQuestion, Hook>,
+    promises: Remembered<PromiseQuestion, Result<(), NotNow>>,
     sources: Remembered<(TermView, Node, bool, bool), bool>,
     begins: Remembered<(TermView, Configurations, Sync, Setting, NodeSet), bool>,
     starts: Remembered<(TermView, Node, bool, bool), bool>,
@@ -150,42 +135,6 @@ impl Product {
         Position { timeline: Timeline(u32::from(timeline)), lsn: Lsn(u64::from(end.length)) }
     }
 
-    /// Rules 2, 8, 9 and 12: `close::decide`.
-    pub fn close(&self, state: &State, eligible: bool) -> Option<Closed> {
-        let promisers = state.nodes().filter(|node| state.promise(*node).is_some());
-        let up = promisers.filter(|node| state.host(*node).up).collect();
-        let question = CloseQuestion {
-            term: TermView::of(state),
-            sync_is_closes: state.sync_is_closes,
-            sync: state.sync,
-            in_force: state.in_force,
-            floor: state.floor,
-            promises: state.promises,
-            replaced: state.nodes().filter(|node| state.host(*node).data_replaced).collect(),
-            attested: state.attested.map(|clean| (clean, state.host(state.holder).log.end())),
-            session: state.writers_session(),
-            leader_key: state.leader_key,
-            eligible: if eligible { up } else { NodeSet::EMPTY },
-        };
-        ask(&self.closes, question, || self.decide_close(&question))
-    }
-
-    /// A configuration as this variant of rule 8 counts it.
-    fn weakened(&self, counted: Counted, writer: Node) -> Configuration {
-        let (mut members, size, quorum) =
-            (counted.members, usize::from(counted.members.len()), usize::from(counted.quorum));
-        let quorum = match self.mutant {
-            Some(Mutant::QuorumIsEnough) => quorum.saturating_sub(1),
-            Some(Mutant::LengthMinusQuorum) => size.saturating_sub(quorum + 1),
-            Some(Mutant::Majority) => size / 2,
-            _ => quorum,
-        };
-        if self.is(Mutant::CountedByNumber) && !members.is_empty() {
-            members = NodeSet::first(NODES_MAX).without(writer);
-        }
-        Configuration { members: names(members), quorum }
-    }
-
     /// A value of `/sync` that the writer would count as `configuration`.
     fn sync_key(writer: Node, configuration: Configuration, version: i64, mod_revision: i64) -> SyncKey {
         SyncKey {
@@ -196,107 +145,6 @@ impl Product {
             mod_revision,
             create_revision: 10,
         }
-    }
-
-    fn decide_close(&self, q: &CloseQuestion) -> Option<Closed> {
-        let writer = q.term.holder;
-        let present = q.sync.counted(writer);
-        let earlier: Vec<Counted> = q.in_force.iter().filter(|one| *one != present).collect();
-        let earlier = if self.is(Mutant::PresentSyncOnly) { Vec::new() } else { earlier };
-        let recorded = earlier.first().copied().unwrap_or(present);
-        let versions = FLOOR_VERSION..;
-        let history: Vec<SyncKey> = earlier
-            .iter()
-            .zip(versions)
-            .map(|(one, version)| Self::sync_key(writer, self.weakened(*one, writer), version, 0))
-            .collect();
-        let revision = if q.sync_is_closes { TERM_REVISION } else { OTHER_REVISION };
-        let version = FLOOR_VERSION + earlier.len() as i64;
-        let sync = Self::sync_key(writer, self.weakened(present, writer), version, revision);
-        let (floor, uuids) = self.floor_record(q, self.weakened(recorded, writer));
-        let closed_floor = Some(self.position(q.term.floor));
-        let plan = close::decide(&close::View {
-            term: &Revised { value: q.term.record(closed_floor), mod_revision: TERM_REVISION },
-            floor: Some(&floor),
-            sync: Some(&sync),
-            sync_history: &history,
-            promises: &self.promise_records(q),
-            data_uuids: &uuids,
-            attestation: self.attestation(q).as_ref(),
-            session_present: q.session,
-            leader_key: q.leader_key.map(|leader| revised(name(leader).clone())).as_ref(),
-            failover_key: false,
-            config_mod_revision: 0,
-            candidates: &self.candidates(q),
-            now_wall_ms: 0,
-        })
-        .ok()?;
-        let Reign::Closed { floor: Some(floor), .. } = plan.closed.reign else { return None };
-        let leader_key = match plan.leader_key {
-            LeaderKey::Give { to, .. } => Some(node_of(&to)),
-            LeaderKey::Delete => None,
-            LeaderKey::Leave => q.leader_key,
-        };
-        Some(Closed { floor: end_of(floor), leader_key })
-    }
-
-    fn floor_record(
-        &self,
-        q: &CloseQuestion,
-        configuration: Configuration,
-    ) -> (Revised<FloorRecord>, BTreeMap<MemberName, String>) {
-        let all = NodeSet::first(NODES_MAX);
-        let uuids = |of: &dyn Fn(Node) -> &'static str| -> BTreeMap<MemberName, String> {
-            all.iter().map(|node| (name(node).clone(), of(node).to_owned())).collect()
-        };
-        let replaced = |node| q.replaced.has(node) && !self.is(Mutant::ReinitUnnoticed);
-        let floor = if self.is(Mutant::FloorNotReached) { End::default() } else { q.floor };
-        let record = FloorRecord {
-            term: Term(u64::from(q.term.number)),
-            sync_version: FLOOR_VERSION,
-            sync_mod_revision: OTHER_REVISION,
-            sync_create_revision: 10,
-            configuration,
-            data_uuids: uuids(&|node| if replaced(node) { "before" } else { "now" }),
-            floor: self.position(floor),
-        };
-        (revised(record), uuids(&|_| "now"))
-    }
-
-    fn promise_records(&self, q: &CloseQuestion) -> BTreeMap<MemberName, Revised<PromiseRecord>> {
-        let of_present = |promise: &Promise| promise.of_present_data || self.is(Mutant::ReinitUnnoticed);
-        let record = |promise: &Promise| PromiseRecord {
-            term: Term(u64::from(promise.term)),
-            writer: name(q.term.holder).clone(),
-            position: self.position(promise.end),
-            data_uuid: if of_present(promise) { "now" } else { "before" }.to_owned(),
-            incarnation: Incarnation(1),
-            heard_wall_ms: None,
-            at_wall_ms: 0,
-        };
-        let nodes = (0..NODES_MAX as u8).map(Node);
-        nodes
-            .zip(&q.promises)
-            .filter_map(|(node, promise)| Some((name(node).clone(), revised(record(promise.as_ref()?)))))
-            .collect()
-    }
-
-    fn attestation(&self, q: &CloseQuestion) -> Option<Revised<Attestation>> {
-        let (clean, end) = q.attested?;
-        let stop = if clean { StopKind::Clean { end: self.position(end) } } else { StopKind::Stopped };
-        Some(revised(Attestation {
-            term: Term(u64::from(q.term.number)),
-            holder: name(q.term.holder).clone(),
-            incarnation: Incarnation(1),
-            session: SessionId(5),
-            stop,
-            at_wall_ms: 0,
-        }))
-    }
-
-    fn candidates(&self, q: &CloseQuestion) -> Vec<Candidate> {
-        let promised = |node: Node| Some(self.candidate(node, q.promises[node.index()]?));
-        q.eligible.iter().filter_map(promised).collect()
     }
 
     fn candidate(&self, node: Node, promise: Promise) -> Candidate {
@@ -335,10 +183,8 @@ impl Product {
             let floor = Some(self.position(term.floor)).filter(|_| !self.is(Mutant::FloorNotReachedAtOpen));
             let revision = if as_closed { TERM_REVISION } else { OTHER_REVISION };
             let counted = sync.counted(me);
-            let configuration = Configuration {
-                members: names(counted.members),
-                quorum: usize::from(counted.quorum),
-            };
+            let configuration =
+                Configuration { members: names(counted.members), quorum: usize::from(counted.quorum) };
             let fitting = Setting { count: counted.members.len(), names: counted.members };
             let setting = if self.is(Mutant::SettingNotChecked) { fitting } else { setting };
             let answer = open::decide(&open::View {
@@ -416,8 +262,7 @@ impl Product {
             let configuration =
                 Configuration { members: names(counted.members), quorum: usize::from(counted.quorum) };
             let is_recorded = in_force == Configurations::only(counted);
-            let key =
-                Self::sync_key(term.holder, configuration.clone(), FLOOR_VERSION, OTHER_REVISION);
+            let key = Self::sync_key(term.holder, configuration.clone(), FLOOR_VERSION, OTHER_REVISION);
             let ids = |nodes: NodeSet| -> BTreeMap<MemberName, String> {
                 nodes.iter().map(|node| (name(node).clone(), "now".to_owned())).collect()
             };
