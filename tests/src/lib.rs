@@ -4,4 +4,5 @@ pub mod bench;
 pub mod campaign;
 pub mod checker;
 pub mod lab;
+pub mod model;
 pub mod otlp;

@@ -13,6 +13,7 @@ use holdfast_lab::lab::failure::{self, Exit, Failure};
 use holdfast_lab::lab::fault::{self, Direction, Kind, Order};
 use holdfast_lab::lab::spec::Spec;
 use holdfast_lab::lab::{arm, describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
+use holdfast_lab::model::command;
 use serde_json::{Value, json};
 
 /// Regions of real etcd, Patroni, PostgreSQL, PgBouncer and Holdfast in namespaces of this machine.
@@ -90,6 +91,8 @@ enum Verb {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Check the protocol's model, and that every mutant of it is caught
+    Model(command::Options),
     /// Take a lab down, in whatever state it is
     Down {
         #[arg(value_parser = name, required_unless_present = "all")]
@@ -122,6 +125,8 @@ fn main() -> ExitCode {
         Verb::Supervise { lab, host } => {
             return ended(files::load(&lab).and_then(|plan| supervise::run(plan, &host)));
         }
+        // Needs no lab and no runtime: it computes.
+        Verb::Model(options) => return ended(command::run(&options)),
         verb => verb,
     };
     ended(runtime().and_then(|runtime| runtime.block_on(run(verb))))
@@ -200,7 +205,7 @@ async fn run(verb: Verb) -> Result<()> {
         }
         Verb::Torment { lab, fault } => fault::torment::run(&files::load(&lab)?, &fault).await,
         Verb::Up { spec, name } => bring_up(&name, spec.as_deref()).await,
-        Verb::Supervise { .. } => unreachable!("main has done this"),
+        Verb::Supervise { .. } | Verb::Model(_) => unreachable!("main has done this"),
     }
 }
 
