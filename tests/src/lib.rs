@@ -4,3 +4,4 @@ pub mod bench;
 pub mod checker;
 pub mod lab;
 pub mod otlp;
+pub mod simulator;

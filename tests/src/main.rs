@@ -10,6 +10,7 @@ use holdfast_lab::lab::control::{self, Request};
 use holdfast_lab::lab::failure::{self, Exit, Failure};
 use holdfast_lab::lab::fault::{self, Kind, Order};
 use holdfast_lab::lab::spec::Spec;
+use holdfast_lab::simulator;
 use holdfast_lab::lab::{arm, describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
 use serde_json::{Value, json};
 
@@ -86,6 +87,8 @@ enum Verb {
         #[arg(long, requires = "all", default_value = "", hide_default_value = true)]
         prefix: String,
     },
+    /// Drive the agent's decisions through simulated faults; prints the seed of what breaks
+    Simulate(simulator::command::Arguments),
     /// The init of a host
     #[command(hide = true)]
     Supervise { lab: String, host: String },
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Verb::Supervise { lab, host } => {
             return ended(files::load(&lab).and_then(|plan| supervise::run(plan, &host)));
         }
+        Verb::Simulate(arguments) => return ended(simulator::command::simulate(&arguments)),
         verb => verb,
     };
     ended(runtime().and_then(|runtime| runtime.block_on(run(verb))))
@@ -169,7 +173,7 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::Down { lab: None, prefix, .. } => down::all(&prefix).await,
         Verb::Repoint { lab, host, scope } => repoint::run(&files::load(&lab)?, &host, &scope).await,
         Verb::Up { spec, name } => bring_up(&name, spec.as_deref()).await,
-        Verb::Supervise { .. } => unreachable!("main has done this"),
+        Verb::Supervise { .. } | Verb::Simulate(_) => unreachable!("main has done this"),
     }
 }
 

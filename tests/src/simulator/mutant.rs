@@ -1,0 +1,82 @@
+//! Rules that can be left out of the simulator's shell, to show that a run finds what they are for. The product has no
+//! such switch: what is changed is what the shell does with the core's verdicts, or what it tells the core.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One rule left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mutant {
+    /// Rule 5: the position is read before the network is cut.
+    PositionBeforeCut,
+    /// Rules 5 and 6: a boot forgets the promise, on disk and in etcd, and opens replication.
+    PromiseForgottenAtBoot,
+    /// Rule 8: CLOSE neither compares `/sync` nor raises its revision.
+    CloseWithoutSync,
+    /// Rule 8: CLOSE counts only the present `/sync`.
+    CloseByPresentSync,
+    /// Rule 8: CLOSE by a watched view, comparing nothing but the term.
+    CloseOnWatchedView,
+    /// Rule 14: OPEN does not look at the floor.
+    OpenWithoutFloor,
+    /// Rule 7: the promise is taken back, and replication opened, by a plain delete.
+    WithdrawWithoutTransaction,
+    /// Rule 9: the attestation is put while the processes may live.
+    AttestWithoutKill,
+    /// Rule 4: the end of the session alone is enough, and the cut is not made.
+    PromiseWithoutCut,
+    /// Start gate: lets everything start.
+    StartGateOpen,
+    /// Hook: lets everything be promoted.
+    HookPasses,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::PositionBeforeCut,
+        Self::PromiseForgottenAtBoot,
+        Self::CloseWithoutSync,
+        Self::CloseByPresentSync,
+        Self::CloseOnWatchedView,
+        Self::OpenWithoutFloor,
+        Self::WithdrawWithoutTransaction,
+        Self::AttestWithoutKill,
+        Self::PromiseWithoutCut,
+        Self::StartGateOpen,
+        Self::HookPasses,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::PositionBeforeCut => "position-before-cut",
+            Self::PromiseForgottenAtBoot => "promise-forgotten-at-boot",
+            Self::CloseWithoutSync => "close-without-sync",
+            Self::CloseByPresentSync => "close-by-present-sync",
+            Self::CloseOnWatchedView => "close-on-watched-view",
+            Self::OpenWithoutFloor => "open-without-floor",
+            Self::WithdrawWithoutTransaction => "withdraw-without-transaction",
+            Self::AttestWithoutKill => "attest-without-kill",
+            Self::PromiseWithoutCut => "promise-without-cut",
+            Self::StartGateOpen => "start-gate-open",
+            Self::HookPasses => "hook-passes",
+        }
+    }
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Mutant {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|mutant| mutant.name() == text)
+            .ok_or_else(|| format!("no such mutant; there are: {}", known()))
+    }
+}
