@@ -299,7 +299,6 @@ impl World {
             (data.standby_signal, data.source, data.control) = (false, None, Control::InProduction);
             let mut live = postmaster.live.borrow_mut();
             (live.in_recovery, live.receiver, live.received_timeline) = (false, None, None);
-            live.senders.clear();
         }
         postmaster.changed.raise();
         self.say(&format_args!("{}.postgres", self.hosts[host].member), &"is promoted");
@@ -488,8 +487,11 @@ async fn stream(world: &Sim, host: usize, receiver: Receiver, postmaster: &Rc<Po
         if world.hosts[host].data.borrow().source != Some(source) {
             return world.end_walreceiver(host);
         }
-        let other = world.hosts[source].postmaster().filter(|other| other.number == sender);
-        let Some(other) = other else {
+        let serves = |other: &Rc<Postmaster>| {
+            let live = other.live.borrow();
+            other.number == sender && live.senders.get(&host).is_some_and(|one| one.connection == connection)
+        };
+        let Some(other) = world.hosts[source].postmaster().filter(serves) else {
             if world.link(source, host) {
                 // The other end is gone and its kernel says so.
                 return world.end_walreceiver(host);

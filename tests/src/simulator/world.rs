@@ -42,8 +42,6 @@ pub struct Setup {
     pub ttl_ms: u64,
     /// Patroni's `loop_wait`.
     pub loop_wait_ms: u64,
-    /// Patroni's `retry_timeout`.
-    pub retry_timeout_ms: u64,
     /// `second_failover_hold_ms`; a person ends each hold after some seconds.
     pub hold_ms: u64,
     /// How much faster each host's clock runs, in thousandths; at most what the timings allow.
@@ -65,7 +63,6 @@ impl Setup {
             timings: Timings::of(profile),
             ttl_ms: 20_000,
             loop_wait_ms: [1_000, 2_000, 5_000][random.usize(0..3)],
-            retry_timeout_ms: 5_000,
             hold_ms: if random.u8(0..4) == 0 { 600_000 } else { 0 },
             drift_per_mille: (0..members).map(|_| random.i64(-5..=5)).collect(),
             mutant,
