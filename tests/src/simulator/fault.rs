@@ -8,6 +8,9 @@ use holdfast_store::{Store, Write};
 use super::executor::{ProcessId, ms};
 use super::world::{ETCD, Filter, Host, Program, Sim, World};
 
+/// Clients write more for so long after a fault: what is on its way then is what may be lost.
+const BUSY_US: u64 = ms(10_000);
+
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)] // The names are the meaning; `act` says how each is done.
@@ -17,6 +20,7 @@ pub enum Kind {
     LinksCut,
     LinksCutOutwards,
     LinksCutInwards,
+    PeersCut,
     PeerCut,
     PeerCutOneWay,
     EtcdCut,
@@ -39,15 +43,17 @@ pub enum Kind {
     NftFlush,
     Reinit,
     DiskFull,
+    StandbyLags,
     Pause,
 }
 
-const KINDS: [Kind; 28] = [
+const KINDS: [Kind; 30] = [
     Kind::PowerCycle,
     Kind::HostFreeze,
     Kind::LinksCut,
     Kind::LinksCutOutwards,
     Kind::LinksCutInwards,
+    Kind::PeersCut,
     Kind::PeerCut,
     Kind::PeerCutOneWay,
     Kind::EtcdCut,
@@ -70,6 +76,7 @@ const KINDS: [Kind; 28] = [
     Kind::NftFlush,
     Kind::Reinit,
     Kind::DiskFull,
+    Kind::StandbyLags,
     Kind::Pause,
 ];
 
@@ -116,17 +123,23 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The faults of a seed: alone, or a second one close upon the first.
+/// The faults of a seed: alone, or others close upon the first, often on the same host.
 pub fn plan(seed: u64, members: usize, faults: usize) -> Vec<Fault> {
     let mut random = fastrand::Rng::with_seed(seed ^ 0xfa17);
-    let mut planned = Vec::new();
+    // In some runs one thing after the other, in others all at once.
+    let together_of_ten = [3, 6, 10][random.usize(0..3)];
+    let mut planned: Vec<Fault> = Vec::new();
     let mut at_us = ms(500);
     while planned.len() < faults {
         planned.push(one(&mut random, at_us, members));
-        if planned.len() < faults && random.u8(0..10) < 6 {
-            let within_ms = [200, 2_000, 6_000][random.usize(0..3)];
-            let close_us = random.u64(0..=ms(within_ms));
-            planned.push(one(&mut random, at_us + close_us, members));
+        while planned.len() < faults && random.u8(0..10) < together_of_ten {
+            let within_ms = [200, 3_000, 10_000][random.usize(0..3)];
+            let mut next = one(&mut random, 0, members);
+            next.at_us = at_us + random.u64(0..=ms(within_ms));
+            if random.bool() {
+                next.target = planned[planned.len() - 1].target;
+            }
+            planned.push(next);
         }
         at_us += random.u64(ms(1_000)..=ms(14_000));
     }
@@ -135,11 +148,11 @@ pub fn plan(seed: u64, members: usize, faults: usize) -> Vec<Fault> {
 
 fn one(random: &mut fastrand::Rng, at_us: u64, members: usize) -> Fault {
     let host = random.usize(0..members);
-    let lasts_ms = [1_500, 6_000, 15_000][random.usize(0..3)];
+    let lasts_ms = [1_500, 8_000, 12_000, 40_000][random.usize(0..4)];
     Fault {
         at_us,
         kind: KINDS[random.usize(0..KINDS.len())],
-        target: if random.bool() { Target::Writer } else { Target::Host(host) },
+        target: if random.u8(0..10) < 6 { Target::Writer } else { Target::Host(host) },
         peer: random.usize(0..members),
         for_us: random.u64(ms(100)..=ms(lasts_ms)),
         count: random.u32(0..30),
@@ -161,6 +174,7 @@ impl World {
             Target::Host(host) => host,
         };
         self.say(&"FAULT", &format_args!("{fault} ({})", self.hosts[host].member));
+        self.busy_until_us.set(self.executor.now_us() + BUSY_US);
         self.act(fault, host);
         let (world, kind, peer) = (Rc::clone(self), fault.kind, fault.peer);
         self.executor.after(fault.for_us, move || world.heal(kind, host, peer));
@@ -177,6 +191,7 @@ impl World {
             Kind::LinksCut
             | Kind::LinksCutOutwards
             | Kind::LinksCutInwards
+            | Kind::PeersCut
             | Kind::PeerCut
             | Kind::PeerCutOneWay
             | Kind::EtcdCut
@@ -213,6 +228,7 @@ impl World {
             Kind::NftFlush => *here.filter.borrow_mut() = Filter::default(),
             Kind::Reinit => self.lose_data(host),
             Kind::DiskFull => here.disk_full.set(true),
+            Kind::StandbyLags => here.lag_us.set(ms(20 + 150 * u64::from(fault.count))),
             Kind::Pause => self.put_config(true),
         }
     }
@@ -236,6 +252,7 @@ impl World {
                 }
             }
             Kind::DiskFull => here.disk_full.set(false),
+            Kind::StandbyLags => here.lag_us.set(0),
             Kind::Pause => self.put_config(false),
             _ => {
                 for link in self.links_of(kind, host, peer) {
@@ -256,6 +273,7 @@ impl World {
         for host in &self.hosts {
             host.crash_in.set(None);
             host.disk_full.set(false);
+            host.lag_us.set(0);
             host.frozen.set(false);
             host.processes().into_iter().for_each(|process| self.executor.thaw(process));
             for program in &host.held_down_us {
@@ -274,6 +292,7 @@ impl World {
             Kind::LinksCut => outwards().chain(inwards()).collect(),
             Kind::LinksCutOutwards => outwards().collect(),
             Kind::LinksCutInwards => inwards().collect(),
+            Kind::PeersCut => outwards().chain(inwards()).filter(|(a, b)| *a != ETCD && *b != ETCD).collect(),
             Kind::PeerCut if peer != host => vec![(host, peer), (peer, host)],
             Kind::PeerCutOneWay if peer != host => vec![(host, peer)],
             Kind::EtcdCut => vec![(host, ETCD), (ETCD, host)],

@@ -11,7 +11,7 @@ pub enum Mutant {
     PositionBeforeCut,
     /// Rules 5 and 6: a boot forgets the promise, on disk and in etcd, and opens replication.
     PromiseForgottenAtBoot,
-    /// Rule 8: CLOSE neither compares `/sync` nor raises its revision.
+    /// Rule 8: CLOSE does not compare `/sync`.
     CloseWithoutSync,
     /// Rule 8: CLOSE counts only the present `/sync`.
     CloseByPresentSync,
@@ -21,19 +21,15 @@ pub enum Mutant {
     OpenWithoutFloor,
     /// Rule 7: the promise is taken back, and replication opened, by a plain delete.
     WithdrawWithoutTransaction,
-    /// Rule 9: the attestation is put while the processes may live.
-    AttestWithoutKill,
     /// Rule 4: the end of the session alone is enough, and the cut is not made.
     PromiseWithoutCut,
-    /// Start gate: lets everything start.
-    StartGateOpen,
     /// Hook: lets everything be promoted.
     HookPasses,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 9] = [
         Self::PositionBeforeCut,
         Self::PromiseForgottenAtBoot,
         Self::CloseWithoutSync,
@@ -41,9 +37,7 @@ impl Mutant {
         Self::CloseOnWatchedView,
         Self::OpenWithoutFloor,
         Self::WithdrawWithoutTransaction,
-        Self::AttestWithoutKill,
         Self::PromiseWithoutCut,
-        Self::StartGateOpen,
         Self::HookPasses,
     ];
 
@@ -56,9 +50,7 @@ impl Mutant {
             Self::CloseOnWatchedView => "close-on-watched-view",
             Self::OpenWithoutFloor => "open-without-floor",
             Self::WithdrawWithoutTransaction => "withdraw-without-transaction",
-            Self::AttestWithoutKill => "attest-without-kill",
             Self::PromiseWithoutCut => "promise-without-cut",
-            Self::StartGateOpen => "start-gate-open",
             Self::HookPasses => "hook-passes",
         }
     }

@@ -15,8 +15,6 @@ use super::world::{Sim, World};
 
 /// Where the first write ends.
 const FIRST_LSN: u64 = 0x0300_0000;
-/// A walsender that hears nothing ends; shorter than PostgreSQL's 60 s, so that a run sees it.
-const WAL_SENDER_TIMEOUT_US: u64 = ms(20_000);
 const BYTES_OF_A_WRITE: u64 = 0x80;
 
 /// The LSN at which so many writes end.
@@ -268,9 +266,9 @@ impl World {
 
     /// The standbys of a writer that it still hears; one that is silent for too long is given up (`wal_sender_timeout`).
     pub fn heard_standbys(&self, postmaster: &Postmaster) -> BTreeMap<usize, usize> {
-        let now_us = self.executor.now_us();
+        let (now_us, timeout_us) = (self.executor.now_us(), ms(self.setup.wal_sender_timeout_ms));
         let mut live = postmaster.live.borrow_mut();
-        live.senders.retain(|_, sender| now_us - sender.heard_us < WAL_SENDER_TIMEOUT_US);
+        live.senders.retain(|_, sender| now_us - sender.heard_us < timeout_us);
         live.senders.iter().map(|(host, sender)| (*host, sender.flushed)).collect()
     }
 
@@ -505,7 +503,7 @@ async fn stream(world: &Sim, host: usize, receiver: Receiver, postmaster: &Rc<Po
         let lags = world.hosts[source].data.borrow().timeline != world.hosts[host].data.borrow().timeline;
         if (until > have || lags) && !world.executor.is_frozen(other.process) {
             let sent = Sent::new(&world.hosts[source].data.borrow(), have, until);
-            world.executor.sleep(world.latency_us()).await;
+            world.executor.sleep(world.latency_us() + world.hosts[host].lag_us.get()).await;
             while ours() && !world.replication_passes(source, host) {
                 world.executor.sleep(ms(50)).await;
             }

@@ -151,7 +151,9 @@ fn fails_to_live(world: &Sim, when: &str) {
 /// The members of the cluster commit on every server that lets them, also on one that should not.
 async fn clients(world: Sim, host: usize) {
     loop {
-        world.pause(ms(100), ms(500)).await;
+        let busy = world.executor.now_us() < world.busy_until_us.get();
+        let (from_ms, to_ms) = if busy { (10, 80) } else { (100, 500) };
+        world.pause(ms(from_ms), ms(to_ms)).await;
         world.commit(host);
     }
 }

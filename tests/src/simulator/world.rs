@@ -44,6 +44,8 @@ pub struct Setup {
     pub loop_wait_ms: u64,
     /// `second_failover_hold_ms`; a person ends each hold after some seconds.
     pub hold_ms: u64,
+    /// `wal_sender_timeout`.
+    pub wal_sender_timeout_ms: u64,
     /// How much faster each host's clock runs, in thousandths; at most what the timings allow.
     pub drift_per_mille: Vec<i64>,
     /// The rule that is left out of the shell, if any.
@@ -64,6 +66,7 @@ impl Setup {
             ttl_ms: 20_000,
             loop_wait_ms: [1_000, 2_000, 5_000][random.usize(0..3)],
             hold_ms: if random.u8(0..4) == 0 { 600_000 } else { 0 },
+            wal_sender_timeout_ms: [2_000, 6_000, 30_000][random.usize(0..3)],
             drift_per_mille: (0..members).map(|_| random.i64(-5..=5)).collect(),
             mutant,
         }
@@ -148,6 +151,8 @@ pub struct Host {
     pub held_down_us: [Cell<u64>; 2],
     /// The agent is ended at this step from now.
     pub crash_in: Cell<Option<u32>>,
+    /// WAL takes so much longer to this host.
+    pub lag_us: Cell<u64>,
     /// PostgreSQL runs in single-user mode.
     pub single_user: Cell<bool>,
     /// All processes are stopped.
@@ -177,6 +182,8 @@ pub struct World {
     pub watch_delay_us: RefCell<Vec<u64>>,
     /// Hosts that lose half of etcd's answers.
     pub answers_lost: RefCell<BTreeSet<usize>>,
+    /// Until when clients write much.
+    pub busy_until_us: Cell<u64>,
     /// What happened.
     pub history: History,
     /// What must hold.
@@ -204,6 +211,7 @@ impl World {
             links_cut: RefCell::default(),
             watch_delay_us: RefCell::new(vec![0; setup.members]),
             answers_lost: RefCell::default(),
+            busy_until_us: Cell::new(0),
             history: History::new(keep_history),
             checker: Checker::default(),
             numbers: Cell::new(0),
@@ -300,6 +308,7 @@ impl Host {
             init: Cell::new(None),
             held_down_us: [Cell::new(0), Cell::new(0)],
             crash_in: Cell::new(None),
+            lag_us: Cell::new(0),
             single_user: Cell::new(false),
             frozen: Cell::new(false),
             drift_per_mille: setup.drift_per_mille[index],

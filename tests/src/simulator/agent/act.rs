@@ -200,9 +200,7 @@ impl Agent {
         if !self.remember(|remembered| remembered.attesting = true).await {
             return Err("the shut gate cannot be kept on disk".into());
         }
-        if !self.world.is_mutant(Mutant::AttestWithoutKill) {
-            self.kill_all("kills Patroni with what is left of PostgreSQL").await;
-        }
+        self.kill_all("kills Patroni with what is left of PostgreSQL").await;
         self.state.borrow_mut().killed = true;
         Ok(())
     }
@@ -292,7 +290,6 @@ impl Agent {
         if self.world.is_mutant(Mutant::CloseWithoutSync) {
             let sync = keys.patroni_sync();
             compares.retain(|one| !matches!(one, Compare::ModRevision { key, .. } if *key == sync));
-            writes.remove(0);
         }
         if self.world.is_mutant(Mutant::CloseOnWatchedView) {
             compares.truncate(1);

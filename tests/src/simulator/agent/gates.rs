@@ -50,9 +50,6 @@ async fn ask<T: 'static, F: Future<Output = T> + 'static>(
 /// The start gate: it asks the agent, and decides by what is on disk when that does not answer.
 pub async fn may_start(world: &Sim, host: usize, standby: bool) -> bool {
     world.pause(ms(2), ms(20)).await;
-    if world.is_mutant(Mutant::StartGateOpen) {
-        return true;
-    }
     let answer = ask(world, host, ANSWER_DEADLINE_US, |agent| async move { agent.may_start(standby).await });
     if let Some(answer) = answer.await {
         return answer;
