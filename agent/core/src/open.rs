@@ -34,6 +34,8 @@ pub struct View<'o> {
     pub replayed: Option<Position>,
     /// Our actual `synchronous_standby_names`, if it is of the form `ANY k (S)`.
     pub actual: Option<&'o AnySetting>,
+    /// The holder of the open term could lead again: [`Cluster::holder_could_lead`](crate::cluster::Cluster::holder_could_lead).
+    pub holder_could_lead: bool,
     /// A fence record or policy forbids that we lead.
     pub barred: Option<&'o str>,
     /// For how long the hook has been waiting, in milliseconds.
@@ -75,6 +77,9 @@ pub enum Answer {
 
 /// Waiting for the setting to arrive by SIGHUP just before the hook: rule 16 gives it a second.
 const SETTING_WAIT_MS_MAX: u64 = 1_000;
+/// Promises and CLOSE take well under a second once the lock is another's. A reign that is not closed by then, although
+/// its holder could lead, cannot be closed: whoever goes on holding the lock keeps the cluster without a writer.
+const HOLDER_WAIT_MS_MAX: u64 = 5_000;
 
 /// Decides what the hook answers in an armed cluster.
 pub fn decide(view: &View<'_>) -> Answer {
@@ -121,7 +126,15 @@ fn wait<T>(why: &str) -> Result<T, Stop> {
 
 fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     let Some(term) = view.term else { return wait("the term record cannot be read") };
-    let Reign::Closed { floor, .. } = &term.value.reign else { return wait("the last reign is not closed") };
+    let Reign::Closed { floor, .. } = &term.value.reign else {
+        let holder = term.value.holder();
+        if view.holder_could_lead && holder != view.me && view.waited_ms >= HOLDER_WAIT_MS_MAX {
+            return Err(Stop::Refuse(format!(
+                "the last reign is not closed and {holder} could go on with it"
+            )));
+        }
+        return wait("the last reign is not closed");
+    };
     let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
         return wait("Patroni's leader key is not ours");
     };
@@ -211,6 +224,7 @@ mod tests {
             sync: Some(lasting(sync)),
             replayed: Some(at(1, 100)),
             actual: Some(lasting(actual)),
+            holder_could_lead: false,
             barred: None,
             waited_ms: 0,
             wait_ms_max: 60_000,
@@ -279,6 +293,14 @@ mod tests {
         };
         assert!(matches!(judge(|v| v.term = Some(&open)), Answer::Wait(_)));
         assert!(matches!(judge(|v| (v.term, v.waited_ms) = (Some(&open), 60_000)), Answer::Refuse(_)));
+        let held = |waited_ms| {
+            judge(|v| (v.term, v.holder_could_lead, v.waited_ms) = (Some(&open), true, waited_ms))
+        };
+        assert!(matches!(held(HOLDER_WAIT_MS_MAX - 1), Answer::Wait(_)));
+        assert!(
+            matches!(held(HOLDER_WAIT_MS_MAX), Answer::Refuse(_)),
+            "its holder could go on, and we keep the lock"
+        );
         assert!(matches!(judge(|v| v.replayed = None), Answer::Wait(_)));
         let other = Revised { value: name("c"), mod_revision: 301 };
         assert!(matches!(judge(|v| v.leader_key = Some(&other)), Answer::Wait(_)));

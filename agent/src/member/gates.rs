@@ -114,6 +114,7 @@ impl Member {
             sync: cluster.sync.as_ref(),
             replayed,
             actual: setting.as_ref(),
+            holder_could_lead: cluster.holder_could_lead(),
             barred: fenced.as_deref(),
             waited_ms,
             wait_ms_max: 2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms),
