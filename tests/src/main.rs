@@ -10,8 +10,8 @@ use holdfast_lab::lab::control::{self, Request};
 use holdfast_lab::lab::failure::{self, Exit, Failure};
 use holdfast_lab::lab::fault::{self, Kind, Order};
 use holdfast_lab::lab::spec::Spec;
-use holdfast_lab::simulator;
 use holdfast_lab::lab::{arm, describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
+use holdfast_lab::simulator;
 use serde_json::{Value, json};
 
 /// Regions of real etcd, Patroni, PostgreSQL, PgBouncer and Holdfast in namespaces of this machine.

@@ -105,8 +105,7 @@ impl Checker {
     pub fn broken(&self, world: &World, promise: Promise, text: String) {
         if self.violation.borrow().is_none() {
             world.say(&"CHECKER", &format_args!("{promise}: {text}"));
-            *self.violation.borrow_mut() =
-                Some(Violation { promise, at_us: world.executor.now_us(), text });
+            *self.violation.borrow_mut() = Some(Violation { promise, at_us: world.executor.now_us(), text });
         }
     }
 

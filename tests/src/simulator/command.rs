@@ -48,7 +48,8 @@ pub fn simulate(arguments: &Arguments) -> Result<()> {
     if arguments.mutant.as_deref() == Some("all") {
         return mutants(arguments, threads);
     }
-    let mutant = arguments.mutant.as_deref().map(str::parse::<Mutant>).transpose().map_err(anyhow::Error::msg)?;
+    let mutant =
+        arguments.mutant.as_deref().map(str::parse::<Mutant>).transpose().map_err(anyhow::Error::msg)?;
     if let Some(seed) = arguments.replay {
         return replay(&Plan::of(seed, mutant), arguments.whole);
     }
@@ -110,7 +111,11 @@ fn show(plan: &Plan, whole: bool) {
         eprintln!("  fault: {fault}");
     }
     let outcome = run(plan, true);
-    let begin = if whole { 0 } else { outcome.lines.iter().position(|line| line.contains("the faults begin")).unwrap_or(0) };
+    let begin = if whole {
+        0
+    } else {
+        outcome.lines.iter().position(|line| line.contains("the faults begin")).unwrap_or(0)
+    };
     let lines = &outcome.lines[begin..];
     let broken = lines.iter().position(|line| line.contains("CHECKER"));
     let lines = broken.map_or(lines, |at| &lines[..=at]);

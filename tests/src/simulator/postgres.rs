@@ -190,11 +190,8 @@ impl World {
     pub fn start_postgres(self: &Rc<Self>, host: usize) {
         let here = &self.hosts[host];
         let standby = here.data.borrow().standby_signal;
-        let live = Live {
-            in_recovery: true,
-            sync_names: here.data.borrow().sync_names.clone(),
-            ..Live::default()
-        };
+        let live =
+            Live { in_recovery: true, sync_names: here.data.borrow().sync_names.clone(), ..Live::default() };
         let postmaster = Rc::new(Postmaster {
             process: self.executor.process(),
             number: self.next_number(),
@@ -339,9 +336,8 @@ impl World {
                 (live.senders.iter().filter(flushed).count() >= *count).then_some(true)
             }
             SyncNames::Any(setting) => {
-                let named = |(host, _): &(&usize, &Sender)| {
-                    setting.names.contains(&self.hosts[**host].member)
-                };
+                let named =
+                    |(host, _): &(&usize, &Sender)| setting.names.contains(&self.hosts[**host].member);
                 let enough = live.senders.iter().filter(named).filter(flushed).count();
                 (enough >= setting.acknowledgements).then_some(true)
             }

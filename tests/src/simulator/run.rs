@@ -213,7 +213,10 @@ fn is_healthy(world: &World) -> bool {
 /// Where a cluster stands, for whoever asks why it does not come back.
 fn describe(world: &World) -> String {
     let truth = world.truth();
-    let term = truth.term.as_ref().map_or_else(|| "no term".to_owned(), |term| super::checker::describe(&term.value));
+    let term = truth
+        .term
+        .as_ref()
+        .map_or_else(|| "no term".to_owned(), |term| super::checker::describe(&term.value));
     let leader = truth.leader_key.as_ref().map_or("nobody", |leader| leader.value.as_str()).to_owned();
     let sync = truth.sync.as_ref().map(|sync| (&sync.leader, &sync.sync_standby, sync.quorum));
     let floor = truth.floor.as_ref().map(|floor| (floor.value.term, floor.value.floor.to_string()));
@@ -230,7 +233,10 @@ fn describe_host(world: &World, host: usize) -> String {
         Some(one) => {
             let live = one.live.borrow();
             let source = live.receiver.map(|receiver| world.hosts[receiver.source].member.to_string());
-            format!("a standby, streams from {source:?}, accepts {}, replayed {}", live.accepts, live.replayed)
+            format!(
+                "a standby, streams from {source:?}, accepts {}, replayed {}",
+                live.accepts, live.replayed
+            )
         }
     };
     format!(

@@ -8,9 +8,7 @@ use std::rc::Rc;
 
 use holdfast_agent_core::detach::Phase;
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::{
-    ClusterId, HostName, MemberName, Mode, Namespace, Profile, RegionName, Scope, Timings,
-};
+use holdfast_types::{ClusterId, HostName, MemberName, Mode, Namespace, Profile, RegionName, Scope, Timings};
 
 use super::agent::Agent;
 use super::checker::Checker;

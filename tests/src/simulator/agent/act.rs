@@ -318,7 +318,8 @@ impl Agent {
         }
         match &plan.out_of_office {
             OutOfOffice::SessionAbsent(_) => {
-                let facts = cluster.facts.get(plan.closed.holder()).ok_or("the writer's host is not known")?;
+                let facts =
+                    cluster.facts.get(plan.closed.holder()).ok_or("the writer's host is not known")?;
                 let key = keys::session(&self.world.region, &facts.host);
                 let now = cluster.sessions.iter().find(|(_, session)| session.host == facts.host);
                 compares.push(match now {
@@ -340,8 +341,7 @@ impl Agent {
 
     async fn take_leader_key(&self, cluster: &Cluster, leader: i64, term: i64) -> Done {
         let key = self.world.keys.patroni_leader();
-        let compares =
-            vec![self.term_is(term), Compare::ModRevision { key: key.clone(), is: leader }];
+        let compares = vec![self.term_is(term), Compare::ModRevision { key: key.clone(), is: leader }];
         self.step(&"takes the leader key from the old writer").await;
         self.changed_or(cluster, compares, vec![Write::Delete { key }]).await
     }

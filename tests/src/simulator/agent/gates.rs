@@ -93,7 +93,8 @@ pub async fn promotion_hook(world: &Sim, host: usize) -> bool {
             return false;
         };
         let cancelled = Rc::clone(&gone.0);
-        let question = |agent: Rc<Agent>| async move { agent.may_promote(waited_us / 1_000, &cancelled).await };
+        let question =
+            |agent: Rc<Agent>| async move { agent.may_promote(waited_us / 1_000, &cancelled).await };
         if let Some(answer) = ask(world, host, left_us, question).await {
             return answer;
         }
@@ -196,6 +197,7 @@ impl Agent {
             sync: cluster.sync.as_ref(),
             replayed,
             actual: setting.as_ref(),
+            holder_could_lead: cluster.holder_could_lead(),
             barred: fenced,
             waited_ms,
             wait_ms_max: 2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms),

@@ -141,9 +141,9 @@ impl Agent {
 
     fn promotion_is_due(&self, cluster: &Cluster) -> bool {
         let me = &self.here().member;
-        term_in_force(cluster).is_some_and(|term| {
-            matches!(&term.value.reign, Reign::Open { holder, writable: false, .. } if holder == me)
-        })
+        term_in_force(cluster).is_some_and(
+            |term| matches!(&term.value.reign, Reign::Open { holder, writable: false, .. } if holder == me),
+        )
     }
 
     async fn ask_postgres(&self, cluster: &Cluster) {
@@ -166,8 +166,10 @@ impl Agent {
             }
             Some(false) => {
                 self.state.borrow_mut().streaming = Some(true);
+                // A floor record is also due when a member's data have moved under an unchanged `/sync`.
                 let recorded = cluster.floor.as_ref().map(|floor| floor.value.sync_mod_revision);
-                if cluster.sync.as_ref().map(|sync| sync.mod_revision) != recorded {
+                let unread = self.state.borrow().setting.is_none();
+                if unread || cluster.sync.as_ref().map(|sync| sync.mod_revision) != recorded {
                     let setting = self.setting().await.ok().flatten();
                     self.state.borrow_mut().setting = setting;
                 }

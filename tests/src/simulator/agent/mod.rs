@@ -254,8 +254,8 @@ impl Agent {
     fn tick_us(&self, cluster: &Cluster) -> u64 {
         let state = self.state.borrow();
         let runs = matches!(state.postgres, Some(core::Postgres::Running { .. }));
-        let closed = core::term_in_force(cluster)
-            .is_some_and(|term| matches!(term.value.reign, Reign::Closed { .. }));
+        let closed =
+            core::term_in_force(cluster).is_some_and(|term| matches!(term.value.reign, Reign::Closed { .. }));
         if state.phase.is_some() || closed {
             BOUND_TICK_US
         } else if runs && state.streaming != Some(true) {

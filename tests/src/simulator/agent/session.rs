@@ -15,7 +15,11 @@ impl Agent {
         let timings = &self.world.setup.timings;
         let renew_us = ms(timings.renew_interval_ms());
         let mut incarnation = self.here().state_dir.borrow().incarnation + 1;
-        while self.keep(&format_args!("start {incarnation}"), |dir| dir.incarnation = incarnation).await.is_err() {
+        while self
+            .keep(&format_args!("start {incarnation}"), |dir| dir.incarnation = incarnation)
+            .await
+            .is_err()
+        {
             // The agent does not start without; its supervisor tries again.
             self.world.executor.sleep(ms(1_000)).await;
         }
@@ -38,7 +42,11 @@ impl Agent {
                     self.say(&"the session in etcd has ended");
                     lease = None;
                     let next = incarnation + 1;
-                    while self.keep(&format_args!("start {next}"), |dir| dir.incarnation = next).await.is_err() {
+                    while self
+                        .keep(&format_args!("start {next}"), |dir| dir.incarnation = next)
+                        .await
+                        .is_err()
+                    {
                         self.world.executor.sleep(renew_us).await;
                     }
                     incarnation = next;
@@ -80,7 +88,11 @@ impl Agent {
             }
             let compare = Compare::ModRevision { key: key.clone(), is: found.mod_revision(&key) };
             let value = Stored::new(record.clone()).encode();
-            if self.client.transact(vec![compare], vec![Write::Put { key: key.clone(), value, lease }]).await? {
+            if self
+                .client
+                .transact(vec![compare], vec![Write::Put { key: key.clone(), value, lease }])
+                .await?
+            {
                 let own = OwnSession { session: SessionId(lease), incarnation: record.incarnation };
                 let until_ms = self.held.get().map_or(0, |(_, until_ms)| until_ms);
                 self.held.set(Some((own, until_ms.max(self.pending_until_ms.get()))));

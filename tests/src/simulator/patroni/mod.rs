@@ -316,8 +316,7 @@ impl Patroni {
 
     fn is_healthiest(&self, cluster: &Cluster, paused: bool) -> bool {
         let now_us = self.world.executor.now_us();
-        let backs_off =
-            |released_us: u64| now_us - released_us < ms(self.world.setup.ttl_ms);
+        let backs_off = |released_us: u64| now_us - released_us < ms(self.world.setup.ttl_ms);
         if self.state.borrow().released_us.is_some_and(backs_off) {
             return false;
         }
@@ -337,7 +336,8 @@ impl Patroni {
         let mut ahead = 0;
         let length = self.here().data.borrow().wal.len();
         for voter in voters.iter().filter(|voter| *voter != self.me()) {
-            let Some(other) = self.world.host_of(voter).filter(|other| self.hears_rest_of(other.index)) else {
+            let Some(other) = self.world.host_of(voter).filter(|other| self.hears_rest_of(other.index))
+            else {
                 continue;
             };
             let Some(running) = other.postmaster().filter(|one| one.live.borrow().accepts) else { continue };
@@ -382,10 +382,13 @@ impl Patroni {
         let known = self.state.borrow().known.clone();
         let all = known.iter().all(|other| {
             let host = &self.world.hosts[*other];
-            let answers = host.patroni.borrow().as_ref().is_some_and(|patroni| {
-                !self.world.executor.is_frozen(patroni.process)
-            });
-            let other_is_primary = *other != self.host && host.postmaster().is_some_and(|one| one.is_primary());
+            let answers = host
+                .patroni
+                .borrow()
+                .as_ref()
+                .is_some_and(|patroni| !self.world.executor.is_frozen(patroni.process));
+            let other_is_primary =
+                *other != self.host && host.postmaster().is_some_and(|one| one.is_primary());
             *other == self.host || (answers && !other_is_primary && self.world.connected(self.host, *other))
         });
         if !self.state.borrow().is_leader || !all {

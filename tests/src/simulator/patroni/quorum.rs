@@ -124,9 +124,12 @@ impl Resolver {
         voters.insert(self.leader.clone());
         let mut sync = self.sync.clone();
         sync.insert(self.leader_wanted.clone());
-        let overlap =
-            self.voters.is_empty() || voters.union(&sync).count() <= self.quorum + self.numsync + 1;
-        if overlap && (voters.is_subset(&sync) || sync.is_subset(&voters)) { Ok(()) } else { Err(QuorumError) }
+        let overlap = self.voters.is_empty() || voters.union(&sync).count() <= self.quorum + self.numsync + 1;
+        if overlap && (voters.is_subset(&sync) || sync.is_subset(&voters)) {
+            Ok(())
+        } else {
+            Err(QuorumError)
+        }
     }
 
     fn quorum_update(

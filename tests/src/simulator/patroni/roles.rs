@@ -9,7 +9,7 @@ use holdfast_types::MemberName;
 use super::{DcsError, Patroni};
 use crate::simulator::agent;
 use crate::simulator::executor::{Signal, ms, wait};
-use crate::simulator::postgres::{Control, SyncNames};
+use crate::simulator::postgres::{Control, Postmaster, SyncNames};
 use crate::simulator::world::Sim;
 
 /// PostgreSQL in single-user mode, for as long as Patroni waits for it.
@@ -128,7 +128,9 @@ impl Patroni {
             let passes = self.world.replication_passes(self.host, source)
                 && self.world.replication_passes(source, self.host);
             let running = self.world.hosts[source].postmaster();
-            passes && self.world.may_follow(self.host, source) && running.is_some_and(|one| one.is_primary())
+            let answers =
+                |one: &Rc<Postmaster>| one.is_primary() && !self.world.executor.is_frozen(one.process);
+            passes && self.world.may_follow(self.host, source) && running.as_ref().is_some_and(answers)
         };
         if !reaches() {
             return;

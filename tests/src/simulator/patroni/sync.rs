@@ -27,8 +27,7 @@ impl Patroni {
         let mut known = (leader.clone(), sync.quorum, sync.sync_standby.clone());
         for _ in 0..2 {
             let seen = self.current_state();
-            let steps =
-                Resolver::new(known.clone(), seen, self.world.setup.sync_wanted, self.me().clone());
+            let steps = Resolver::new(known.clone(), seen, self.world.setup.sync_wanted, self.me().clone());
             let mut again = false;
             for step in steps.transitions() {
                 match step {
