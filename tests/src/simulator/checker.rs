@@ -9,6 +9,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_types::record::{Reign, TermRecord};
 use holdfast_types::{MemberName, Position, Term};
 
+use super::fault::Moment;
 use super::world::World;
 
 /// What was broken.
@@ -16,6 +17,8 @@ use super::world::World;
 pub enum Promise {
     /// I1: an acknowledged write is not in the history of a later writer.
     AcknowledgedWriteLost,
+    /// The same of a commit that waited for nobody, because `/sync` named nobody: nothing may be promoted then.
+    AloneWriteLost,
     /// I2: after OPEN, an earlier writer acknowledged what the new history lacks.
     SecondWriter,
     /// I2, of a commit that waited for nobody.
@@ -36,6 +39,7 @@ impl fmt::Display for Promise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AcknowledgedWriteLost => "I1: an acknowledged write is lost",
+            Self::AloneWriteLost => "I1: a write that was acknowledged without a standby is lost",
             Self::SecondWriter => "I2: a second writer acknowledged",
             Self::SecondWriterAlone => "I2: a second writer acknowledged without a standby",
             Self::Terms => "terms: one went back or has two holders",
@@ -64,6 +68,7 @@ struct Acknowledged {
     length: usize,
     write: u64,
     host: usize,
+    protected: bool,
 }
 
 /// See the module.
@@ -71,6 +76,7 @@ struct Acknowledged {
 pub struct Checker {
     acknowledged: RefCell<Vec<Acknowledged>>,
     alone: Cell<u64>,
+    promised: Cell<i64>,
     term: RefCell<Option<(i64, TermRecord)>>,
     holders: RefCell<BTreeMap<Term, MemberName>>,
     violation: RefCell<Option<Violation>>,
@@ -93,7 +99,7 @@ impl Checker {
 
     /// Commits that were acknowledged with a standby, and those that were without.
     pub fn commits(&self) -> (u64, u64) {
-        (self.acknowledged.borrow().len() as u64, self.alone.get())
+        (self.acknowledged.borrow().len() as u64 - self.alone.get(), self.alone.get())
     }
 
     /// Terms that were opened after the first.
@@ -134,10 +140,9 @@ impl Checker {
 
     /// A client has been told that its commit is durable.
     pub fn acknowledged(&self, world: &World, host: usize, length: usize, write: u64, protected: bool) {
-        let ack = Acknowledged { length, write, host };
-        if protected {
-            self.acknowledged.borrow_mut().push(ack);
-        } else {
+        let ack = Acknowledged { length, write, host, protected };
+        self.acknowledged.borrow_mut().push(ack);
+        if !protected {
             self.alone.set(self.alone.get() + 1);
         }
         let term = self.term.borrow();
@@ -167,7 +172,8 @@ impl Checker {
     pub fn check_history(&self, world: &World, host: usize, when: &str) {
         let acknowledged = self.acknowledged.borrow();
         let lost: Vec<_> = acknowledged.iter().filter(|ack| !has(world, host, ack)).collect();
-        if let Some(first) = lost.first() {
+        let first = lost.iter().find(|ack| ack.protected).or(lost.first());
+        if let Some(first) = first {
             let text = format!(
                 "{} {when} at {} without {} acknowledged writes; the first is {} of {}, ending at {}",
                 world.hosts[host].member,
@@ -177,7 +183,9 @@ impl Checker {
                 world.hosts[first.host].member,
                 super::postgres::lsn(first.length)
             );
-            self.broken(world, Promise::AcknowledgedWriteLost, text);
+            let promise =
+                if first.protected { Promise::AcknowledgedWriteLost } else { Promise::AloneWriteLost };
+            self.broken(world, promise, text);
         }
     }
 
@@ -189,6 +197,10 @@ impl Checker {
 
     /// etcd has changed.
     pub fn saw(&self, world: &World, cluster: &Cluster) {
+        let promised = cluster.promises.values().map(|promise| promise.mod_revision).max().unwrap_or(0);
+        if self.promised.replace(promised) < promised {
+            world.moment(Moment::Promised);
+        }
         let Some(now) = &cluster.term else { return };
         let before = {
             let mut term = self.term.borrow_mut();
@@ -198,6 +210,10 @@ impl Checker {
             term.replace((now.mod_revision, now.value.clone())).map(|(_, before)| before)
         };
         world.say(&"term", &describe(&now.value));
+        world.moment(match now.value.reign {
+            Reign::Open { .. } => Moment::Opened,
+            Reign::Closed { .. } => Moment::Closed,
+        });
         let number = now.value.term;
         if before.as_ref().is_some_and(|before| before.term > number) {
             self.broken(world, Promise::Terms, format!("term {number} after a higher one"));

@@ -17,6 +17,8 @@ const BUSY_US: u64 = ms(10_000);
 pub enum Kind {
     PowerCycle,
     HostFreeze,
+    LockTaken,
+    SessionLost,
     LinksCut,
     LinksCutOutwards,
     LinksCutInwards,
@@ -47,9 +49,11 @@ pub enum Kind {
     Pause,
 }
 
-const KINDS: [Kind; 30] = [
+const KINDS: [Kind; 32] = [
     Kind::PowerCycle,
     Kind::HostFreeze,
+    Kind::LockTaken,
+    Kind::SessionLost,
     Kind::LinksCut,
     Kind::LinksCutOutwards,
     Kind::LinksCutInwards,
@@ -80,11 +84,36 @@ const KINDS: [Kind; 30] = [
     Kind::Pause,
 ];
 
+/// Kinds of which a failover is made; a seed chooses one of them as often as one of all.
+const HARD: [Kind; 8] = [
+    Kind::PowerCycle,
+    Kind::HostFreeze,
+    Kind::LockTaken,
+    Kind::SessionLost,
+    Kind::LinksCut,
+    Kind::PeersCut,
+    Kind::PostmasterKill,
+    Kind::StandbyLags,
+];
+
+/// A moment of a failover at which a fault can be done, instead of at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// A promise is in etcd.
+    Promised,
+    /// A term is closed.
+    Closed,
+    /// A term is open that was not.
+    Opened,
+}
+
 /// To whom it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// Whoever accepts writes then.
     Writer,
+    /// Whoever has Patroni's lock then.
+    LockHolder,
     /// A host by its number.
     Host(usize),
 }
@@ -96,6 +125,8 @@ pub struct Fault {
     pub at_us: u64,
     /// What.
     pub kind: Kind,
+    /// Not at once, but shortly after this has happened next.
+    pub upon: Option<Moment>,
     /// To whom.
     pub target: Target,
     /// The other end of a link.
@@ -112,6 +143,7 @@ impl fmt::Display for Fault {
         write!(f, "{:?} of ", self.kind)?;
         match self.target {
             Target::Writer => f.write_str("the writer")?,
+            Target::LockHolder => f.write_str("the lock's holder")?,
             Target::Host(host) => write!(f, "host {host}")?,
         }
         match self.kind {
@@ -119,24 +151,36 @@ impl fmt::Display for Fault {
             Kind::AgentKillAtStep => write!(f, ", step {}", self.count)?,
             _ => {}
         }
-        write!(f, " at {:.3} s for {:.3} s", seconds(self.at_us), seconds(self.for_us))
+        if let Some(moment) = self.upon {
+            write!(f, ", once {moment:?} after {:.3} s", seconds(self.at_us))?;
+        } else {
+            write!(f, " at {:.3} s", seconds(self.at_us))?;
+        }
+        write!(f, ", for {:.3} s", seconds(self.for_us))
     }
 }
 
-/// The faults of a seed: alone, or others close upon the first, often on the same host.
+/// The faults of a seed. Each run has a few kinds of its own, so that they meet; others come close upon the first, often on
+/// the same host, or in the middle of the failover that it causes.
 pub fn plan(seed: u64, members: usize, faults: usize) -> Vec<Fault> {
     let mut random = fastrand::Rng::with_seed(seed ^ 0xfa17);
+    let kinds: Vec<Kind> = (0..random.usize(2..7)).map(|_| kind(&mut random)).collect();
     // In some runs one thing after the other, in others all at once.
     let together_of_ten = [3, 6, 10][random.usize(0..3)];
     let mut planned: Vec<Fault> = Vec::new();
     let mut at_us = ms(500);
     while planned.len() < faults {
-        planned.push(one(&mut random, at_us, members));
+        planned.push(one(&mut random, &kinds, at_us, members));
         while planned.len() < faults && random.u8(0..10) < together_of_ten {
-            let within_ms = [200, 3_000, 10_000][random.usize(0..3)];
-            let mut next = one(&mut random, 0, members);
-            next.at_us = at_us + random.u64(0..=ms(within_ms));
-            if random.bool() {
+            let mut next = one(&mut random, &kinds, at_us, members);
+            if random.u8(0..10) < 4 {
+                let moments = [Moment::Promised, Moment::Closed, Moment::Opened];
+                next.upon = Some(moments[random.usize(0..3)]);
+            } else {
+                let within_ms = [200, 3_000, 10_000][random.usize(0..3)];
+                next.at_us += random.u64(0..=ms(within_ms));
+            }
+            if random.u8(0..10) < 3 {
                 next.target = planned[planned.len() - 1].target;
             }
             planned.push(next);
@@ -146,13 +190,22 @@ pub fn plan(seed: u64, members: usize, faults: usize) -> Vec<Fault> {
     planned
 }
 
-fn one(random: &mut fastrand::Rng, at_us: u64, members: usize) -> Fault {
+fn kind(random: &mut fastrand::Rng) -> Kind {
+    if random.bool() { HARD[random.usize(0..HARD.len())] } else { KINDS[random.usize(0..KINDS.len())] }
+}
+
+fn one(random: &mut fastrand::Rng, kinds: &[Kind], at_us: u64, members: usize) -> Fault {
     let host = random.usize(0..members);
     let lasts_ms = [1_500, 8_000, 12_000, 40_000][random.usize(0..4)];
     Fault {
         at_us,
-        kind: KINDS[random.usize(0..KINDS.len())],
-        target: if random.u8(0..10) < 6 { Target::Writer } else { Target::Host(host) },
+        kind: kinds[random.usize(0..kinds.len())],
+        upon: None,
+        target: match random.u8(0..10) {
+            0..5 => Target::Writer,
+            5 => Target::LockHolder,
+            _ => Target::Host(host),
+        },
         peer: random.usize(0..members),
         for_us: random.u64(ms(100)..=ms(lasts_ms)),
         count: random.u32(0..30),
@@ -167,10 +220,35 @@ impl World {
         self.hosts.iter().find(runs).map(|host| host.index).or(holder).unwrap_or(0)
     }
 
+    /// Does a fault now, or keeps it for its moment.
+    pub fn schedule(self: &Rc<Self>, fault: Fault) {
+        match fault.upon {
+            Some(_) => self.waiting_faults.borrow_mut().push(fault),
+            None => self.inject(&fault),
+        }
+    }
+
+    /// A moment has come: what waited for it is done within the next milliseconds.
+    pub fn moment(&self, moment: Moment) {
+        let mut waiting = self.waiting_faults.borrow_mut();
+        let (due, rest): (Vec<_>, Vec<_>) = waiting.drain(..).partition(|fault| fault.upon == Some(moment));
+        *waiting = rest;
+        for fault in due {
+            let Some(world) = self.myself.upgrade() else { continue };
+            let within_ms = [1, 10, 120][self.random.borrow_mut().usize(0..3)];
+            let delay_us = self.random(0, ms(within_ms));
+            self.executor.after(delay_us, move || world.inject(&fault));
+        }
+    }
+
     /// Does a fault, and heals it when its time is over.
-    pub fn inject(self: &Rc<Self>, fault: &Fault) {
+    fn inject(self: &Rc<Self>, fault: &Fault) {
         let host = match fault.target {
             Target::Writer => self.writer(),
+            Target::LockHolder => {
+                let leader = self.truth().leader_key.clone();
+                leader.and_then(|leader| self.host_of(&leader.value)).map_or(0, |host| host.index)
+            }
             Target::Host(host) => host,
         };
         self.say(&"FAULT", &format_args!("{fault} ({})", self.hosts[host].member));
@@ -187,6 +265,24 @@ impl World {
             Kind::HostFreeze => {
                 here.frozen.set(true);
                 here.processes().into_iter().for_each(|process| self.executor.freeze(process));
+            }
+            // As if a ttl had passed in which it was not heard.
+            Kind::LockTaken => {
+                if let Some(process) = frozen_by(fault.kind, here) {
+                    self.executor.freeze(process);
+                }
+                if let Some(patroni) = self.truth().members.get(&here.member) {
+                    let lease = patroni.lease;
+                    let _ = self.apply(|store| store.revoke(lease));
+                }
+            }
+            Kind::SessionLost => {
+                self.end_agent(host);
+                self.hold_down(host, Program::Agent, fault.for_us);
+                let session = here.kept_session.get();
+                if let Some((lease, _)) = session {
+                    let _ = self.apply(|store| store.revoke(lease));
+                }
             }
             Kind::LinksCut
             | Kind::LinksCutOutwards
@@ -246,7 +342,7 @@ impl World {
             Kind::AnswersLost => drop(self.answers_lost.borrow_mut().remove(&host)),
             Kind::WatchLate => self.watch_delay_us.borrow_mut()[host] = 0,
             Kind::AgentKillAtStep => here.crash_in.set(None),
-            Kind::AgentFreeze | Kind::PatroniFreeze | Kind::PostgresFreeze => {
+            Kind::AgentFreeze | Kind::PatroniFreeze | Kind::PostgresFreeze | Kind::LockTaken => {
                 if let Some(process) = frozen_by(kind, here).filter(|_| !here.frozen.get()) {
                     self.executor.thaw(process);
                 }
@@ -265,6 +361,7 @@ impl World {
     /// Ends every fault that still lasts.
     pub fn heal_all(self: &Rc<Self>) {
         self.say(&"FAULT", &"everything is healed");
+        self.waiting_faults.borrow_mut().clear();
         self.links_cut.borrow_mut().clear();
         self.answers_lost.borrow_mut().clear();
         self.etcd.up.set(true);
@@ -363,7 +460,9 @@ impl World {
 fn frozen_by(kind: Kind, host: &Host) -> Option<ProcessId> {
     match kind {
         Kind::AgentFreeze => host.agent.borrow().as_ref().map(|agent| agent.process),
-        Kind::PatroniFreeze => host.patroni.borrow().as_ref().map(|patroni| patroni.process),
+        Kind::PatroniFreeze | Kind::LockTaken => {
+            host.patroni.borrow().as_ref().map(|patroni| patroni.process)
+        }
         _ => host.postmaster().map(|postmaster| postmaster.process),
     }
 }

@@ -112,7 +112,7 @@ fn live_through(world: &Sim, plan: &Plan) {
     for fault in &plan.faults {
         end_us = end_us.max(begun_us + fault.at_us + fault.for_us);
         let (later, fault) = (Rc::clone(world), fault.clone());
-        world.executor.after(fault.at_us, move || later.inject(&fault));
+        world.executor.after(fault.at_us, move || later.schedule(fault));
     }
     until(world, end_us + ms(1_000) - begun_us, |_| false);
     world.heal_all();
@@ -151,8 +151,12 @@ fn fails_to_live(world: &Sim, when: &str) {
 /// The members of the cluster commit on every server that lets them, also on one that should not.
 async fn clients(world: Sim, host: usize) {
     loop {
-        let busy = world.executor.now_us() < world.busy_until_us.get();
-        let (from_ms, to_ms) = if busy { (10, 80) } else { (100, 500) };
+        let busy_us = world.busy_until_us.get().saturating_sub(world.executor.now_us());
+        let (from_ms, to_ms) = match busy_us {
+            0 => (100, 500),
+            1..7_000_000 => (20, 100),
+            _ => (3, 30),
+        };
         world.pause(ms(from_ms), ms(to_ms)).await;
         world.commit(host);
     }

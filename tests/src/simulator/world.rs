@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use holdfast_agent_core::detach::Phase;
 use holdfast_types::keys::ClusterKeys;
@@ -14,6 +14,7 @@ use super::agent::Agent;
 use super::checker::Checker;
 use super::etcd::Etcd;
 use super::executor::{Executor, ProcessId, ms};
+use super::fault::Fault;
 use super::history::History;
 use super::mutant::Mutant;
 use super::patroni::Patroni;
@@ -182,6 +183,10 @@ pub struct World {
     pub answers_lost: RefCell<BTreeSet<usize>>,
     /// Until when clients write much.
     pub busy_until_us: Cell<u64>,
+    /// Faults that wait for their moment.
+    pub waiting_faults: RefCell<Vec<Fault>>,
+    /// This world, for what is on its way in it.
+    pub myself: Weak<World>,
     /// What happened.
     pub history: History,
     /// What must hold.
@@ -200,7 +205,7 @@ impl World {
             scope: Scope::new("main").expect("a plain name"),
         };
         let hosts = (0..setup.members).map(|index| Host::new(index, &setup)).collect();
-        Rc::new(Self {
+        Rc::new_cyclic(|myself| Self {
             etcd: Etcd::new(&executor),
             random: RefCell::new(fastrand::Rng::with_seed(setup.seed)),
             keys: ClusterKeys::new(&cluster),
@@ -210,6 +215,8 @@ impl World {
             watch_delay_us: RefCell::new(vec![0; setup.members]),
             answers_lost: RefCell::default(),
             busy_until_us: Cell::new(0),
+            waiting_faults: RefCell::default(),
+            myself: Weak::clone(myself),
             history: History::new(keep_history),
             checker: Checker::default(),
             numbers: Cell::new(0),

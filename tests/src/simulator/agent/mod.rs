@@ -182,7 +182,9 @@ impl Agent {
                 std::future::pending::<()>().await;
             }
         }
-        self.world.pause(30, 400).await;
+        // Now and then the processor is not there for it.
+        let slow = self.world.random(0, 11) == 0;
+        self.world.pause(30, if slow { ms(60) } else { 400 }).await;
     }
 
     /// A durable write into the state directory.
