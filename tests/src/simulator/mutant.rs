@@ -21,7 +21,7 @@ pub enum Mutant {
     OpenWithoutFloor,
     /// Rule 7: the promise is taken back, and replication opened, by a plain delete.
     WithdrawWithoutTransaction,
-    /// Rule 4: the end of the session alone is enough, and the cut is not made.
+    /// Rule 5: the cut is not made, and taken for made.
     PromiseWithoutCut,
     /// Hook: lets everything be promoted.
     HookPasses,

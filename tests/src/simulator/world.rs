@@ -45,6 +45,8 @@ pub struct Setup {
     pub hold_ms: u64,
     /// `wal_sender_timeout`.
     pub wal_sender_timeout_ms: u64,
+    /// The agents wait for a processor every other step.
+    pub starved: bool,
     /// How much faster each host's clock runs, in thousandths; at most what the timings allow.
     pub drift_per_mille: Vec<i64>,
     /// The rule that is left out of the shell, if any.
@@ -66,6 +68,7 @@ impl Setup {
             loop_wait_ms: [1_000, 2_000, 5_000][random.usize(0..3)],
             hold_ms: if random.u8(0..4) == 0 { 600_000 } else { 0 },
             wal_sender_timeout_ms: [2_000, 6_000, 30_000][random.usize(0..3)],
+            starved: random.u8(0..3) == 0,
             drift_per_mille: (0..members).map(|_| random.i64(-5..=5)).collect(),
             mutant,
         }

@@ -12,6 +12,7 @@ use holdfast_types::{Lsn, MemberName, Mode, Position, Timeline};
 
 use super::{Agent, Done, Failed};
 use crate::simulator::executor::{ProcessId, ms};
+use crate::simulator::mutant::Mutant;
 use crate::simulator::postgres::{Control, Postmaster, SyncNames, lsn};
 
 const QUIET_TICKS: u32 = 5;
@@ -114,6 +115,12 @@ impl Agent {
     fn look_at_network(&self) {
         let filter = self.here().filter.borrow();
         let address = |host: usize| self.world.hosts[host].address.clone();
+        if self.world.is_mutant(Mutant::PromiseWithoutCut) && self.state.borrow().phase.is_some() {
+            let (source, mut state) = (filter.source, self.state.borrow_mut());
+            let cut = source.map(address).into_iter().collect();
+            state.network = Network { installed: true, source: None, cut };
+            return;
+        }
         self.state.borrow_mut().network = Network {
             installed: filter.installed,
             source: filter.source.map(|source| (address(source), 5_432)),

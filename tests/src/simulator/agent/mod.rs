@@ -183,7 +183,7 @@ impl Agent {
             }
         }
         // Now and then the processor is not there for it.
-        let slow = self.world.random(0, 11) == 0;
+        let slow = self.world.random(0, if self.world.setup.starved { 1 } else { 15 }) == 0;
         self.world.pause(30, if slow { ms(60) } else { 400 }).await;
     }
 
