@@ -6,3 +6,4 @@ pub mod checker;
 pub mod lab;
 pub mod model;
 pub mod otlp;
+pub mod simulator;

@@ -14,6 +14,7 @@ use holdfast_lab::lab::fault::{self, Direction, Kind, Order};
 use holdfast_lab::lab::spec::Spec;
 use holdfast_lab::lab::{arm, describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
 use holdfast_lab::model::command;
+use holdfast_lab::simulator;
 use serde_json::{Value, json};
 
 /// Regions of real etcd, Patroni, PostgreSQL, PgBouncer and Holdfast in namespaces of this machine.
@@ -104,6 +105,8 @@ enum Verb {
         #[arg(long, requires = "all", default_value = "", hide_default_value = true)]
         prefix: String,
     },
+    /// Drive the agent's decisions through simulated faults; prints the seed of what breaks
+    Simulate(simulator::command::Arguments),
     /// The init of a host
     #[command(hide = true)]
     Supervise { lab: String, host: String },
@@ -127,6 +130,7 @@ fn main() -> ExitCode {
         }
         // Needs no lab and no runtime: it computes.
         Verb::Model(options) => return ended(command::run(&options)),
+        Verb::Simulate(arguments) => return ended(simulator::command::simulate(&arguments)),
         verb => verb,
     };
     ended(runtime().and_then(|runtime| runtime.block_on(run(verb))))
@@ -205,7 +209,9 @@ async fn run(verb: Verb) -> Result<()> {
         }
         Verb::Torment { lab, fault } => fault::torment::run(&files::load(&lab)?, &fault).await,
         Verb::Up { spec, name } => bring_up(&name, spec.as_deref()).await,
-        Verb::Supervise { .. } | Verb::Model(_) => unreachable!("main has done this"),
+        Verb::Supervise { .. } | Verb::Model(_) | Verb::Simulate(_) => {
+            unreachable!("main has done this")
+        }
     }
 }
 

@@ -169,6 +169,14 @@ impl Cluster {
         })
     }
 
+    /// Whether the holder of the open term could lead again at once: its agent is here and says that Patroni and PostgreSQL
+    /// run, as what they may be.
+    pub fn holder_could_lead(&self) -> bool {
+        let holder = self.term.as_ref().and_then(|term| term.value.open_holder());
+        let facts = holder.and_then(|holder| self.facts.get(holder));
+        self.writers_session_present() && facts.is_some_and(|facts| facts.eligible == Some(true))
+    }
+
     /// Whether the writer has attested a stop in the present term.
     pub fn attested(&self) -> bool {
         match (&self.term, &self.attestation) {

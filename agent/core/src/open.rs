@@ -36,6 +36,8 @@ pub struct View<'o> {
     pub actual: Option<&'o AnySetting>,
     /// Rule 10: we have given the open term back, by our own state or by the attestation that stands in etcd.
     pub given_back: bool,
+    /// The holder of the open term could lead again: [`Cluster::holder_could_lead`](crate::cluster::Cluster::holder_could_lead).
+    pub holder_could_lead: bool,
     /// A fence record or policy forbids that we lead.
     pub barred: Option<&'o str>,
     /// Why nobody closes a term at present: a person has suspended automatic action.
@@ -79,6 +81,9 @@ pub enum Answer {
 
 /// Waiting for the setting to arrive by SIGHUP just before the hook: rule 16 gives it a second.
 const SETTING_WAIT_MS_MAX: u64 = 1_000;
+/// Promises and CLOSE take well under a second once the lock is another's. A reign that is not closed by then, although
+/// its holder could lead, cannot be closed: whoever goes on holding the lock keeps the cluster without a writer.
+const HOLDER_WAIT_MS_MAX: u64 = 5_000;
 
 /// Decides what the hook answers in an armed cluster.
 pub fn decide(view: &View<'_>) -> Answer {
@@ -132,10 +137,16 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
             );
         }
         // Nobody will close it, and whoever waits in the hook keeps the lock from its last holder.
-        return Err(match view.suspended {
-            Some(why) => Stop::Refuse(format!("the last reign is not closed, and nobody closes it: {why}")),
-            None => Stop::Wait("the last reign is not closed".into()),
-        });
+        if let Some(why) = view.suspended {
+            return Err(Stop::Refuse(format!("the last reign is not closed, and nobody closes it: {why}")));
+        }
+        let holder = term.value.holder();
+        if view.holder_could_lead && holder != view.me && view.waited_ms >= HOLDER_WAIT_MS_MAX {
+            return Err(Stop::Refuse(format!(
+                "the last reign is not closed and {holder} could go on with it"
+            )));
+        }
+        return wait("the last reign is not closed");
     };
     let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
         return wait("Patroni's leader key is not ours");
@@ -226,6 +237,7 @@ mod tests {
             replayed: Some(at(1, 100)),
             actual: Some(lasting(actual)),
             given_back: false,
+            holder_could_lead: false,
             barred: None,
             suspended: None,
             waited_ms: 0,
@@ -322,6 +334,14 @@ mod tests {
         assert!(
             matches!(judge(|v| v.suspended = Some("maintenance")), Answer::Open(_)),
             "it was closed before"
+        );
+        let held = |waited_ms| {
+            judge(|v| (v.term, v.holder_could_lead, v.waited_ms) = (Some(&open), true, waited_ms))
+        };
+        assert!(matches!(held(HOLDER_WAIT_MS_MAX - 1), Answer::Wait(_)));
+        assert!(
+            matches!(held(HOLDER_WAIT_MS_MAX), Answer::Refuse(_)),
+            "its holder could go on, and we keep the lock"
         );
         assert!(matches!(judge(|v| v.replayed = None), Answer::Wait(_)));
         let other = Revised { value: name("c"), mod_revision: 301 };

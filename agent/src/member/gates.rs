@@ -132,6 +132,7 @@ impl Member {
             replayed,
             actual: setting.as_ref(),
             given_back: self.has_given_back(&cluster),
+            holder_could_lead: cluster.holder_could_lead(),
             barred: fenced.as_deref(),
             suspended: suspended.as_deref(),
             waited_ms,

@@ -185,8 +185,11 @@ impl Member {
                     let mut state = self.state();
                     (state.streaming, state.position) = (Some(true), None);
                 }
+                // Once, too, when `/sync` is what the floor record says: that is also written again when a member's data have
+                // moved, and a writer that had never read its setting would wait for it for ever (simulator, seed 544).
                 let recorded = cluster.floor.as_ref().map(|floor| floor.value.sync_mod_revision);
-                if cluster.sync.as_ref().map(|sync| sync.mod_revision) != recorded {
+                let unread = self.state().setting.is_none();
+                if unread || cluster.sync.as_ref().map(|sync| sync.mod_revision) != recorded {
                     let setting = self.sql.setting().await.ok().flatten();
                     self.state().setting = setting;
                 }

@@ -107,6 +107,7 @@ impl Product {
             leader_key: q.leader_key.map(|leader| revised(name(leader).clone())).as_ref(),
             failover_key: false,
             config_mod_revision: 0,
+            maintenance_mod_revision: 0,
             candidates: &self.candidates(q),
             now_wall_ms: 0,
         })

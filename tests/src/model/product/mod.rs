@@ -92,7 +92,8 @@ impl TermView {
     fn record(self, floor: Option<Position>) -> TermRecord {
         let holder = name(self.holder).clone();
         let reign = if self.open {
-            Reign::Open { holder, incarnation: Incarnation(1), session: SessionId(5), writable: true }
+            let (incarnation, session) = (Incarnation(1), SessionId(5));
+            Reign::Open { holder, incarnation, session, writable: true, floor: None }
         } else {
             let (evidence, successor) = (Evidence::AttestedClean, None);
             Reign::Closed { holder, floor, sync_version: FLOOR_VERSION, evidence, successor, at_wall_ms: 0 }
@@ -198,13 +199,16 @@ impl Product {
                 sync: Some(&Self::sync_key(me, configuration, FLOOR_VERSION, revision)),
                 replayed: replayed.map(|end| self.position(end)),
                 actual: any(setting).as_ref(),
+                given_back: false,
+                holder_could_lead: false,
                 barred: None,
+                suspended: None,
                 waited_ms: 0,
                 wait_ms_max: 1,
             });
             match answer {
                 open::Answer::Open(_) => Hook::Opens,
-                open::Answer::AlreadyOpen => Hook::AlreadyOpen,
+                open::Answer::AlreadyOpen(_) => Hook::AlreadyOpen,
                 open::Answer::NoTermYet | open::Answer::Wait(_) | open::Answer::Refuse(_) => Hook::No,
             }
         })
@@ -312,6 +316,7 @@ impl Product {
                 me: name(me),
                 mode: Some(Mode::Armed),
                 agent_gone: false,
+                contradiction: None,
                 last_known_mode: Mode::Armed,
                 start_as,
                 fenced: None,

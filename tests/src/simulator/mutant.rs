@@ -1,0 +1,74 @@
+//! Rules that can be left out of the simulator's shell, to show that a run finds what they are for. The product has no
+//! such switch: what is changed is what the shell does with the core's verdicts, or what it tells the core.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One rule left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mutant {
+    /// Rule 5: the position is read before the network is cut.
+    PositionBeforeCut,
+    /// Rules 5 and 6: a boot forgets the promise, on disk and in etcd, and opens replication.
+    PromiseForgottenAtBoot,
+    /// Rule 8: CLOSE does not compare `/sync`.
+    CloseWithoutSync,
+    /// Rule 8: CLOSE counts only the present `/sync`.
+    CloseByPresentSync,
+    /// Rule 8: CLOSE by a watched view, comparing nothing but the term.
+    CloseOnWatchedView,
+    /// Rule 14: OPEN does not look at the floor.
+    OpenWithoutFloor,
+    /// Rule 7: the promise is taken back, and replication opened, by a plain delete.
+    WithdrawWithoutTransaction,
+    /// Rule 5: the cut is not made, and taken for made.
+    PromiseWithoutCut,
+    /// Hook: lets everything be promoted.
+    HookPasses,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::PositionBeforeCut,
+        Self::PromiseForgottenAtBoot,
+        Self::CloseWithoutSync,
+        Self::CloseByPresentSync,
+        Self::CloseOnWatchedView,
+        Self::OpenWithoutFloor,
+        Self::WithdrawWithoutTransaction,
+        Self::PromiseWithoutCut,
+        Self::HookPasses,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::PositionBeforeCut => "position-before-cut",
+            Self::PromiseForgottenAtBoot => "promise-forgotten-at-boot",
+            Self::CloseWithoutSync => "close-without-sync",
+            Self::CloseByPresentSync => "close-by-present-sync",
+            Self::CloseOnWatchedView => "close-on-watched-view",
+            Self::OpenWithoutFloor => "open-without-floor",
+            Self::WithdrawWithoutTransaction => "withdraw-without-transaction",
+            Self::PromiseWithoutCut => "promise-without-cut",
+            Self::HookPasses => "hook-passes",
+        }
+    }
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Mutant {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|mutant| mutant.name() == text)
+            .ok_or_else(|| format!("no such mutant; there are: {}", known()))
+    }
+}

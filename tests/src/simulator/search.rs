@@ -1,0 +1,88 @@
+//! Many runs: one seed after the other until enough faults were done or something is broken.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::checker::Violation;
+use super::mutant::Mutant;
+use super::run::{Outcome, Plan, run};
+
+/// What was done, over all runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Runs.
+    pub runs: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Events.
+    pub events: u64,
+    /// Commits that a standby acknowledged.
+    pub commits: u64,
+    /// Commits while nobody was waited for: not promised.
+    pub commits_alone: u64,
+    /// Terms opened after a CLOSE.
+    pub failovers: u64,
+    /// Simulated seconds.
+    pub simulated_s: u64,
+}
+
+impl Tally {
+    fn add(&mut self, plan: &Plan, outcome: &Outcome) {
+        self.runs += 1;
+        self.faults += plan.faults.len() as u64;
+        self.events += outcome.events;
+        self.commits += outcome.commits.0;
+        self.commits_alone += outcome.commits.1;
+        self.failovers += outcome.failovers;
+        self.simulated_s += outcome.simulated_us / 1_000_000;
+    }
+}
+
+/// A seed that breaks something.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its plan.
+    pub plan: Plan,
+    /// What it breaks.
+    pub violation: Violation,
+}
+
+/// Runs seeds from `seed` on until `faults` faults were done, or until `stop_at` violations were found. The seeds that
+/// are run do not depend on the number of threads but at the end.
+pub fn search(
+    seed: u64,
+    faults: u64,
+    mutant: Option<Mutant>,
+    threads: usize,
+    stop_at: usize,
+) -> (Tally, Vec<Found>) {
+    let (next, done) = (AtomicU64::new(seed), AtomicU64::new(0));
+    let (enough, results) = (AtomicBool::new(false), Mutex::new((Tally::default(), Vec::new())));
+    let work = || {
+        while !enough.load(Ordering::Relaxed) {
+            let plan = Plan::of(next.fetch_add(1, Ordering::Relaxed), mutant);
+            let begun = done.fetch_add(plan.faults.len() as u64, Ordering::Relaxed);
+            if begun >= faults {
+                return;
+            }
+            let outcome = run(&plan, false);
+            let mut results = results.lock().expect("nobody panics while counting");
+            results.0.add(&plan, &outcome);
+            if let Some(violation) = outcome.violation {
+                results.1.push(Found { plan, violation });
+                if results.1.len() >= stop_at {
+                    enough.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.max(1) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let (tally, mut found) = results.into_inner().expect("nobody panics while counting");
+    found.sort_by_key(|one| one.plan.seed);
+    (tally, found)
+}

@@ -1,0 +1,55 @@
+//! The seeded simulator: many faults break nothing, one seed is one history, and rules that are left out are found.
+//! `tests/README.md` says how to go further and how to replay.
+
+use holdfast_lab::simulator::mutant::Mutant;
+use holdfast_lab::simulator::{Plan, run, search};
+
+/// Faults of the run in `tests/all`; `holdfast-lab simulate --faults 100000` goes further.
+const FAULTS: u64 = 10_000;
+/// A mutant that is not found within so many faults is not found.
+const FAULTS_FOR_A_MUTANT: u64 = 3_000;
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[test]
+fn many_faults_break_nothing() {
+    let (tally, found) = search(1, FAULTS, None, threads(), 1);
+    println!("{tally:?}");
+    if let Some(first) = found.first() {
+        panic!(
+            "{}: {}; see: holdfast-lab simulate --replay {}",
+            first.violation.promise, first.violation.text, first.plan.seed
+        );
+    }
+    assert!(tally.faults >= FAULTS && tally.failovers > FAULTS / 20, "{tally:?}: too little happened");
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    let mut hashes = std::collections::BTreeSet::new();
+    for seed in 1..=20 {
+        let plan = Plan::of(seed, None);
+        let (first, second) = (run(&plan, false), run(&plan, true));
+        assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
+        assert_eq!(second.lines.len() as u64, second.events);
+        hashes.insert(first.hash);
+    }
+    assert_eq!(hashes.len(), 20, "two seeds with one history");
+}
+
+#[test]
+fn rules_that_are_left_out_are_found() {
+    let mutants = [
+        Mutant::PromiseWithoutCut,
+        Mutant::PromiseForgottenAtBoot,
+        Mutant::OpenWithoutFloor,
+        Mutant::HookPasses,
+    ];
+    for mutant in mutants {
+        let (tally, found) = search(1, FAULTS_FOR_A_MUTANT, Some(mutant), threads(), 1);
+        let first = found.first().unwrap_or_else(|| panic!("{mutant} is not found: {tally:?}"));
+        println!("{mutant}: seed {}, {}", first.plan.seed, first.violation.promise);
+    }
+}
