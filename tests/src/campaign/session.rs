@@ -50,7 +50,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value = "holdfast-fast")]
     system: System,
     /// Name of the lab
-    #[arg(long, default_value = "campaign", value_parser = crate::lab::plan::check_name)]
+    #[arg(long, default_value = "campaign", value_parser = lab_name)]
     name: String,
     /// Leave the lab up in the end
     #[arg(long)]
@@ -61,6 +61,10 @@ pub struct Options {
     /// Where the logs of a step that went wrong are kept
     #[arg(long, value_name = "FOLDER", default_value = "/var/tmp/holdfast-campaign")]
     logs: PathBuf,
+}
+
+fn lab_name(text: &str) -> Result<String, String> {
+    crate::lab::plan::check_name(text).map(|()| text.to_owned())
 }
 
 /// Runs it. The record says whether it went as it must.
