@@ -15,12 +15,14 @@ use super::record::{FORMAT, Record, StepRecord, Stop, Totals};
 use super::schedule::{self, Rules};
 use super::{evidence, place, report};
 use crate::bench::case::System;
-use crate::bench::command::output;
+use crate::bench::command::{output, sibling};
 use crate::bench::lab::Lab;
 use crate::bench::record::append;
 use crate::checker::monotonic_us;
 
-const GIT: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Enough to tell builds apart.
+const SUM_LETTERS: usize = 12;
 
 /// What is asked of a campaign.
 #[derive(Debug, Args)]
@@ -82,7 +84,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Record> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut record = Record {
         format: FORMAT,
-        build: build().await,
+        build: build(options.system).await?,
         at: jiff::Timestamp::now().to_string(),
         system: options.system,
         seed,
@@ -244,8 +246,15 @@ fn specification(options: &Options) -> anyhow::Result<String> {
     Ok(format!("own_disk = true\nfake_clock = true\n{of_system}"))
 }
 
-/// The sources that the program was built from, as far as they are still what they were.
-async fn build() -> String {
+/// The sources as they are now, and the agent that is run.
+async fn build(system: System) -> anyhow::Result<String> {
     let words = ["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--tags"];
-    output("git", &words, GIT).await.map_or_else(|_| "unknown".into(), |said| said.trim().to_owned())
+    let sources = output("git", &words, DEADLINE).await.unwrap_or_else(|_| "unknown".into());
+    if !system.has_agents() {
+        return Ok(sources.trim().to_owned());
+    }
+    let agent = sibling("holdfast-agent")?.display().to_string();
+    let sum = output("sha256sum", &[agent], DEADLINE).await?;
+    let sum: String = sum.chars().take(SUM_LETTERS).collect();
+    Ok(format!("{} agent {sum}", sources.trim()))
 }
