@@ -17,7 +17,7 @@ use super::plan::{Turn, turns};
 use super::record::{FORMAT, Records, RunRecord, Unmeasured, append};
 use super::run::{self, Plan};
 use super::script::Script;
-use super::stalls::Stall;
+use super::stalls::{Stall, Thing};
 use super::{armed, idle, summary};
 use crate::checker::describe::Choice;
 use crate::checker::table;
@@ -66,6 +66,9 @@ pub struct Options {
     /// armed-cost: seconds of one run of pgbench
     #[arg(long, default_value_t = 15)]
     pub pgbench_seconds: u32,
+    /// stalls: only of these; everything by default
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub stalls_of: Vec<Thing>,
     /// idle: seconds of the measurement
     #[arg(long, default_value_t = 60)]
     pub idle_seconds: u64,
@@ -128,15 +131,17 @@ async fn lab_of(options: &Options, system: System) -> anyhow::Result<Lab> {
 }
 
 /// What each run of a case does: the same every time, or one stall after the other.
-fn scripts(case: Case) -> anyhow::Result<Vec<(Option<Stall>, Script)>> {
-    if case == Case::Stalls {
-        return Ok(Stall::all().into_iter().map(|stall| (Some(stall), stall.script())).collect());
+fn scripts(options: &Options) -> anyhow::Result<Vec<(Option<Stall>, Script)>> {
+    if options.case == Case::Stalls {
+        let is_meant = |stall: &Stall| options.stalls_of.is_empty() || options.stalls_of.contains(&stall.of);
+        let meant = Stall::all().into_iter().filter(is_meant);
+        return Ok(meant.map(|stall| (Some(stall), stall.script())).collect());
     }
-    Ok(vec![(None, case.script().context("the case has no fault")?)])
+    Ok(vec![(None, options.case.script().context("the case has no fault")?)])
 }
 
 async fn faults(options: &Options, labs: &BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<Records> {
-    let scripts = scripts(options.case)?;
+    let scripts = scripts(options)?;
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let rounds = options.n * u32::try_from(scripts.len()).context("there are few scripts")?;
     let all = turns(&options.systems, rounds, seed);
