@@ -1,9 +1,11 @@
-//! The cases: which fault, for how long it is held, and what a run of it waits for.
+//! The cases: what is done in each, and the systems under test.
 
 use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+
+use super::script::{Hold, Place, Script, Step, What, When};
 
 /// A case of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
@@ -17,50 +19,96 @@ pub enum Case {
     PatroniHung,
     /// The primary's host loses its link; it comes back in the end.
     LinkCut,
+    /// Patroni of the primary hung, and that of the third node from the moment when another has the leader key.
+    PatroniHungThirdNode,
+    /// All PostgreSQL processes of the primary hung.
+    PostgresHung,
+    /// The primary's host frozen, and thawed after somebody has taken its place.
+    HostFrozen,
+    /// Only the primary loses etcd.
+    EtcdCut,
+    /// etcd is down for a minute.
+    EtcdDown,
+    /// The same, and a synchronous standby's host dies meanwhile.
+    EtcdDownReplicaLost,
+    /// etcd goes down, the primary's host dies, etcd comes back.
+    EtcdDownHostDeath,
+    /// SIGKILL of the primary's agent.
+    AgentKill,
+    /// A host, a link, etcd or a disk stands still for 0.2 to 10 s.
+    Stalls,
     /// pgbench with the cluster armed and disarmed, in pairs.
     ArmedCost,
     /// Memory and processor time of an idle agent and of Patroni.
     Idle,
 }
 
-/// What is done to the host of the primary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fault {
-    /// KIND of `holdfast-lab fault`.
-    pub kind: &'static str,
-    /// TARGET of it.
-    pub target: Option<&'static str>,
-    /// For how long it is held.
-    pub hold: Hold,
-    /// It needs a heal.
-    pub heals: bool,
-}
-
-/// For how long a fault is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// So long, whatever the clients see.
-    Fixed(Duration),
-    /// Until every route acknowledges again, or the deadline of a run, and so much longer: a second writer may show
-    /// only then.
-    UntilReturnAnd(Duration),
-}
-
 /// Longer than the lock of any system lives (30 s) and its next look (10 s), by 15 s.
 const HUNG: Duration = Duration::from_secs(55);
+/// Longer than that lock lives, so that somebody would have taken it.
+const CUT: Duration = Duration::from_secs(45);
+/// "etcd down 60 s".
+const DOWN: Duration = Duration::from_secs(60);
+/// By then what the loss of etcd brings about at once has happened.
+const MEANWHILE: Duration = Duration::from_secs(5);
+/// Longer than Patroni's failsafe mode needs to notice that a member is gone.
+const ETCD_BACK: Duration = Duration::from_secs(25);
+/// A killed agent is back within a second; its session lives for some.
+const AGENT: Duration = Duration::from_secs(15);
 
 impl Case {
-    /// The fault of a case; none for the measurements without one.
-    pub fn fault(self) -> Option<Fault> {
+    /// What is done in a case; none for the measurements without a fault, and for stalls, which differ from run to run.
+    pub fn script(self) -> Option<Script> {
         let until_return = |seconds| Hold::UntilReturnAnd(Duration::from_secs(seconds));
-        let fault = |kind, target, hold, heals| Some(Fault { kind, target, hold, heals });
-        match self {
-            Self::HostDeath => fault("host-death", None, until_return(5), true),
-            Self::LinkCut => fault("link-cut", None, until_return(5), true),
-            Self::PatroniHung => fault("stop", Some("patroni"), Hold::Fixed(HUNG), true),
-            Self::PostmasterKill => fault("kill", Some("postmaster"), until_return(2), false),
-            Self::ArmedCost | Self::Idle => None,
-        }
+        let on_primary =
+            |kind, target, lasts, hold| Script::single(Place::Primary, kind, target, lasts, hold);
+        let etcd_down = |hold| Script::single(Place::Everywhere, "etcd-down", None, true, hold);
+        let and = |mut script: Script, when, what| {
+            script.steps.push(Step { when, what });
+            script
+        };
+        let breaks = |place, kind, target| What::Break { place, kind, target, lasts: true };
+        let script = match self {
+            Self::HostDeath => on_primary("host-death", None, true, until_return(5)),
+            Self::LinkCut => on_primary("link-cut", None, true, until_return(5)),
+            Self::PatroniHung => on_primary("stop", Some("patroni"), true, Hold::Fixed(HUNG)),
+            Self::PostmasterKill => on_primary("kill", Some("postmaster"), false, until_return(2)),
+            Self::PatroniHungThirdNode => and(
+                on_primary("stop", Some("patroni"), true, Hold::Fixed(HUNG)),
+                When::LeaderMovedOrAfter(CUT),
+                breaks(Place::Standby(0), "stop", Some("patroni")),
+            ),
+            Self::PostgresHung => on_primary("stop", Some("postgres"), true, until_return(5)),
+            Self::HostFrozen => on_primary("freeze", None, true, until_return(10)),
+            Self::EtcdCut => on_primary("etcd-cut", None, true, Hold::Fixed(CUT)),
+            Self::EtcdDown => etcd_down(Hold::Fixed(DOWN)),
+            Self::EtcdDownReplicaLost => and(
+                etcd_down(Hold::Fixed(DOWN)),
+                When::After(MEANWHILE),
+                breaks(Place::Standby(0), "host-death", None),
+            ),
+            Self::EtcdDownHostDeath => {
+                let both = and(
+                    etcd_down(until_return(5)),
+                    When::After(MEANWHILE),
+                    breaks(Place::Primary, "host-death", None),
+                );
+                and(both, When::After(ETCD_BACK), What::Heal(0))
+            }
+            Self::AgentKill => on_primary("kill", Some("agent"), false, Hold::Fixed(AGENT)),
+            Self::Stalls | Self::ArmedCost | Self::Idle => return None,
+        };
+        Some(script)
+    }
+
+    /// Whether the case breaks disks, which then have to be of the hosts' own.
+    pub fn needs_own_disk(self) -> bool {
+        self == Self::Stalls
+    }
+
+    /// Whether it breaks agents, which Patroni alone does not have.
+    pub fn needs_agents(self) -> bool {
+        self == Self::AgentKill
     }
 
     /// Its name on the command line and in records.

@@ -95,7 +95,9 @@ impl Judge<'_> {
             Demand::OnlyInFlightFails => self.in_flight().into_iter().collect(),
             Demand::NoErrors => self
                 .none_of("refused or unknown", |run| run.verdict.counts.refused + run.verdict.counts.unknown),
-            Demand::NoRoleChange => self.none_of("changes of role", |run| u64::from(role_changed(run))),
+            Demand::NoRoleChange => self.none_of("changes of role", |run| u64::from(run.role_changed())),
+            Demand::NoRoleChangeUpTo { stall_ms } => self.stalls(stall_ms),
+            Demand::BackAfterMending { seconds } => self.back(seconds).into_iter().collect(),
             Demand::NothingLost => self.none_of("lost acknowledged rows", |run| run.verdict.lost.count),
             Demand::CostAtMost { median_percent, upper_percent, pairs } => {
                 self.cost(median_percent, upper_percent, pairs)
@@ -163,8 +165,49 @@ impl Judge<'_> {
         self.row(what, "<= 1 (the one in flight)".into(), "maximum", &sorted(values), 0, met)
     }
 
-    fn none_of(&self, what: &str, of: fn(&RunRecord) -> u64) -> Vec<Judgement> {
+    /// Of runs without a mended fault nothing is said; a route that never came back has no moment.
+    fn back(&self, seconds: f64) -> Option<Judgement> {
         let runs = self.runs();
+        let of = |run: &RunRecord| Some(super::summary::seconds(run.back_after_mending_us?));
+        let worst = runs
+            .iter()
+            .max_by(|one, other| of(one).unwrap_or(f64::MAX).total_cmp(&of(other).unwrap_or(f64::MAX)));
+        let met = match worst.map(|run| (of(run), *run)) {
+            Some((None, run)) => Met::No(format!("a route was not back ({})", run_of(run))),
+            Some((Some(value), run)) => limit(Some(&Worst { value, place: run_of(run) }), seconds, "s", 2),
+            None => Met::Open("no records".into()),
+        };
+        let values = sorted(runs.iter().filter_map(|run| of(run)).collect());
+        self.row(
+            "every route back after the return".into(),
+            format!("<= {seconds} s"),
+            "maximum",
+            &values,
+            2,
+            met,
+        )
+    }
+
+    fn stalls(&self, stall_ms: u64) -> Vec<Judgement> {
+        let what = format!("changes of role by stalls up to {stall_ms} ms");
+        self.none_of_those(
+            &what,
+            |run| u64::from(run.role_changed()),
+            |run| run.stall.is_some_and(|stall| stall.length_ms <= stall_ms),
+        )
+    }
+
+    fn none_of(&self, what: &str, of: fn(&RunRecord) -> u64) -> Vec<Judgement> {
+        self.none_of_those(what, of, |_| true)
+    }
+
+    fn none_of_those(
+        &self,
+        what: &str,
+        of: fn(&RunRecord) -> u64,
+        meant: impl Fn(&RunRecord) -> bool,
+    ) -> Vec<Judgement> {
+        let runs: Vec<&RunRecord> = self.runs().into_iter().filter(|run| meant(run)).collect();
         let total: u64 = runs.iter().map(|run| of(run)).sum();
         let worst = runs.iter().max_by_key(|run| of(run));
         let met = match worst {
@@ -292,10 +335,6 @@ fn of_kind(run: &RunRecord, kind: RouteKind) -> impl Iterator<Item = &RouteVerdi
 /// What finds the run again: `--seed` gives the order and the phases, the number the turn.
 fn run_of(run: &RunRecord) -> String {
     format!("seed {} run {}, fault on {} after {} ms", run.seed, run.number, run.primary, run.phase_ms)
-}
-
-fn role_changed(run: &RunRecord) -> bool {
-    run.primary != run.final_writer || run.verdict.writable_hosts.iter().any(|host| *host != run.primary)
 }
 
 fn float(count: u64) -> f64 {

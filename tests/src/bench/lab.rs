@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::case::{Fault, Mode, System};
+use super::case::{Mode, System};
 use super::command::{output, sibling};
 use crate::checker::clients::{Route, routes};
 use crate::checker::connect::Target;
@@ -28,16 +28,14 @@ pub struct Lab {
 
 impl Lab {
     /// The lab of that name if it is up already, else a new one.
-    pub async fn up(name: &str, system: System, mode: Mode) -> anyhow::Result<Self> {
+    pub async fn up(name: &str, system: System, mode: Mode, own_disk: bool) -> anyhow::Result<Self> {
         let lab = Self::named(name, Choice::default())?;
         if lab.describe().await.is_ok() {
             eprintln!("bench: the lab {name} is up already and is used");
             return Ok(lab);
         }
-        let (_folder, spec) = specification(system, mode)?;
         eprintln!("bench: lab {name} comes up ({})", system.spec());
-        output(&lab.program, &["up", &spec, "--name", name], UP).await?;
-        Ok(lab)
+        Self::of_text(name, &specification(system, mode, own_disk)?).await
     }
 
     /// A new lab of a specification that is in no file.
@@ -80,13 +78,7 @@ impl Lab {
         output(&self.program, &["describe", &self.name], VERB).await
     }
 
-    /// Injects a fault and returns the moment just before its first step, [`crate::checker::monotonic_us`].
-    pub async fn fault(&self, fault: Fault, host: &str) -> anyhow::Result<u64> {
-        let words: Vec<&str> = [fault.kind, host].into_iter().chain(fault.target).collect();
-        self.inject(&words).await.map(|injected| injected.at_us)
-    }
-
-    /// Injects whatever the words after `holdfast-lab fault LAB` say.
+    /// Injects what the words after `holdfast-lab fault LAB` say.
     pub async fn inject(&self, words: &[&str]) -> anyhow::Result<Injected> {
         let arguments = [&["fault", &self.name], words].concat();
         injected(&output(&self.program, &arguments, VERB).await?)
@@ -164,19 +156,17 @@ fn injected(said: &str) -> anyhow::Result<Injected> {
     Ok(Injected { id: record.id, host: record.host, at_us: record.at_monotonic_ns / 1000 })
 }
 
-/// The specification to bring up: a name, or for asynchronous clusters a file of our own, which lives as long as the
-/// folder that comes with it.
-fn specification(system: System, mode: Mode) -> anyhow::Result<(tempfile::TempDir, String)> {
-    let folder = tempfile::tempdir().context("a temporary folder")?;
+/// The specification to bring up: that of the system, with what the mode and the case need.
+fn specification(system: System, mode: Mode, own_disk: bool) -> anyhow::Result<String> {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("specs/{}.toml", system.spec()));
-    if mode == Mode::Quorum {
-        return Ok((folder, source.display().to_string()));
-    }
     let text =
         std::fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
-    let file = folder.path().join("off.toml");
-    std::fs::write(&file, format!("{text}\n[[cluster]]\nscope = \"main\"\nclass = \"off\"\n"))?;
-    Ok((folder, file.display().to_string()))
+    let before = if own_disk { "own_disk = true\n" } else { "" };
+    let after = match mode {
+        Mode::Quorum => "",
+        Mode::Off => "\n[[cluster]]\nscope = \"main\"\nclass = \"off\"\n",
+    };
+    Ok(format!("{before}{text}{after}"))
 }
 
 #[cfg(test)]
@@ -195,8 +185,9 @@ mod tests {
 
     #[test]
     fn an_asynchronous_cluster_has_a_specification_of_its_own() {
-        let (_folder, file) = specification(System::HoldfastNormal, Mode::Off).unwrap();
-        let spec: toml::Value = toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let text = specification(System::HoldfastNormal, Mode::Off, true).unwrap();
+        let spec: toml::Value = toml::from_str(&text).unwrap();
+        assert_eq!(spec["own_disk"].as_bool(), Some(true));
         assert_eq!(spec["cluster"][0]["class"].as_str(), Some("off"));
         assert_eq!(spec["profile"].as_str(), Some("normal"));
     }

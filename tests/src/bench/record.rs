@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::armed::Pair;
 use super::case::{Case, Mode, System};
 use super::idle::Footprint;
+use super::stalls::Stall;
 use super::writes::RaftWrites;
 use crate::checker::verdict::Verdict;
 
@@ -54,6 +55,12 @@ pub struct RunRecord {
     /// Set when redundancy was not back within so many seconds after the heal: the bench stopped waiting then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redundancy_missed_s: Option<u64>,
+    /// Microseconds from the last heal of the script (etcd's return, say) to an acknowledgement on every route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_after_mending_us: Option<u64>,
+    /// Which stall it was, of the case `stalls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall: Option<Stall>,
     /// What the checker says.
     pub verdict: Verdict,
 }
@@ -102,6 +109,17 @@ pub struct Records {
 }
 
 impl RunRecord {
+    /// Whether somebody else was the writer for a moment, or is it now.
+    pub fn role_changed(&self) -> bool {
+        self.primary != self.final_writer
+            || self.verdict.writable_hosts.iter().any(|host| *host != self.primary)
+    }
+
+    /// The longest gap that a client of any route but the sockets saw, in microseconds.
+    pub fn longest_gap_us(&self) -> u64 {
+        self.verdict.routes.iter().filter_map(|route| route.gap).map(|gap| gap.gap_us).max().unwrap_or(0)
+    }
+
     /// Whether all promises of the class were kept: nothing acknowledged lost, nothing out of nothing, never two that
     /// acknowledge. An asynchronous cluster may lose what the lost writer alone had; with a writer that was only hung
     /// nothing was lost with it.

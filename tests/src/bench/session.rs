@@ -16,6 +16,8 @@ use super::lab::Lab;
 use super::plan::{Turn, turns};
 use super::record::{FORMAT, Records, RunRecord, Unmeasured, append};
 use super::run::{self, Plan};
+use super::script::Script;
+use super::stalls::{Stall, Thing};
 use super::{armed, idle, summary};
 use crate::checker::describe::Choice;
 use crate::checker::table;
@@ -64,6 +66,9 @@ pub struct Options {
     /// armed-cost: seconds of one run of pgbench
     #[arg(long, default_value_t = 15)]
     pub pgbench_seconds: u32,
+    /// stalls: only of these; everything by default
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub stalls_of: Vec<Thing>,
     /// idle: seconds of the measurement
     #[arg(long, default_value_t = 60)]
     pub idle_seconds: u64,
@@ -94,6 +99,9 @@ pub async fn run(options: &Options) -> anyhow::Result<Records> {
 
 async fn measure(options: &Options, labs: &mut BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<Records> {
     for system in &options.systems {
+        if options.case.needs_agents() && !system.has_agents() {
+            bail!("{} has no agents, which {} breaks", system.name(), options.case.name());
+        }
         let lab = lab_of(options, *system).await?;
         labs.insert(*system, lab.clone());
         if system.has_agents() {
@@ -113,23 +121,39 @@ async fn lab_of(options: &Options, system: System) -> anyhow::Result<Lab> {
         (Some(_), _) => bail!("--lab is the lab of one system: name that one with --systems"),
         (None, _) => {
             let suffix = if options.mode == Mode::Off { "_off" } else { "" };
+            let own_disk = options.case.needs_own_disk();
+            let disk = if own_disk { "_disk" } else { "" };
             // Names of labs know no hyphen.
-            let name = format!("b_{}{suffix}", system.name().replace('-', "_"));
-            Lab::up(&name, system, options.mode).await
+            let name = format!("b_{}{suffix}{disk}", system.name().replace('-', "_"));
+            Lab::up(&name, system, options.mode, own_disk).await
         }
     }
 }
 
+/// What each run of a case does: the same every time, or one stall after the other.
+fn scripts(options: &Options) -> anyhow::Result<Vec<(Option<Stall>, Script)>> {
+    if options.case == Case::Stalls {
+        let is_meant = |stall: &Stall| options.stalls_of.is_empty() || options.stalls_of.contains(&stall.of);
+        let meant = Stall::all().into_iter().filter(is_meant);
+        return Ok(meant.map(|stall| (Some(stall), stall.script())).collect());
+    }
+    Ok(vec![(None, options.case.script().context("the case has no fault")?)])
+}
+
 async fn faults(options: &Options, labs: &BTreeMap<System, Lab>, seed: u64) -> anyhow::Result<Records> {
-    let fault = options.case.fault().context("the case has no fault")?;
+    let scripts = scripts(options)?;
     let folder = tempfile::tempdir().context("a temporary folder")?;
-    let all = turns(&options.systems, options.n, seed);
+    let rounds = options.n * u32::try_from(scripts.len()).context("there are few scripts")?;
+    let all = turns(&options.systems, rounds, seed);
     let mut records = Records::default();
-    for (number, turn) in (1..).zip(&all) {
+    for (number, turn) in (1_u32..).zip(&all) {
         let Turn { system, phase } = *turn;
         let (case, mode) = (options.case, options.mode);
         let Some(lab) = labs.get(&system) else { continue };
-        let plan = Plan { case, fault, system, mode, phase, seed, number };
+        // A round of all systems has the same script.
+        let round = (number as usize - 1) / options.systems.len();
+        let (stall, script) = scripts[round % scripts.len()].clone();
+        let plan = Plan { case, script, stall, system, mode, phase, seed, number };
         match Box::pin(run::run(lab, &plan, folder.path())).await {
             Ok(record) => {
                 eprintln!("bench: {number} of {}: {}", all.len(), line(&record));
@@ -173,8 +197,13 @@ fn line(record: &RunRecord) -> String {
         (None, Some(us)) => format!("after {}", table::duration(us)),
         (None, None) => "not seen".into(),
     };
+    let stall =
+        record.stall.map_or_else(String::new, |stall| format!("{:?} for {} ms: ", stall.of, stall.length_ms));
+    let mended = record
+        .back_after_mending_us
+        .map_or_else(String::new, |us| format!("; back {} after mending", table::duration(us)));
     format!(
-        "{} {} -> {}: gap {}; lost {} (warned {}); two writable {}; redundancy {redundancy}{unclean}",
+        "{stall}{} {} -> {}: gap {}{mended}; lost {} (warned {}); two writable {}; redundancy {redundancy}{unclean}",
         record.system.name(),
         record.primary,
         record.final_writer,

@@ -11,7 +11,7 @@ use super::case::{Case, Mode, System};
 use super::judge::{self, Judgement, Met};
 use super::record::{Records, RunRecord};
 use super::statistics::{median, percentile, sorted};
-use super::{armed, idle};
+use super::{armed, idle, stalls};
 use crate::checker::record::RouteKind;
 
 /// Runs of one case and mode, by system.
@@ -20,7 +20,9 @@ type Group<'r> = BTreeMap<System, Vec<&'r RunRecord>>;
 /// Renders all records: a table for each case and mode, one for each other measurement, and the targets.
 pub fn render(records: &Records) -> String {
     let mut groups: BTreeMap<(Case, Mode), Group<'_>> = BTreeMap::new();
-    for record in &records.runs {
+    let (stalls, others): (Vec<&RunRecord>, Vec<&RunRecord>) =
+        records.runs.iter().partition(|record| record.stall.is_some());
+    for record in others {
         groups.entry((record.case, record.mode)).or_default().entry(record.system).or_default().push(record);
     }
     let mut parts: Vec<String> = groups
@@ -29,6 +31,9 @@ pub fn render(records: &Records) -> String {
             format!("{} ({} commit)\n{}\n{}\n", case.name(), mode.name(), gaps(systems), promises(systems))
         })
         .collect();
+    if !stalls.is_empty() {
+        parts.push(stalls::render(&stalls));
+    }
     if !records.pairs.is_empty() {
         parts.push(armed::render(&records.pairs) + "\n");
     }

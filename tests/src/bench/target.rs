@@ -1,4 +1,4 @@
-//! What must be reached, as data: the table of issue 3, section 7, one entry for each figure in it.
+//! What must be reached, as data: the tables of issues 3 and 4, section 7, one entry for each figure in them.
 //!
 //! It decides what is demanded of which system in which case. It measures nothing and judges nothing: `judge` does.
 
@@ -32,6 +32,17 @@ pub enum Demand {
     NoErrors,
     /// The writer stays where it is, and no other host is writable for a moment. Compared is the sum of all runs.
     NoRoleChange,
+    /// The writer stays where it is in every stall up to this length. Compared is the sum of those runs.
+    NoRoleChangeUpTo {
+        /// Milliseconds.
+        stall_ms: u64,
+    },
+    /// Every route acknowledges so soon after what the script mends while something else stays broken. Compared is the
+    /// maximum of all runs.
+    BackAfterMending {
+        /// Seconds.
+        seconds: f64,
+    },
     /// No row that was plainly acknowledged is lost. Compared is the sum of all runs.
     NothingLost,
     /// The cost of being armed in percent, over at least so many pairs: the median of the pairs, and the upper end of
@@ -97,7 +108,16 @@ const ARMED: &str = "issue 3, section 7: armed against disarmed";
 const IDLE: &str = "issue 3, section 7: idle agent";
 const IDLE_WRITES: &str = "issue 3, section 4: idle, at most 1 raft write per minute";
 
-/// All of them, in the order of the issue.
+const THIRD_NODE: &str = "issue 4, section 7: Patroni of the primary hung + third node hung";
+const POSTGRES: &str = "issue 4, section 7: all PostgreSQL processes hung";
+const FROZEN: &str = "issue 4, section 7: whole host frozen, thawed later";
+const ETCD_CUT: &str = "issue 4, section 7: only the primary loses etcd";
+const ETCD_DOWN: &str = "issue 4, section 7: etcd down 60 s";
+const ETCD_BACK: &str = "issue 4, section 7: etcd down, host death meanwhile, etcd back";
+const AGENT: &str = "issue 4, section 7: agent killed on the primary";
+const STALLS: &str = "issue 4, section 7: stalls";
+
+/// All of them, in the order of the issues.
 pub const TARGETS: &[Target] = &[
     gap(Case::HostDeath, Mode::Quorum, FAST, 4.0, HOST),
     gap(Case::HostDeath, Mode::Quorum, NORMAL, 6.0, HOST),
@@ -130,10 +150,38 @@ pub const TARGETS: &[Target] = &[
         source: IDLE,
     },
     of_both(Case::Idle, Mode::Quorum, Demand::WritesAtMost { per_minute: 1.0 }, IDLE_WRITES),
+    of_both(Case::PatroniHungThirdNode, Mode::Quorum, Demand::NothingLost, THIRD_NODE),
+    gap(Case::PostgresHung, Mode::Quorum, BOTH, 6.0, POSTGRES),
+    of_both(Case::PostgresHung, Mode::Quorum, Demand::NothingLost, POSTGRES),
+    gap(Case::HostFrozen, Mode::Quorum, BOTH, 6.0, FROZEN),
+    of_both(Case::HostFrozen, Mode::Quorum, Demand::NothingLost, FROZEN),
+    gap(Case::HostFrozen, Mode::Off, BOTH, 6.0, FROZEN),
+    gap(Case::EtcdCut, Mode::Quorum, BOTH, NO_GAP_S, ETCD_CUT),
+    of_both(Case::EtcdCut, Mode::Quorum, Demand::NoRoleChange, ETCD_CUT),
+    of_both(Case::EtcdCut, Mode::Quorum, Demand::NothingLost, ETCD_CUT),
+    gap(Case::EtcdDown, Mode::Quorum, BOTH, NO_GAP_S, ETCD_DOWN),
+    of_both(Case::EtcdDown, Mode::Quorum, Demand::NoRoleChange, ETCD_DOWN),
+    of_both(Case::EtcdDown, Mode::Quorum, Demand::NothingLost, ETCD_DOWN),
+    of_both(Case::EtcdDownReplicaLost, Mode::Quorum, Demand::NothingLost, ETCD_DOWN),
+    of_both(Case::EtcdDownHostDeath, Mode::Quorum, Demand::BackAfterMending { seconds: 6.0 }, ETCD_BACK),
+    of_both(Case::EtcdDownHostDeath, Mode::Quorum, Demand::NothingLost, ETCD_BACK),
+    gap(Case::AgentKill, Mode::Quorum, BOTH, NO_GAP_S, AGENT),
+    of_both(Case::AgentKill, Mode::Quorum, Demand::NoRoleChange, AGENT),
+    of_both(Case::AgentKill, Mode::Quorum, Demand::NothingLost, AGENT),
+    Target {
+        case: Case::Stalls,
+        mode: Mode::Quorum,
+        systems: NORMAL,
+        demand: Demand::NoRoleChangeUpTo { stall_ms: 3_000 },
+        source: STALLS,
+    },
+    of_both(Case::Stalls, Mode::Quorum, Demand::NothingLost, STALLS),
 ];
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::*;
 
     fn gap_of(case: Case, mode: Mode, system: System) -> Vec<f64> {
@@ -157,6 +205,11 @@ mod tests {
             (Case::PostmasterKill, Quorum, 0.5, 0.5),
             (Case::PatroniHung, Quorum, NO_GAP_S, NO_GAP_S),
             (Case::PatroniHung, Off, NO_GAP_S, NO_GAP_S),
+            (Case::PostgresHung, Quorum, 6.0, 6.0),
+            (Case::HostFrozen, Quorum, 6.0, 6.0),
+            (Case::EtcdCut, Quorum, NO_GAP_S, NO_GAP_S),
+            (Case::EtcdDown, Quorum, NO_GAP_S, NO_GAP_S),
+            (Case::AgentKill, Quorum, NO_GAP_S, NO_GAP_S),
         ] {
             assert_eq!(gap_of(case, mode, HoldfastFast), [fast], "{case:?}");
             assert_eq!(gap_of(case, mode, HoldfastNormal), [normal], "{case:?}");
@@ -165,7 +218,8 @@ mod tests {
 
     #[test]
     fn every_case_has_a_target_with_its_source_and_patroni_has_none() {
-        for case in [Case::HostDeath, Case::PostmasterKill, Case::PatroniHung, Case::LinkCut] {
+        for case in Case::value_variants().iter().filter(|case| case.script().is_some()) {
+            let case = *case;
             let lost = |target: &&Target| target.case == case && target.demand == Demand::NothingLost;
             assert!(TARGETS.iter().any(|target| lost(&target) && target.mode == Mode::Quorum), "{case:?}");
         }
@@ -174,7 +228,8 @@ mod tests {
         }
         for target in TARGETS {
             assert!(target.systems.iter().all(|system| system.has_agents()), "{target:?}");
-            assert!(target.source.starts_with("issue 3, section "), "{target:?}");
+            let of_an_issue = ["issue 3, section ", "issue 4, section "];
+            assert!(of_an_issue.iter().any(|issue| target.source.starts_with(issue)), "{target:?}");
         }
     }
 }

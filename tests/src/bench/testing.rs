@@ -38,6 +38,8 @@ pub fn run(case: Case, system: System, gap_ms: u64) -> RunRecord {
         routes_returned: true,
         full_redundancy_after_heal_us: None,
         redundancy_missed_s: None,
+        back_after_mending_us: None,
+        stall: None,
         verdict,
     }
 }

@@ -71,7 +71,12 @@ impl Watch {
 
     /// Reads on, and returns the moment up to which the recording is complete.
     pub async fn look(&mut self) -> anyhow::Result<u64> {
-        tokio::time::sleep(LOOK).await;
+        self.look_within(LOOK).await
+    }
+
+    /// The same sooner.
+    pub async fn look_within(&mut self, longest: Duration) -> anyhow::Result<u64> {
+        tokio::time::sleep(longest.min(LOOK)).await;
         self.tail.advance()?;
         if !self.clients.is_running() {
             bail!("the clients have ended before they were told to");

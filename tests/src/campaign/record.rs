@@ -16,7 +16,8 @@ pub const FORMAT: u32 = 1;
 pub struct Record {
     /// [`FORMAT`].
     pub format: u32,
-    /// `git describe` of the sources that the program was built from.
+    /// `git describe` of the sources, and of the agent that was run the begin of its SHA-256: what was built last may be
+    /// older than the sources.
     pub build: String,
     /// When it began, RFC 3339.
     pub at: String,

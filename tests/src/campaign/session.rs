@@ -15,12 +15,14 @@ use super::record::{FORMAT, Record, StepRecord, Stop, Totals};
 use super::schedule::{self, Rules};
 use super::{evidence, place, report};
 use crate::bench::case::System;
-use crate::bench::command::output;
+use crate::bench::command::{output, sibling};
 use crate::bench::lab::Lab;
 use crate::bench::record::append;
 use crate::checker::monotonic_us;
 
-const GIT: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Enough to tell builds apart.
+const SUM_LETTERS: usize = 12;
 
 /// What is asked of a campaign.
 #[derive(Debug, Args)]
@@ -50,7 +52,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value = "holdfast-fast")]
     system: System,
     /// Name of the lab
-    #[arg(long, default_value = "campaign", value_parser = crate::lab::plan::check_name)]
+    #[arg(long, default_value = "campaign", value_parser = lab_name)]
     name: String,
     /// Leave the lab up in the end
     #[arg(long)]
@@ -61,6 +63,10 @@ pub struct Options {
     /// Where the logs of a step that went wrong are kept
     #[arg(long, value_name = "FOLDER", default_value = "/var/tmp/holdfast-campaign")]
     logs: PathBuf,
+}
+
+fn lab_name(text: &str) -> Result<String, String> {
+    crate::lab::plan::check_name(text).map(|()| text.to_owned())
 }
 
 /// Runs it. The record says whether it went as it must.
@@ -78,7 +84,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Record> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut record = Record {
         format: FORMAT,
-        build: build().await,
+        build: build(options.system).await?,
         at: jiff::Timestamp::now().to_string(),
         system: options.system,
         seed,
@@ -240,8 +246,15 @@ fn specification(options: &Options) -> anyhow::Result<String> {
     Ok(format!("own_disk = true\nfake_clock = true\n{of_system}"))
 }
 
-/// The sources that the program was built from, as far as they are still what they were.
-async fn build() -> String {
+/// The sources as they are now, and the agent that is run.
+async fn build(system: System) -> anyhow::Result<String> {
     let words = ["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--tags"];
-    output("git", &words, GIT).await.map_or_else(|_| "unknown".into(), |said| said.trim().to_owned())
+    let sources = output("git", &words, DEADLINE).await.unwrap_or_else(|_| "unknown".into());
+    if !system.has_agents() {
+        return Ok(sources.trim().to_owned());
+    }
+    let agent = sibling("holdfast-agent")?.display().to_string();
+    let sum = output("sha256sum", &[agent], DEADLINE).await?;
+    let sum: String = sum.chars().take(SUM_LETTERS).collect();
+    Ok(format!("{} agent {sum}", sources.trim()))
 }

@@ -1,6 +1,10 @@
 //! How long a route was without an acknowledgement.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use super::record::{Outcome, Recording, RouteKind};
 
 /// The longest time between two consecutive acknowledgements of one route that ends after the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,9 +33,49 @@ pub fn longest(acknowledged_us: &[u64], fault_us: Option<u64>, begin_us: u64, en
         .unwrap_or(Gap { gap_us: 0, begin_us: from_us, open: true })
 }
 
+/// How long after a moment every route but the sockets had acknowledged something; none when one never did.
+pub fn back_after_us(recording: &Recording, at_us: u64) -> Option<u64> {
+    let clients = recording.clients.iter().filter(|client| client.kind != RouteKind::Socket);
+    let mut first: BTreeMap<&str, Option<u64>> =
+        clients.map(|client| (client.route.as_str(), None)).collect();
+    let by_number = recording.clients_by_number();
+    let plain = recording.attempts.iter().filter(|attempt| attempt.outcome == Outcome::Acknowledged);
+    for attempt in plain.filter(|attempt| attempt.end_us >= at_us) {
+        let route = by_number.get(&attempt.client).and_then(|client| first.get_mut(client.route.as_str()));
+        if let Some(earliest) = route {
+            *earliest = Some(earliest.map_or(attempt.end_us, |other| other.min(attempt.end_us)));
+        }
+    }
+    let last = first.into_values().collect::<Option<Vec<u64>>>()?.into_iter().max()?;
+    Some(last - at_us)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::record::{Attempt, ClientInfo};
     use super::*;
+
+    #[test]
+    fn a_route_is_back_with_its_first_acknowledgement() {
+        let client = |client, route: &str, kind| ClientInfo { client, route: route.into(), kind, host: None };
+        let clients = vec![
+            client(0, "libpq", RouteKind::Libpq),
+            client(1, "pgbouncer:p", RouteKind::Pgbouncer),
+            client(2, "socket:db1", RouteKind::Socket),
+        ];
+        let attempt = |client, end_us| Attempt {
+            client,
+            seq: end_us,
+            begin_us: 0,
+            end_us,
+            outcome: Outcome::Acknowledged,
+        };
+        let attempts = vec![attempt(0, 50), attempt(0, 130), attempt(1, 90)];
+        let mut recording = Recording { clients, attempts, ..Recording::default() };
+        assert_eq!(back_after_us(&recording, 100), None, "PgBouncer never came back");
+        recording.attempts.push(attempt(1, 175));
+        assert_eq!(back_after_us(&recording, 100), Some(75));
+    }
 
     #[test]
     fn the_gap_around_the_fault_is_found_and_an_earlier_one_is_not() {

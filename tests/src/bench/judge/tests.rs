@@ -1,6 +1,7 @@
 //! Each demand is met, missed and left open.
 
 use super::super::record::{FORMAT, Unmeasured};
+use super::super::stalls::{Stall, Thing};
 use super::super::testing::{footprint, pair, run, writes};
 use super::*;
 
@@ -131,6 +132,35 @@ fn a_role_that_moved_and_came_back_has_changed() {
     let mut there_and_back = unnoticed();
     there_and_back.verdict.writable_hosts.insert("db3".into());
     assert!(!is_met(&of_runs(vec![there_and_back]), what));
+}
+
+#[test]
+fn a_stall_may_move_the_writer_only_when_it_is_long() {
+    let stalled = |length_ms, moved: bool| {
+        let stall = Some(Stall { of: Thing::Host, length_ms });
+        let unmoved = RunRecord { case: Case::Stalls, stall, ..unnoticed() };
+        RunRecord { final_writer: if moved { "db2".into() } else { unmoved.final_writer.clone() }, ..unmoved }
+    };
+    let what = "changes of role by stalls up to 3000 ms";
+    let rows = of_runs(vec![stalled(3_000, false), stalled(5_000, true)]);
+    assert!(is_met(&rows, what) && row(&rows, what).n == 1, "{rows:?}");
+    assert!(why_not(&of_runs(vec![stalled(3_000, true)]), what).starts_with("1 too many"));
+}
+
+#[test]
+fn the_return_counts_from_what_was_mended() {
+    let what = "every route back after the return";
+    let back = |us| RunRecord {
+        back_after_mending_us: us,
+        ..run(Case::EtcdDownHostDeath, System::HoldfastFast, 30_000)
+    };
+    assert!(is_met(&of_runs(vec![back(Some(5_900_000))]), what));
+    assert!(
+        why_not(&of_runs(vec![back(Some(5_000_000)), back(Some(6_500_000))]), what)
+            .starts_with("0.50 s above")
+    );
+    let never = of_runs(vec![back(Some(5_000_000)), back(None)]);
+    assert!(why_not(&never, what).starts_with("a route was not back"));
 }
 
 #[test]

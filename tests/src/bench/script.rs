@@ -1,0 +1,215 @@
+//! What a case does to a lab: what breaks where and when, and what is mended while other things stay broken.
+//!
+//! Data, and the one function that plays it. It decides no length of its own and judges nothing. `run` calls it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+use super::etcd::Etcd;
+use super::lab::Lab;
+use super::watch::Watch;
+use crate::checker::monotonic_us;
+
+/// How often the leader key is looked at by whoever waits for another leader.
+const LEADER_POLL: Duration = Duration::from_millis(50);
+
+/// What is done, and how it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// For how long what is broken after the last step is held.
+    pub hold: Hold,
+}
+
+/// One step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// When.
+    pub when: When,
+    /// What.
+    pub what: What,
+}
+
+/// When a step is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// So long after the first one.
+    After(Duration),
+    /// As soon as another member has Patroni's leader key, or after so long.
+    LeaderMovedOrAfter(Duration),
+}
+
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Injects a fault.
+    Break {
+        /// Where.
+        place: Place,
+        /// KIND of `holdfast-lab fault`.
+        kind: &'static str,
+        /// TARGET of it.
+        target: Option<&'static str>,
+        /// It needs a heal.
+        lasts: bool,
+    },
+    /// Heals what the step of that number, from 0, broke. The gap is counted from here too.
+    Heal(usize),
+}
+
+/// Where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The host that was the primary when the run began.
+    Primary,
+    /// The synchronous standby of this number that does not have the leader key.
+    Standby(usize),
+    /// The member of etcd of this number.
+    Etcd(usize),
+    /// All of etcd.
+    Everywhere,
+}
+
+/// For how long a fault is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// So long from the first step on, whatever the clients see.
+    Fixed(Duration),
+    /// Until every route acknowledges again, or the deadline of a run, and so much longer: a second writer may show
+    /// only then.
+    UntilReturnAnd(Duration),
+}
+
+/// How it went.
+pub struct Played {
+    /// The moment just before the first fault.
+    pub fault_us: u64,
+    /// How long the first injection took, in milliseconds.
+    pub injection_ms: u64,
+    /// When the first fault was injected.
+    pub begin: Instant,
+    /// The moment just after the last heal of a step.
+    pub mended_us: Option<u64>,
+    /// What is still broken.
+    pub lasting: Vec<String>,
+}
+
+impl Script {
+    /// One fault.
+    pub fn single(
+        place: Place,
+        kind: &'static str,
+        target: Option<&'static str>,
+        lasts: bool,
+        hold: Hold,
+    ) -> Self {
+        let what = What::Break { place, kind, target, lasts };
+        Self { steps: vec![Step { when: When::After(Duration::ZERO), what }], hold }
+    }
+
+    /// Whether something has to be healed in the end.
+    pub fn heals(&self) -> bool {
+        let lasting = |what: &What| matches!(what, What::Break { lasts: true, .. });
+        let broken = self.steps.iter().filter(|step| lasting(&step.what)).count();
+        let healed = self.steps.iter().filter(|step| matches!(step.what, What::Heal(_))).count();
+        broken > healed
+    }
+}
+
+/// Takes every step.
+pub async fn play(lab: &Lab, watch: &mut Watch, script: &Script, primary: &str) -> anyhow::Result<Played> {
+    let mut begin = Instant::now();
+    let mut ids: Vec<Option<String>> = Vec::new();
+    let (mut first, mut mended_us) = (None, None);
+    for step in &script.steps {
+        wait(lab, watch, step.when, begin, primary).await?;
+        match step.what {
+            What::Break { place, kind, target, lasts } => {
+                let host = host(lab, place, primary).await?;
+                let words: Vec<&str> = [kind].into_iter().chain(host.as_deref()).chain(target).collect();
+                let injected = lab.inject(&words).await.with_context(|| words.join(" "))?;
+                if first.is_none() {
+                    first = Some((injected.at_us, (monotonic_us() - injected.at_us) / 1000));
+                    begin = Instant::now();
+                }
+                ids.push(lasts.then_some(injected.id));
+            }
+            What::Heal(number) => {
+                let id = ids.get_mut(number).and_then(Option::take).context("it heals what was broken")?;
+                lab.heal(&id).await.context("a heal between")?;
+                mended_us = Some(monotonic_us());
+                ids.push(None);
+            }
+        }
+    }
+    let (fault_us, injection_ms) = first.context("a script breaks something")?;
+    Ok(Played { fault_us, injection_ms, begin, mended_us, lasting: ids.into_iter().flatten().collect() })
+}
+
+async fn wait(lab: &Lab, watch: &mut Watch, when: When, begin: Instant, primary: &str) -> anyhow::Result<()> {
+    match when {
+        When::After(time) => {
+            while begin.elapsed() < time {
+                // The clients are watched meanwhile: a run without them is worth nothing.
+                watch.look_within(time.saturating_sub(begin.elapsed())).await?;
+            }
+        }
+        When::LeaderMovedOrAfter(time) => {
+            while begin.elapsed() < time && leader(lab).await?.is_none_or(|leader| leader == primary) {
+                tokio::time::sleep(LEADER_POLL).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Who has Patroni's leader key; none while nobody has it.
+async fn leader(lab: &Lab) -> anyhow::Result<Option<String>> {
+    let describe = lab.describe().await?;
+    let (_, cluster, _) = lab.place(&describe)?;
+    let name = format!("/{}/{}/leader", cluster.namespace.trim_matches('/'), cluster.scope);
+    let keys = Etcd::new(lab, &describe)?.below(&name).await?;
+    Ok(keys.get(&name).map(|key| key.value.clone()))
+}
+
+/// The host that is meant; none for the whole etcd.
+async fn host(lab: &Lab, place: Place, primary: &str) -> anyhow::Result<Option<String>> {
+    let describe = lab.describe().await?;
+    let (region, ..) = lab.place(&describe)?;
+    let of_role = |role: &'static str| region.hosts.iter().filter(move |host| host.role == role);
+    let found = match place {
+        Place::Everywhere => return Ok(None),
+        Place::Primary => Some(primary.to_owned()),
+        Place::Etcd(number) => of_role("etcd").nth(number).map(|host| host.name.clone()),
+        Place::Standby(number) => {
+            // While etcd is down nobody moves, and there is nobody to be asked.
+            let leader = leader(lab).await.ok().flatten();
+            let stands_by = |name: &str| name != primary && Some(name) != leader.as_deref();
+            let mut standbys = of_role("database")
+                .filter(|host| host.tags["nosync"] != true && stands_by(&host.name))
+                .map(|host| host.name.clone());
+            standbys.nth(number)
+        }
+    };
+    match found {
+        Some(host) => Ok(Some(host)),
+        None => bail!("the lab {} has no host for {place:?}", lab.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_healed_on_the_way_needs_no_heal_in_the_end() {
+        let hold = Hold::Fixed(Duration::ZERO);
+        let mut script = Script::single(Place::Everywhere, "etcd-down", None, true, hold);
+        assert!(script.heals());
+        script.steps.push(Step { when: When::After(Duration::from_secs(1)), what: What::Heal(0) });
+        assert!(!script.heals());
+        assert!(!Script::single(Place::Primary, "kill", Some("agent"), false, hold).heals());
+    }
+}
