@@ -317,6 +317,7 @@ impl Product {
                 mode: Some(Mode::Armed),
                 agent_gone: false,
                 contradiction: None,
+                given_back: false,
                 last_known_mode: Mode::Armed,
                 start_as,
                 fenced: None,
