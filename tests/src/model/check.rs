@@ -51,10 +51,11 @@ pub struct Caught {
     pub refused: Option<String>,
 }
 
-/// Searches of the right protocol: what may happen in each.
-const SEARCHES: [(&str, Bounds); 7] = {
+/// Searches of the right protocol: what may happen in each, beside the end of the writer's session.
+const SEARCHES: [(&str, Bounds); 8] = {
     let quiet = Bounds { sessions: 1, ..Bounds::QUIET };
     [
+        ("the writer's session ends", quiet),
         ("a stream breaks off", Bounds { disconnects: 1, ..quiet }),
         ("a late write of /sync", Bounds { disconnects: 1, late_writes: 1, ..quiet }),
         (

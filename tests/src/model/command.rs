@@ -21,7 +21,7 @@ pub struct Options {
     #[arg(long, default_value_t = 200)]
     pub depth: usize,
     /// How long one search may take
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 300)]
     pub seconds: u64,
     /// One mutant by its name, all, or none
     #[arg(long, default_value = "all")]
