@@ -2,9 +2,9 @@
 //! and a copy of its decoder would be tested instead of it.
 
 #[path = "../../../agent/src/world/decode.rs"]
-mod decode;
+mod pairs;
 #[path = "../../../agent/src/world/patroni.rs"]
 mod patroni;
 
-pub use decode::cluster;
+pub use pairs::cluster;
 pub use patroni::sync;

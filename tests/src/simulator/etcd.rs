@@ -28,6 +28,9 @@ const WATCH_SILENCE_US: u64 = ms(10_000);
 /// Earlier values of `/sync` that a read looks up at most, as `agent/src/world/mod.rs` does.
 const SYNC_HISTORY_MAX: usize = 32;
 
+/// A view, by the revisions of our keys and of Patroni's.
+type Decoded = ((i64, i64), Rc<Cluster>);
+
 /// The servers, taken together.
 pub struct Etcd {
     executor: Rc<Executor>,
@@ -40,7 +43,7 @@ pub struct Etcd {
     /// Raised at every change.
     pub changed: Rc<Signal>,
     snapshot: RefCell<Rc<Reading>>,
-    decoded: RefCell<Vec<((i64, i64), Rc<Cluster>)>>,
+    decoded: RefCell<Vec<Decoded>>,
 }
 
 impl Etcd {

@@ -193,10 +193,13 @@ pub fn plan(seed: u64, members: usize, faults: usize) -> Vec<Fault> {
     planned
 }
 
+/// A fault of a trace: when it begins, from and to, and how long it lasts, in milliseconds.
+type Step = (Kind, Target, (u64, u64), (u64, u64));
+
 /// The traces that break weaker rules, at random times: what a rule is for must come up more often than by chance.
 fn pattern(random: &mut fastrand::Rng, members: usize) -> Vec<Fault> {
     let (one_host, other) = (Target::Host(1), Target::Host(2));
-    let steps: &[(Kind, Target, (u64, u64), (u64, u64))] = match random.u8(0..4) {
+    let steps: &[Step] = match random.u8(0..4) {
         // Patroni's resolver: the standby that has the write goes, then the writer.
         0 => &[
             (Kind::StandbyLags, other, (400, 600), (20_000, 40_000)),
