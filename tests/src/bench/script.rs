@@ -9,10 +9,11 @@ use anyhow::{Context as _, bail};
 use super::etcd::Etcd;
 use super::lab::Lab;
 use super::watch::Watch;
+use crate::checker::describe::Describe;
 use crate::checker::monotonic_us;
 
 /// How often the leader key is looked at by whoever waits for another leader.
-const LEADER_POLL: Duration = Duration::from_millis(50);
+const LEADER_POLL: Duration = Duration::from_millis(20);
 
 /// What is done, and how it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,14 +121,16 @@ impl Script {
 
 /// Takes every step.
 pub async fn play(lab: &Lab, watch: &mut Watch, script: &Script, primary: &str) -> anyhow::Result<Played> {
+    let describe = lab.describe().await?;
+    let stage = Stage { lab, describe: &describe, leader: Leader::new(lab, &describe)?, primary };
     let mut begin = Instant::now();
     let mut ids: Vec<Option<String>> = Vec::new();
     let (mut first, mut mended_us) = (None, None);
     for step in &script.steps {
-        wait(lab, watch, step.when, begin, primary).await?;
+        let leader = stage.wait(watch, step.when, begin).await?;
         match step.what {
             What::Break { place, kind, target, lasts } => {
-                let host = host(lab, place, primary).await?;
+                let host = stage.host(place, leader.as_deref())?;
                 let words: Vec<&str> = [kind].into_iter().chain(host.as_deref()).chain(target).collect();
                 let injected = lab.inject(&words).await.with_context(|| words.join(" "))?;
                 if first.is_none() {
@@ -148,54 +151,76 @@ pub async fn play(lab: &Lab, watch: &mut Watch, script: &Script, primary: &str) 
     Ok(Played { fault_us, injection_ms, begin, mended_us, lasting: ids.into_iter().flatten().collect() })
 }
 
-async fn wait(lab: &Lab, watch: &mut Watch, when: When, begin: Instant, primary: &str) -> anyhow::Result<()> {
-    match when {
-        When::After(time) => {
-            while begin.elapsed() < time {
-                // The clients are watched meanwhile: a run without them is worth nothing.
-                watch.look_within(time.saturating_sub(begin.elapsed())).await?;
+/// Where a script is played: nothing of it is asked for again, because a step may have to come within a moment.
+struct Stage<'a> {
+    lab: &'a Lab,
+    describe: &'a Describe,
+    leader: Leader,
+    primary: &'a str,
+}
+
+impl Stage<'_> {
+    /// Waits for the moment of a step, and returns the other leader that it has waited for.
+    async fn wait(&self, watch: &mut Watch, when: When, begin: Instant) -> anyhow::Result<Option<String>> {
+        match when {
+            When::After(time) => {
+                while begin.elapsed() < time {
+                    // The clients are watched meanwhile: a run without them is worth nothing.
+                    watch.look_within(time.saturating_sub(begin.elapsed())).await?;
+                }
+            }
+            When::LeaderMovedOrAfter(time) => {
+                while begin.elapsed() < time {
+                    let leader = self.leader.now().await?;
+                    if leader.as_deref().is_some_and(|leader| leader != self.primary) {
+                        return Ok(leader);
+                    }
+                    tokio::time::sleep(LEADER_POLL).await;
+                }
             }
         }
-        When::LeaderMovedOrAfter(time) => {
-            while begin.elapsed() < time && leader(lab).await?.is_none_or(|leader| leader == primary) {
-                tokio::time::sleep(LEADER_POLL).await;
+        Ok(None)
+    }
+
+    /// The host that is meant; none for the whole etcd.
+    fn host(&self, place: Place, leader: Option<&str>) -> anyhow::Result<Option<String>> {
+        let (region, ..) = self.lab.place(self.describe)?;
+        let of_role = |role: &'static str| region.hosts.iter().filter(move |host| host.role == role);
+        let found = match place {
+            Place::Everywhere => return Ok(None),
+            Place::Primary => Some(self.primary),
+            Place::Etcd(number) => of_role("etcd").nth(number).map(|host| host.name.as_str()),
+            Place::Standby(number) => {
+                let stands_by = |name: &str| name != self.primary && Some(name) != leader;
+                let mut standbys =
+                    of_role("database").filter(|host| host.tags["nosync"] != true && stands_by(&host.name));
+                standbys.nth(number).map(|host| host.name.as_str())
             }
+        };
+        match found {
+            Some(host) => Ok(Some(host.to_owned())),
+            None => bail!("the lab {} has no host for {place:?}", self.lab.name),
         }
     }
-    Ok(())
 }
 
-/// Who has Patroni's leader key; none while nobody has it.
-async fn leader(lab: &Lab) -> anyhow::Result<Option<String>> {
-    let describe = lab.describe().await?;
-    let (_, cluster, _) = lab.place(&describe)?;
-    let name = format!("/{}/{}/leader", cluster.namespace.trim_matches('/'), cluster.scope);
-    let keys = Etcd::new(lab, &describe)?.below(&name).await?;
-    Ok(keys.get(&name).map(|key| key.value.clone()))
+/// Patroni's leader key.
+struct Leader {
+    etcd: Etcd,
+    key: String,
 }
 
-/// The host that is meant; none for the whole etcd.
-async fn host(lab: &Lab, place: Place, primary: &str) -> anyhow::Result<Option<String>> {
-    let describe = lab.describe().await?;
-    let (region, ..) = lab.place(&describe)?;
-    let of_role = |role: &'static str| region.hosts.iter().filter(move |host| host.role == role);
-    let found = match place {
-        Place::Everywhere => return Ok(None),
-        Place::Primary => Some(primary.to_owned()),
-        Place::Etcd(number) => of_role("etcd").nth(number).map(|host| host.name.clone()),
-        Place::Standby(number) => {
-            // While etcd is down nobody moves, and there is nobody to be asked.
-            let leader = leader(lab).await.ok().flatten();
-            let stands_by = |name: &str| name != primary && Some(name) != leader.as_deref();
-            let mut standbys = of_role("database")
-                .filter(|host| host.tags["nosync"] != true && stands_by(&host.name))
-                .map(|host| host.name.clone());
-            standbys.nth(number)
-        }
-    };
-    match found {
-        Some(host) => Ok(Some(host)),
-        None => bail!("the lab {} has no host for {place:?}", lab.name),
+impl Leader {
+    fn new(lab: &Lab, describe: &Describe) -> anyhow::Result<Self> {
+        let (_, cluster, _) = lab.place(describe)?;
+        let key = format!("/{}/{}/leader", cluster.namespace.trim_matches('/'), cluster.scope);
+        Ok(Self { etcd: Etcd::new(lab, describe)?, key })
+    }
+
+    /// Who has it; none while nobody has it.
+    async fn now(&self) -> anyhow::Result<Option<String>> {
+        let keys = self.etcd.below(&self.key).await?;
+        Ok(keys.get(&self.key).map(|key| key.value.clone()))
     }
 }
 

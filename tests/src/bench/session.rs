@@ -120,14 +120,22 @@ async fn lab_of(options: &Options, system: System) -> anyhow::Result<Lab> {
         (Some(name), [_]) => Lab::existing(name, options.choice.clone()).await,
         (Some(_), _) => bail!("--lab is the lab of one system: name that one with --systems"),
         (None, _) => {
-            let suffix = if options.mode == Mode::Off { "_off" } else { "" };
             let own_disk = options.case.needs_own_disk();
-            let disk = if own_disk { "_disk" } else { "" };
-            // Names of labs know no hyphen.
-            let name = format!("b_{}{suffix}{disk}", system.name().replace('-', "_"));
+            let name = lab_name(system, options.mode, own_disk);
             Lab::up(&name, system, options.mode, own_disk).await
         }
     }
+}
+
+/// Names of labs are short, and know no hyphen.
+fn lab_name(system: System, mode: Mode, own_disk: bool) -> String {
+    let suffix = match (mode, own_disk) {
+        (Mode::Quorum, false) => "",
+        (Mode::Quorum, true) => "_d",
+        (Mode::Off, false) => "_a",
+        (Mode::Off, true) => "_ad",
+    };
+    format!("b_{}{suffix}", system.name().replace('-', "_"))
 }
 
 /// What each run of a case does: the same every time, or one stall after the other.
@@ -216,8 +224,19 @@ fn line(record: &RunRecord) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::super::testing::run;
     use super::*;
+
+    #[test]
+    fn every_lab_has_a_name_that_the_lab_takes() {
+        for system in System::value_variants() {
+            for (mode, own_disk) in [(Mode::Quorum, false), (Mode::Quorum, true), (Mode::Off, true)] {
+                crate::lab::plan::check_name(&lab_name(*system, mode, own_disk)).unwrap();
+            }
+        }
+    }
 
     #[test]
     fn a_missed_deadline_and_a_loss_are_not_passed_silently() {
