@@ -9,7 +9,7 @@ use holdfast_lab::bench::tail::Tail;
 use holdfast_lab::checker::clients::routes;
 use holdfast_lab::checker::connect::{Session, Target};
 use holdfast_lab::checker::describe::{Choice, Describe, Instance};
-use holdfast_lab::checker::record::{Recording, RouteKind};
+use holdfast_lab::checker::record::{Recording, RouteKind, Standbys};
 use holdfast_lab::checker::verdict::{Verdict, judge};
 use holdfast_lab::checker::{monotonic_us, rows};
 
@@ -28,7 +28,8 @@ pub struct Load {
     name: String,
     folder: tempfile::TempDir,
     describe: Describe,
-    begun_us: u64,
+    /// The redundancy before anything was done.
+    wanted: Option<Standbys>,
 }
 
 impl Load {
@@ -48,8 +49,11 @@ impl Load {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        let load = Self { clients, name: name.to_owned(), folder, describe, begun_us: monotonic_us() };
-        load.steady(load.begun_us);
+        let mut load = Self { clients, name: name.to_owned(), folder, describe, wanted: None };
+        load.steady(monotonic_us());
+        let tail = load.tail();
+        load.wanted = tail.standbys_of_writer(0);
+        assert!(load.wanted.is_some_and(|standbys| standbys.sync_streaming >= 2), "{:?}", load.wanted);
         load
     }
 
@@ -57,13 +61,26 @@ impl Load {
         self.folder.path().join("recording")
     }
 
-    /// Waits until every route has acknowledged throughout a stretch that began after `since_us`.
+    fn tail(&self) -> Tail {
+        let mut tail = Tail::new(self.recording());
+        tail.advance().unwrap();
+        tail
+    }
+
+    /// Waits until every route has acknowledged throughout a stretch that began after `since_us`, and the redundancy of the
+    /// begin is there.
     pub fn steady(&self, since_us: u64) {
-        eventually("every route acknowledges", || {
+        eventually("every route acknowledges, with full redundancy", || {
             let now_us = monotonic_us() - FLUSHED_US;
-            let mut tail = Tail::new(self.recording());
-            tail.advance().unwrap();
-            now_us > since_us + STEADY_US && tail.all_acknowledge(now_us, STEADY_US, PAUSE_US)
+            let tail = self.tail();
+            let full = self.wanted.is_none_or(|wanted| {
+                tail.standbys_of_writer(now_us - STEADY_US).is_some_and(|now| {
+                    now.named >= wanted.named
+                        && now.sync_streaming >= wanted.sync_streaming
+                        && now.streaming >= wanted.streaming
+                })
+            });
+            full && now_us > since_us + STEADY_US && tail.all_acknowledge(now_us, STEADY_US, PAUSE_US)
         });
     }
 

@@ -262,6 +262,13 @@ fn a_clean_stop_for_a_switchover_leaves_patroni_alive_and_goes_to_the_one_that_w
     assert_eq!(named(&cluster), "given to b", "a wish makes nobody eligible");
 }
 
+#[test]
+fn the_patroni_of_a_writer_whose_agent_lives_is_not_refused() {
+    assert_eq!(cluster().rest_port_to_refuse(&name("a")), None);
+    assert_eq!(promised().rest_port_to_refuse(&name("a")), Some(8008));
+    assert_eq!(promised().rest_port_to_refuse(&name("z")), None, "nobody knows its address");
+}
+
 fn maintenance(until_wall_ms: i64) -> Option<Revised<MaintenanceRecord>> {
     let (by, reason) = ("holdfast://operator/ann".into(), "new switch".into());
     Some(revised(MaintenanceRecord { until_wall_ms, since_wall_ms: 0, by, reason }, 95))
