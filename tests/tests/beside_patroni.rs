@@ -29,6 +29,7 @@ struct Region {
 #[test]
 fn orders_given_by_hand_work_beside_an_armed_holdfast() {
     let region = Region { lab: Lab::up("t_beside", SPEC) };
+    region.setup_is_watched();
     region.planned("switchover");
     region.planned("failover");
     region.pause_and_resume();
@@ -63,6 +64,19 @@ impl Region {
             status["healthy"] == true
                 && self.leader().is_some_and(|leader| status["term"]["holder"] == *leader)
         });
+    }
+
+    /// What each host's agent sees of Patroni's setup is good in a lab; a change for the worse is found.
+    fn setup_is_watched(&self) {
+        self.is_whole("the start");
+        eventually("every agent has told of its host's setup", || {
+            let doctor = self.lab.exec("client", &["holdfast", "doctor"]);
+            doctor.success() && !doctor.stdout.contains("unknown")
+        });
+        assert!(self.patronictl(&["edit-config", "main", "--force", "-s", "failsafe_mode=false"]).success());
+        eventually("it is found", || self.findings().iter().any(|cause| cause == "failsafe_mode is off"));
+        assert!(self.patronictl(&["edit-config", "main", "--force", "-s", "failsafe_mode=true"]).success());
+        self.is_whole("the change");
     }
 
     /// To a synchronous standby, by `switchover` (from a leader that works) and by `failover` (whoever leads).
@@ -175,6 +189,8 @@ impl Region {
         eprintln!("maintenance-crash: longest gap {:?} ms", gap_ms(&verdict));
         assert!(verdict.is_clean(), "{verdict:?}");
         assert_eq!(self.term(), before, "nothing is closed, and Patroni starts it on the spot");
+        self.eventually_serves("the crash in maintenance");
+        self.refuses_a_handover(&before);
         self.holdfast(&["maintenance", "off", "--reason", "done", "--yes"]);
         self.is_whole("the maintenance");
         self.under_load("crash", || {
@@ -182,6 +198,32 @@ impl Region {
             eventually("another leads", || self.term().1 == before.1 + 1);
         });
         assert_ne!(self.term().0, before.0);
+    }
+
+    /// Nobody closes a term now: the hook of the one that was named refuses with the reason, and the writer goes on.
+    fn refuses_a_handover(&self, before: &(String, u64)) {
+        let to = self.synchronous_standby();
+        let load = Load::start(&self.lab, "maintenance-switchover");
+        let at_us = monotonic_us();
+        let said =
+            self.patronictl(&["switchover", "main", "--leader", &before.0, "--candidate", &to, "--force"]);
+        load.steady(monotonic_us());
+        let verdict = load.end(at_us);
+        eprintln!("maintenance-switchover: longest gap {:?} ms; {}", gap_ms(&verdict), said.stdout);
+        assert!(verdict.is_clean(), "{verdict:?}");
+        assert_eq!(self.term(), *before, "no term was opened");
+        let log = text(&host(&self.lab.describe(), &to)["logs"]["agent"]).to_owned();
+        let log = std::fs::read_to_string(log).unwrap();
+        assert!(
+            log.contains("not promoted: the last reign is not closed, and nobody closes it: maintenance by")
+        );
+    }
+
+    fn eventually_serves(&self, after: &str) {
+        eventually(&format!("full redundancy after {after}"), || {
+            let findings = self.findings();
+            findings.len() == 1 && findings[0].starts_with("maintenance by")
+        });
     }
 
     fn patronictl(&self, arguments: &[&str]) -> Output {

@@ -101,6 +101,7 @@ mod tests {
             failover_priority: 1,
             streaming: None,
             data_uuid: None,
+            setup: None,
         }
     }
 

@@ -105,6 +105,7 @@ mod tests {
             failover_priority: 1,
             streaming: None,
             data_uuid: None,
+            setup: None,
         };
         Cluster {
             mode: Some(Revised { value: mode, mod_revision: 1 }),

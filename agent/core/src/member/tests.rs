@@ -37,6 +37,7 @@ fn facts(member: &str) -> MemberFacts {
         failover_priority: 1,
         streaming: Some(true),
         data_uuid: Some(member.into()),
+        setup: None,
     }
 }
 
