@@ -143,7 +143,7 @@ async fn class_off_is_armed_with_its_loss_stated_and_class_on_is_refused() {
     let arm = ["arm", "--reason", "go live", "--yes", "--wait", "--timeout", "1"];
     let on = ground.run(&arm).await;
     assert!(on.code == 3 && on.err.contains("every promotion would be refused"), "{on:?}");
-    assert!(on.err.contains("synchronous_mode=quorum, then arm again"), "{on:?}");
+    assert!(on.err.contains("edit-config -s synchronous_mode=quorum"), "{on:?}");
     let observing = ground.run(&["status"]).await;
     assert!(observing.out.contains("open the first term"), "{}", observing.out);
     let would = ground.run(&["events", "-o", "json"]).await.json()["would"][0].clone();

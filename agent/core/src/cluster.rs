@@ -198,6 +198,13 @@ impl Cluster {
         self.facts.get(member).map(|facts| (facts.address.as_str(), facts.port))
     }
 
+    /// The port of a lost writer's Patroni, if it is to be refused beside its PostgreSQL: a dead host costs a candidate that
+    /// asks it a timeout of 2 s. One whose agent lives is left open: it may be answering the person who ordered a switchover.
+    pub fn rest_port_to_refuse(&self, writer: &MemberName) -> Option<u16> {
+        let facts = self.facts.get(writer)?;
+        (!self.agent_alive(&facts.host)).then_some(facts.rest_port)
+    }
+
     /// Whether the agent of a member's host has a session.
     pub fn agent_alive(&self, host: &HostName) -> bool {
         self.sessions.values().any(|session| session.host == *host)

@@ -67,8 +67,8 @@ pub struct Lost {
     pub address: String,
     /// The port of its PostgreSQL, which need not be ours.
     pub port: u16,
-    /// The port of its Patroni's REST API.
-    pub rest_port: u16,
+    /// The port of its Patroni's REST API, if that is refused too.
+    pub rest_port: Option<u16>,
 }
 
 /// The count of changes to the packet filter of this network namespace, by whomever: a state that was read at a count is
@@ -97,7 +97,7 @@ impl Table {
     }
 
     /// Replication is closed, and everything between us and these writers for PostgreSQL's ports, theirs and ours,
-    /// established or not; their Patroni is refused too.
+    /// established or not; their Patroni is refused too where that is wanted.
     pub async fn cut(&self, lost: &[Lost]) -> Result<(), NftError> {
         self.load(None, lost).await
     }
@@ -131,11 +131,13 @@ impl Table {
         let (mut output, mut input) = (String::new(), String::new());
         for writer in lost {
             let (family, address) = family(&writer.address)?;
-            let (theirs, rest) = (writer.port, writer.rest_port);
-            rule(
-                &mut output,
-                &format!("{family} daddr {address} tcp dport {{ {theirs}, {rest} }} reject with tcp reset"),
-            );
+            let theirs = writer.port;
+            for refused in [Some(theirs), writer.rest_port].into_iter().flatten() {
+                rule(
+                    &mut output,
+                    &format!("{family} daddr {address} tcp dport {refused} reject with tcp reset"),
+                );
+            }
             rule(&mut output, &format!("{family} daddr {address} tcp sport {ours} drop"));
             rule(&mut input, &format!("{family} saddr {address} tcp sport {theirs} drop"));
             rule(&mut input, &format!("{family} saddr {address} tcp dport {ours} drop"));
@@ -231,9 +233,13 @@ mod tests {
 
     #[test]
     fn a_cut_names_the_lost_writer_and_only_its_ports() {
-        let lost = Lost { address: "10.0.0.1".into(), port: 5432, rest_port: 8008 };
-        let text = Table::new("service", "main", 5432).chains(None, &[lost]).unwrap();
-        assert!(text.contains("ip daddr 10.0.0.1 tcp dport { 5432, 8008 } reject with tcp reset"), "{text}");
+        let lost = Lost { address: "10.0.0.1".into(), port: 5432, rest_port: Some(8008) };
+        let text = Table::new("service", "main", 5432).chains(None, std::slice::from_ref(&lost)).unwrap();
+        assert!(text.contains("ip daddr 10.0.0.1 tcp dport 5432 reject with tcp reset"), "{text}");
+        assert!(text.contains("ip daddr 10.0.0.1 tcp dport 8008 reject with tcp reset"), "{text}");
+        let patroni_lives = Lost { rest_port: None, ..lost };
+        let without = Table::new("service", "main", 5432).chains(None, &[patroni_lives]).unwrap();
+        assert!(!without.contains("8008"), "{without}");
         assert!(text.find("iifname \"lo\" accept").unwrap() < text.find("saddr").unwrap(), "{text}");
         assert!(!text.contains("accept\n    tcp dport"), "{text}");
     }
@@ -247,10 +253,11 @@ mod tests {
 
     #[test]
     fn members_may_listen_on_different_ports() {
-        let lost = Lost { address: "10.0.0.1".into(), port: 5433, rest_port: 8008 };
+        let lost = Lost { address: "10.0.0.1".into(), port: 5433, rest_port: Some(8008) };
         let text = Table::new("service", "main", 5432).chains(None, &[lost]).unwrap();
         for expected in [
-            "ip daddr 10.0.0.1 tcp dport { 5433, 8008 } reject",
+            "ip daddr 10.0.0.1 tcp dport 5433 reject",
+            "ip daddr 10.0.0.1 tcp dport 8008 reject",
             "ip saddr 10.0.0.1 tcp sport 5433 drop",
             "ip saddr 10.0.0.1 tcp dport 5432 drop",
             "    tcp dport 5432 reject",

@@ -34,7 +34,7 @@ fn follow(host: &Host, table: Table, source: Option<(&'static str, u16)>) {
 }
 
 fn cut(host: &Host, table: Table, address: &'static str) {
-    let lost = Lost { address: address.into(), port: 5432, rest_port: 8008 };
+    let lost = Lost { address: address.into(), port: 5432, rest_port: Some(8008) };
     host.on(move |runtime| runtime.block_on(table.cut(&[lost]))).unwrap();
 }
 

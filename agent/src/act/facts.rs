@@ -6,7 +6,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::Postgres;
 use holdfast_host::clock;
 use holdfast_store::{Txn, Write};
-use holdfast_types::record::MemberFacts;
+use holdfast_types::record::{MemberFacts, SetupSeen};
 
 use super::encoded;
 use crate::member::Member;
@@ -42,6 +42,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         let allowed = !patroni.nofailover && patroni.failover_priority > 0;
         runs && allowed && !paused && up && state.patroni_alive && !state.patroni_hung
     });
+    let is_primary = state.postgres == Some(Postgres::Running { in_recovery: Some(false) });
     let lost_for_ms = state.stream_lost_ms.map(|lost_ms| clock::boottime_ms().saturating_sub(lost_ms));
     Some(MemberFacts {
         host: member.config.host.clone(),
@@ -55,6 +56,12 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         streaming: attest::streaming_to_publish(state.streaming, lost_for_ms),
         data_uuid: state.data_uuid.clone(),
         highest_term: state.remembered.known_term(),
+        setup: state.setup.clone().map(|setup| SetupSeen {
+            profile: Some(member.config.profile),
+            // A standby has one too; it means nothing there.
+            synchronous_standby_names: setup.synchronous_standby_names.filter(|_| is_primary),
+            ..setup
+        }),
     })
 }
 

@@ -96,7 +96,8 @@ async fn leave(member: &Member, cluster: &Cluster, term: Term, writer: &MemberNa
     loop {
         match detach::next_step(&progress) {
             NextStep::Cut => {
-                let lost = Lost { address: address.to_owned(), port, rest_port: facts.rest_port };
+                let rest_port = cluster.rest_port_to_refuse(writer);
+                let lost = Lost { address: address.to_owned(), port, rest_port };
                 network::cut(member, lost).await?;
                 progress.cut_in_place = true;
             }

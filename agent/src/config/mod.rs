@@ -41,6 +41,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Where incidents' traces go.
     pub otlp_endpoint: Option<String>,
+    /// The name of the timings.
+    pub profile: Profile,
     /// The timings in force.
     pub timings: Timings,
     /// How long a second automatic failover waits for a person.
@@ -189,6 +191,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
         grpc_listen: grpc_listen?,
         metrics_listen,
         otlp_endpoint,
+        profile,
         timings: Timings::of(profile),
         second_failover_hold_ms: hold.unwrap_or(600_000),
         paging,

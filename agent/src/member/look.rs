@@ -13,13 +13,13 @@ use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
 use holdfast_host::process::PidFd;
 use holdfast_host::{clock, durable};
 use holdfast_proto::tls::Protocol;
-use holdfast_types::record::Reign;
+use holdfast_types::record::{Reign, SetupSeen};
 use holdfast_types::{MemberName, Mode, Position};
 use tokio::task::JoinHandle;
 
-use super::Member;
+use super::{Member, setup};
 use crate::observe::processes::{self, Postmaster, Seen};
-use crate::observe::{control_data, patroni_rest};
+use crate::observe::{control_data, patroni_rest, synchronous_standby_names};
 
 /// PostgreSQL and Patroni's REST API are asked at least every so many looks.
 const QUIET_TICKS: u32 = 5;
@@ -120,7 +120,7 @@ impl Member {
                 || state.streaming != Some(true)
         };
         if changed || thorough || unsettled || self.promotion_is_due(cluster) {
-            self.ask_postgres(cluster).await;
+            self.ask_postgres(cluster, thorough).await;
         }
     }
 
@@ -130,10 +130,14 @@ impl Member {
         let member = self.instance.member.clone();
         let may_write = self.state().remembered.mode == Mode::Armed;
         let looking = eyes.looking.get_or_insert_with(|| {
-            tokio::task::spawn_blocking(move || OnDisk {
-                seen: processes::look(&cgroup, &data_dir),
-                standby_signal: data_dir.join("standby.signal").exists(),
-                data_uuid: data_uuid(&data_dir, &member, may_write),
+            tokio::task::spawn_blocking(move || {
+                let seen = processes::look(&cgroup, &data_dir);
+                OnDisk {
+                    standby_signal: data_dir.join("standby.signal").exists(),
+                    data_uuid: data_uuid(&data_dir, &member, may_write),
+                    setup: setup::look(&seen),
+                    seen,
+                }
             })
         });
         match tokio::time::timeout(DISK_DEADLINE, looking).await {
@@ -143,6 +147,10 @@ impl Member {
                 let mut state = self.state();
                 state.started_as_primary = !found.standby_signal;
                 state.data_uuid = found.data_uuid;
+                if let Some(setup) = found.setup {
+                    let names = state.setup.take().and_then(|setup| setup.synchronous_standby_names);
+                    state.setup = Some(SetupSeen { synchronous_standby_names: names, ..setup });
+                }
                 found.seen
             }
             Err(_) => {
@@ -159,7 +167,7 @@ impl Member {
         })
     }
 
-    async fn ask_postgres(&self, cluster: &Cluster) {
+    async fn ask_postgres(&self, cluster: &Cluster, thorough: bool) {
         let in_recovery = self.sql.is_in_recovery().await.ok();
         self.state().postgres = Some(Postgres::Running { in_recovery });
         match in_recovery {
@@ -188,10 +196,16 @@ impl Member {
                 // Once, too, when `/sync` is what the floor record says: that is also written again when a member's data have
                 // moved, and a writer that had never read its setting would wait for it for ever (simulator, seed 544).
                 let recorded = cluster.floor.as_ref().map(|floor| floor.value.sync_mod_revision);
+                let moved = cluster.sync.as_ref().map(|sync| sync.mod_revision) != recorded;
                 let unread = self.state().setting.is_none();
-                if unread || cluster.sync.as_ref().map(|sync| sync.mod_revision) != recorded {
-                    let setting = self.sql.setting().await.ok().flatten();
-                    self.state().setting = setting;
+                if thorough || moved || unread {
+                    let text = self.sql.setting_text().await.ok();
+                    let mut state = self.state();
+                    state.setting =
+                        text.as_ref().and_then(|text| synchronous_standby_names::parse(text).ok());
+                    if let Some(setup) = &mut state.setup {
+                        setup.synchronous_standby_names = text;
+                    }
                 }
             }
             None => self.state().streaming = None,
@@ -256,6 +270,8 @@ struct OnDisk {
     seen: Seen,
     standby_signal: bool,
     data_uuid: Option<String>,
+    /// Absent while Patroni does not run: what was seen of it before stands.
+    setup: Option<SetupSeen>,
 }
 
 /// Reads or makes the data directory's own id. It names the member too: pg_rewind and a base backup copy the file of

@@ -8,6 +8,7 @@ mod hooks;
 mod lease;
 mod look;
 mod network;
+mod setup;
 pub mod sql;
 mod suspect;
 mod would;
@@ -28,7 +29,7 @@ use holdfast_proto::message::TermSeen;
 use holdfast_proto::tls::Identity;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{MemberFacts, Reign, Stored, TermRecord};
+use holdfast_types::record::{MemberFacts, Reign, SetupSeen, Stored, TermRecord};
 use holdfast_types::{Mode, Position, Term, Timeline};
 use tokio::sync::{Notify, watch};
 
@@ -125,6 +126,8 @@ pub struct State {
     pub published: Option<MemberFacts>,
     /// The data directory's own id.
     pub data_uuid: Option<String>,
+    /// How Patroni is set up here, as it was seen last.
+    pub setup: Option<SetupSeen>,
     /// What the last decision waits for.
     pub waits: Vec<String>,
     /// What the last decision would have done, in mode observe.

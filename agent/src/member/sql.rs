@@ -157,9 +157,13 @@ impl Sql {
 
     /// `synchronous_standby_names` alone, which a standby has too.
     pub async fn setting(&self) -> Result<Option<AnySetting>, SqlError> {
+        Ok(synchronous_standby_names::parse(&self.setting_text().await?).ok())
+    }
+
+    /// The same as PostgreSQL has it, whatever it is.
+    pub async fn setting_text(&self) -> Result<String, SqlError> {
         let rows = self.rows("select current_setting('synchronous_standby_names')").await?;
-        let text = rows.first().and_then(|row| row.get(0)).unwrap_or_default();
-        Ok(synchronous_standby_names::parse(text).ok())
+        Ok(rows.first().and_then(|row| row.get(0)).unwrap_or_default().to_owned())
     }
 
     /// What a standby has received and replayed.

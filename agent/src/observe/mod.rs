@@ -4,6 +4,7 @@
 
 pub mod control_data;
 pub mod life;
+pub mod patroni_file;
 pub mod patroni_rest;
 pub mod processes;
 pub mod synchronous_standby_names;

@@ -7,7 +7,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::{class, maintenance, text};
+use super::{class, maintenance, setup, text};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,7 +57,10 @@ impl Check {
 pub fn check(view: &ClusterView) -> Check {
     let mut check = Check::default();
     settings(view, &mut check);
-    hook(view, &mut check);
+    for fault in setup::faults(view) {
+        check.block(format!("{}: {}", fault.cause, fault.effect), fault.remedy);
+    }
+    check.warnings.extend(setup::unknown(view));
     members(view, &mut check);
     match &view.patroni.leader {
         None => check.block("Patroni has no leader", "wait until it has one: patronictl list"),
@@ -83,49 +86,20 @@ fn settings(view: &ClusterView, check: &mut Check) {
         None => check.block("Patroni's /config is absent", "check region, namespace and scope"),
         Some(Class::Quorum) => {
             if patroni.sync.as_ref().is_none_or(|sync| sync.standbys.is_empty()) {
-                check.warn("no synchronous standby counts at present: until one does, no failover can be proved");
+                check.warn(
+                    "no synchronous standby counts at present: until one does, no failover can be proved",
+                );
             }
         }
-        Some(Class::On) => check.block(
-            "synchronous_mode is on: Patroni writes /sync before the hook, so every promotion would be refused",
-            "patronictl edit-config -s synchronous_mode=quorum, then arm again",
-        ),
+        // A fault of its setup.
+        Some(Class::On) => {}
         Some(Class::Off) => check.warnings.extend(class::loss(patroni)),
-    }
-    if patroni.switch("failsafe_mode") == Some(false) {
-        let fix = "patronictl edit-config -s failsafe_mode=true";
-        check.block("failsafe_mode is off: a loss of etcd alone would stop the primary", fix);
     }
     if patroni.switch("pause") == Some(true) {
         check.block("Patroni is paused", "patronictl resume");
     }
     if patroni.config.as_ref().is_some_and(|config| config["standby_cluster"].is_object()) {
         check.block("this is a standby cluster", "arm it after its promotion");
-    }
-}
-
-/// What `/config` says of the hook and the watchdog; a host's own file is not visible from here.
-fn hook(view: &ClusterView, check: &mut Check) {
-    let Some(config) = &view.patroni.config else { return };
-    // Nothing is asked of a promotion in class off.
-    let needs_hook = view.patroni.class() != Some(Class::Off);
-    match config["postgresql"]["pre_promote"].as_str() {
-        _ if !needs_hook => {}
-        Some(command) if command.contains("promote-gate") => {}
-        Some(command) => check.block(
-            format!("pre_promote in /config is not Holdfast's: {command}"),
-            "set postgresql.pre_promote to `holdfast-agent promote-gate --namespace N --scope S`",
-        ),
-        None => check
-            .warn("pre_promote is not in /config; whether each host's patroni.yml has it is unknown here"),
-    }
-    match config["watchdog"]["mode"].as_str() {
-        Some("off") => {}
-        Some(mode) => check.block(
-            format!("Patroni's watchdog mode is {mode}: the watchdog has one owner, holdfast-guard"),
-            "set watchdog.mode to off on every host",
-        ),
-        None => check.warn("watchdog mode is not in /config; each host's own is unknown here"),
     }
 }
 
@@ -229,19 +203,19 @@ mod tests {
     fn a_good_cluster_may_be_armed_and_the_unknown_is_said() {
         let check = check(&Built::unarmed().view());
         assert_eq!(check.blockers, []);
-        assert_eq!(check.warnings.len(), 2, "{:?}", check.warnings);
-        assert!(check.warnings.iter().all(|warning| warning.contains("unknown")));
+        assert_eq!(check.warnings, [""; 0]);
+        let mut untold = Built::unarmed();
+        untold.facts(3, |facts| facts.setup = None);
+        assert!(self::check(&untold.view()).warnings[0].contains("patroni.yml of db3 are unknown"));
     }
 
     #[test]
     fn each_setting_is_named_with_its_fix() {
         let config = json!({
-            "synchronous_mode": "on", "failsafe_mode": false, "pause": true,
-            "postgresql": {"pre_promote": "/bin/true"}, "watchdog": {"mode": "automatic"},
+            "synchronous_mode": "on", "failsafe_mode": false, "pause": true, "ttl": 20,
         });
         let problems = problems(|built| built.patroni("config", &config));
-        let words =
-            ["synchronous_mode is on", "failsafe_mode is off", "paused", "not Holdfast's", "watchdog"];
+        let words = ["paused", "synchronous_mode is on, not quorum: Patroni writes", "failsafe_mode is off"];
         assert_eq!(problems.len(), words.len(), "{problems:?}");
         for (problem, word) in problems.iter().zip(words) {
             assert!(problem.contains(word), "{problem}");
@@ -287,8 +261,8 @@ mod tests {
         let mut built = Built::unarmed();
         built.patroni("config", &json!({"synchronous_mode": "quorum", "pause": true}));
         let text = check(&built.view()).text();
-        assert!(text.starts_with("blocker 1: failsafe_mode is off"), "{text}");
-        assert!(text.contains("blocker 2: Patroni is paused"), "{text}");
+        assert!(text.starts_with("blocker 1: Patroni is paused"), "{text}");
+        assert!(text.contains("blocker 2: failsafe_mode is off"), "{text}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::{ClusterView, Seen};
-use super::{maintenance, text};
+use super::{maintenance, setup, text};
 
 /// How bad a finding is. The order is the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -215,26 +215,15 @@ impl List<'_> {
         }
     }
 
-    /// Patroni's switches that the promises rest on.
+    /// Patroni's setup, as far as the promises rest on it.
     fn settings(&mut self) {
         let patroni = &self.view.patroni;
         if patroni.switch("pause") == Some(true) {
             let effect = "Patroni does nothing of its own, so a failover would wait";
             self.risk("Patroni is paused", effect, "patronictl resume");
         }
-        if patroni.switch("failsafe_mode") == Some(false) {
-            self.risk(
-                "failsafe_mode is off",
-                "a loss of etcd alone would stop the primary",
-                "patronictl edit-config -s failsafe_mode=true",
-            );
-        }
-        if patroni.class() == Some(Class::On) {
-            self.risk(
-                "synchronous_mode is on, not quorum",
-                "every promotion would be refused",
-                "patronictl edit-config -s synchronous_mode=quorum",
-            );
+        for fault in setup::faults(self.view) {
+            self.risk(fault.cause, fault.effect, fault.remedy);
         }
     }
 

@@ -14,6 +14,7 @@ pub mod fencing;
 pub mod findings;
 pub mod maintenance;
 pub mod patroni;
+pub mod setup;
 pub mod status;
 pub mod text;
 pub mod would;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, dead_code)]
 
+pub mod load;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -13,6 +15,8 @@ pub use holdfast_host::run::Output;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-lab");
+/// The bench, whose clients are the load of a test.
+pub const BENCH: &str = env!("CARGO_BIN_EXE_holdfast-bench");
 /// So long may a condition take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// So long may a commit take that should not come.

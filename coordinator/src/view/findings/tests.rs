@@ -94,7 +94,7 @@ fn a_hold_whose_term_is_over_is_none() {
 fn settings_that_the_promises_rest_on_are_watched_while_armed() {
     let config = json!({"synchronous_mode": true, "failsafe_mode": false, "pause": true});
     let armed = after(|built| built.patroni("config", &config));
-    let expected = ["Patroni is paused", "failsafe_mode is off", "synchronous_mode is on, not quorum"];
+    let expected = ["Patroni is paused", "synchronous_mode is on, not quorum", "failsafe_mode is off"];
     assert_eq!(causes(&armed), expected);
     let observing = after(|built| {
         built.patroni("config", &config);

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
     Attestation, AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord,
-    MaintenanceRecord, MemberFacts, ModeRecord, Promise, Reign, RouteRecord, SessionRecord, Step, StopKind,
-    Stored, TermRecord, WouldLine, WouldRecord,
+    MaintenanceRecord, MemberFacts, ModeRecord, PatroniFile, Promise, Reign, RouteRecord, SessionRecord,
+    SetupSeen, Step, StopKind, Stored, TermRecord, WouldLine, WouldRecord,
 };
 use holdfast_types::{
-    ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, RegionName,
-    Scope, SessionId, Term, Timeline,
+    ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, Profile,
+    RegionName, Scope, SessionId, Term, Timeline,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -131,6 +131,7 @@ impl Built {
             streaming: Some(n != 1),
             data_uuid: Some(format!("uuid-{n}")),
             highest_term: Term(0),
+            setup: Some(setup(n)),
         };
         change(&mut facts);
         self.record(&self.keys.facts(&db(n)), facts);
@@ -323,6 +324,22 @@ impl Built {
             text: "host of db1 died; db2 took over".into(),
         };
         self.record(&self.keys.event(number), event);
+    }
+}
+
+/// As it should be.
+fn setup(n: u8) -> SetupSeen {
+    SetupSeen {
+        profile: Some(Profile::Fast),
+        file: Some(PatroniFile {
+            path: "/etc/patroni/main.yml".into(),
+            watchdog_mode: Some("off".into()),
+            pre_promote: Some("holdfast-agent promote-gate --namespace service --scope main".into()),
+            bin_name_postgres: Some("/usr/lib/holdfast/postgres".into()),
+        }),
+        file_problem: None,
+        through_gate: Some(true),
+        synchronous_standby_names: (n == 1).then(|| "ANY 1 (db2,db3)".into()),
     }
 }
 

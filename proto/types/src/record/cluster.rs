@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostName, Incarnation, MemberName, Mode, Position, Term};
+use crate::{HostName, Incarnation, MemberName, Mode, Position, Profile, Term};
 
 /// What a cluster lets Holdfast do, and who said so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,46 @@ pub struct MemberFacts {
     /// The highest term that this host remembers: an etcd that has forgotten it must not use it again (rule 25).
     #[serde(default)]
     pub highest_term: Term,
+    /// How Patroni is set up there; absent from builds that do not tell, and until it has been looked at.
+    #[serde(default)]
+    pub setup: Option<SetupSeen>,
+}
+
+/// What only its own host can see of how Patroni is set up. It is for `doctor`, `status` and `arm`; no decision of an agent
+/// rests on it. Absent is unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetupSeen {
+    /// The agent's timing profile.
+    #[serde(default)]
+    pub profile: Option<Profile>,
+    /// Patroni's own file.
+    #[serde(default)]
+    pub file: Option<PatroniFile>,
+    /// Why that could not be read.
+    #[serde(default)]
+    pub file_problem: Option<String>,
+    /// Whether the running postmaster came through the start gate.
+    #[serde(default)]
+    pub through_gate: Option<bool>,
+    /// `synchronous_standby_names` as PostgreSQL has it in force; of a primary only.
+    #[serde(default)]
+    pub synchronous_standby_names: Option<String>,
+}
+
+/// What matters here of `patroni.yml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatroniFile {
+    /// Where it is.
+    pub path: String,
+    /// `watchdog.mode`; absent there means Patroni's default, which is `automatic`.
+    #[serde(default)]
+    pub watchdog_mode: Option<String>,
+    /// `postgresql.pre_promote`; it takes the place of the one in `/config`.
+    #[serde(default)]
+    pub pre_promote: Option<String>,
+    /// `postgresql.bin_name.postgres`.
+    #[serde(default)]
+    pub bin_name_postgres: Option<String>,
 }
 
 /// Why a node is fenced.

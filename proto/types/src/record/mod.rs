@@ -11,7 +11,7 @@ mod reign;
 pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
 pub use cluster::{
     EventRecord, FenceReason, FenceRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord,
-    RouteRecord, SessionRecord, Step,
+    PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
 

@@ -1,0 +1,108 @@
+//! Patroni's own file, of which etcd says nothing: its watchdog, its hook, its name for PostgreSQL's binary. Pure functions
+//! over bytes; what is found is published with the member's facts, for `doctor` and `arm`, and nothing is decided on it.
+
+use std::path::PathBuf;
+
+use holdfast_types::record::PatroniFile;
+use serde::Deserialize;
+
+/// A file of Patroni has a few kilobytes; a larger one is none.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The sections that are looked at; everything else is Patroni's affair.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct File {
+    watchdog: Option<Watchdog>,
+    postgresql: Option<Postgresql>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Watchdog {
+    mode: Option<Mode>,
+}
+
+/// YAML takes a bare `off` for a word or for false, as its version says; Patroni takes both for off.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Mode {
+    Switch(bool),
+    Word(String),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Postgresql {
+    pre_promote: Option<String>,
+    bin_name: Option<BinName>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct BinName {
+    postgres: Option<String>,
+}
+
+/// What matters of the file at `path`.
+pub fn parse(path: &str, text: &str) -> Result<PatroniFile, String> {
+    let file: File = serde_saphyr::from_str(text).map_err(|error| format!("{path}: {error}"))?;
+    let postgresql = file.postgresql.unwrap_or_default();
+    Ok(PatroniFile {
+        path: path.to_owned(),
+        watchdog_mode: file.watchdog.and_then(|watchdog| watchdog.mode).map(|mode| match mode {
+            Mode::Switch(false) => "off".into(),
+            Mode::Switch(true) => "automatic".into(),
+            Mode::Word(word) => word,
+        }),
+        pre_promote: postgresql.pre_promote,
+        bin_name_postgres: postgresql.bin_name.and_then(|names| names.postgres),
+    })
+}
+
+/// The file that Patroni was started with: the last argument of its command line, as `/proc` shows it.
+pub fn path(command_line: &[u8]) -> Option<PathBuf> {
+    let last = command_line.split(|byte| *byte == 0).rfind(|argument| !argument.is_empty())?;
+    let path = PathBuf::from(std::str::from_utf8(last).ok()?);
+    let is_file =
+        path.extension().is_some_and(|ending| ending == "yml" || ending == "yaml" || ending == "json");
+    (path.is_absolute() && is_file).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_yaml_is_understood() {
+        let text = "scope: main\nwatchdog:\n  mode: off # ours\npostgresql:\n  bin_name:\n    postgres: /usr/lib/holdfast/postgres\n  \
+                    pre_promote: >-\n    holdfast-agent promote-gate\n    --scope main\n  parameters: {max_connections: 100}\n";
+        let found = parse("/etc/patroni.yml", text).unwrap();
+        assert_eq!(found.watchdog_mode.as_deref(), Some("off"));
+        assert_eq!(found.pre_promote.as_deref(), Some("holdfast-agent promote-gate --scope main"));
+        assert_eq!(found.bin_name_postgres.as_deref(), Some("/usr/lib/holdfast/postgres"));
+    }
+
+    #[test]
+    fn what_is_absent_is_absent_and_damage_is_named() {
+        let found = parse("/p", "scope: main\n").unwrap();
+        assert_eq!(found, PatroniFile { path: "/p".into(), ..PatroniFile::default() });
+        let switched = parse("/p", r#"{"watchdog": {"mode": "required"}}"#).unwrap();
+        assert_eq!(switched.watchdog_mode.as_deref(), Some("required"));
+        for bad in ["postgresql: [", "postgresql: {pre_promote: [1]}"] {
+            assert!(parse("/etc/p.yml", bad).unwrap_err().starts_with("/etc/p.yml: "), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_the_last_argument() {
+        let line = |text: &str| path(text.replace(' ', "\0").as_bytes());
+        assert_eq!(
+            line("/usr/bin/python3 /usr/bin/patroni /etc/patroni/main.yml "),
+            Some("/etc/patroni/main.yml".into())
+        );
+        assert_eq!(line("/usr/bin/python3 /usr/bin/patroni"), None);
+        assert_eq!(line("patroni main.yml"), None, "relative to a folder that we do not know");
+        assert_eq!(line(""), None);
+    }
+}
