@@ -38,7 +38,7 @@ pub struct View<'o> {
     pub opening: Option<Term>,
     /// etcd has forgotten what this host knows, and by that our reign was the last one (rule 25).
     pub forgotten: Option<bool>,
-    /// Somebody works on the cluster by hand: Patroni was paused when it was last heard.
+    /// Somebody works on the cluster by hand: Patroni was paused, or there was a maintenance, when it was last heard.
     pub paused: bool,
     /// The timings in force.
     pub timings: &'o Timings,

@@ -86,7 +86,18 @@ impl Member {
         gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Option<Promotion> {
         let (begun_ms, start) = (clock::boottime_ms(), SystemTime::now());
-        let attempt = || self.try_to_open(waited_ms + clock::boottime_ms() - begun_ms);
+        let attempt = || {
+            let waited_ms = waited_ms + clock::boottime_ms() - begun_ms;
+            async move {
+                match self.try_to_open(waited_ms).await {
+                    // A PostgreSQL or an etcd that does not answer must not keep the lock for longer than a decision may.
+                    Err(error) if waited_ms >= self.hook_wait_ms_max() => {
+                        Ok(Attempt::Decided(Promotion::Refuse(format!("{error:#}")), None))
+                    }
+                    other => other,
+                }
+            }
+        };
         let cluster = &self.instance.cluster;
         let (decided, trace) = until_decided(cluster, self.world.changes(), gone, attempt).await?;
         match &decided {
@@ -96,6 +107,12 @@ impl Member {
             }
         }
         Some(decided)
+    }
+
+    /// Rule 16: twice Patroni's ttl, as far as it is known.
+    fn hook_wait_ms_max(&self) -> u64 {
+        let (cluster, _) = self.world.watched(&self.keys);
+        2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms)
     }
 
     async fn try_to_open(&self, waited_ms: u64) -> anyhow::Result<Attempt> {
@@ -136,7 +153,7 @@ impl Member {
             barred: fenced.as_deref(),
             suspended: suspended.as_deref(),
             waited_ms,
-            wait_ms_max: 2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms),
+            wait_ms_max: self.hook_wait_ms_max(),
         });
         let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(&cluster));
         Ok(match answer {

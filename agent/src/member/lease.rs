@@ -110,7 +110,7 @@ impl Member {
                 .filter(|(_, until_ms)| clock::boottime_ms() < *until_ms)
                 .map(|(term, _)| term),
             forgotten,
-            paused: cluster.paused() == Some(true),
+            paused: cluster.suspended(clock::wall_ms()) == Some(true),
             timings: &self.config.timings,
         }
     }
