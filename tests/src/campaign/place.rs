@@ -54,7 +54,13 @@ fn host(describe: &Describe, place: Place, pick: u32, writer: &str) -> Option<St
         Place::Etcd => host.role == "etcd",
         Place::Everywhere => false,
     };
-    chosen(hosts(describe).filter(fits), pick)
+    let found = chosen(hosts(describe).filter(fits), pick);
+    // While the replica itself is the primary there is no other: a standby is struck.
+    if found.is_none() && place == Place::Replica {
+        host(describe, Place::Standby, pick, writer)
+    } else {
+        found
+    }
 }
 
 /// Another host that it may talk to: clients measure, and backup hosts are empty.
@@ -110,5 +116,6 @@ mod tests {
         );
         assert_eq!(words_of("etcd-member-down", Place::Etcd, 2), "etcd-down e1");
         check(&describe()).unwrap();
+        assert_eq!(host(&describe(), Place::Replica, 4, "db4").as_deref(), Some("db2"));
     }
 }
