@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Now {
     /// `CLOCK_BOOTTIME` in milliseconds: goes on during suspend, never goes back. All deadlines are on it.
     pub boottime_ms: u64,
-    /// Wall clock, milliseconds since 1970. For people and records only; no decision compares it.
+    /// Wall clock, milliseconds since 1970. For people and records, a hold, and a maintenance that ends by itself; no safety rests
+    /// on it.
     pub wall_ms: i64,
 }
