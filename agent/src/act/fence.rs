@@ -134,7 +134,7 @@ async fn open_until(
     before: Option<Fence>,
 ) -> Result<bool> {
     let refreshed = match before {
-        Some(Fence::Until { .. }) => dead_man.refresh(deadline_ms),
+        Some(Fence::Until { .. }) => refresh(member, dead_man, deadline_ms),
         _ => dead_man.arm(Some(deadline_ms)).await,
     };
     let done = match refreshed {
@@ -153,6 +153,22 @@ async fn open_until(
         Err(DeadManError::Past { .. }) => Ok(false),
         Err(error) => Err(error).context("the kernel's dead-man"),
     }
+}
+
+/// A refresh is a change of the packet filter like any other. Where nobody else's lies between, what was read back of our
+/// other table still holds: listing it again would cost a process at every renewal.
+fn refresh(member: &Member, dead_man: &mut DeadMan, deadline_ms: u64) -> Result<(), DeadManError> {
+    let before = dead_man.verified_at();
+    dead_man.refresh(deadline_ms)?;
+    let after = dead_man.verified_at();
+    let mut state = member.state();
+    if state.network_generation.is_some()
+        && state.network_generation == before
+        && matches!((before, after), (Some(before), Some(after)) if after.follows(before))
+    {
+        state.network_generation = after;
+    }
+    Ok(())
 }
 
 fn extend(member: &Member, term: Term, deadline_ms: u64) {

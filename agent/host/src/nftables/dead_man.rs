@@ -184,6 +184,11 @@ impl DeadMan {
         Err(DeadManError::Busy)
     }
 
+    /// The kernel's count of changes at which everything of ours was known to be there, our own last change included.
+    pub fn verified_at(&self) -> Option<Generation> {
+        self.verified.as_ref().map(|(generation, _)| *generation)
+    }
+
     /// Takes the table away: nothing of ours is in the way any more.
     pub async fn remove(&mut self) -> Result<(), DeadManError> {
         self.verified = None;
