@@ -6,13 +6,11 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
-use support::{Lab, eventually, host};
+use support::{BENCH, Lab, eventually, host};
 
-const BENCH: &str = env!("CARGO_BIN_EXE_holdfast-bench");
 /// The spec `quick`, with a receiver of traces on the client's host.
 const SPEC: &str =
     concat!("otlp_endpoint = \"http://10.77.0.61:4317\"\n", include_str!("../specs/quick.toml"));
@@ -59,46 +57,15 @@ fn a_lost_writer_is_replaced_and_nothing_acknowledged_is_lost() {
     region.killed_agents();
     region.lost_writer("host-death");
     region.lost_writer("link-cut");
-    eventually("the region is healthy again", || region.status()["healthy"] == Value::Bool(true));
+    eventually("the region is healthy again", || region.lab.is_healthy());
     region.fenced_standby();
     region.disarmed();
 }
 
 impl Region {
-    /// One case of the bench: clients on every route, the fault, the heal, the verdict.
-    fn case(&self, case: &str) -> Value {
-        let file = self.folder.path().join(format!("{case}.json"));
-        let output = Command::new(BENCH)
-            .args([
-                "--case",
-                case,
-                "--n",
-                "1",
-                "--systems",
-                "holdfast-fast",
-                "--lab",
-                self.lab.name(),
-                "--json",
-            ])
-            .arg(&file)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        eprintln!("{said}");
-        assert!(output.status.success(), "{case}: {said}");
-        let record = std::fs::read_to_string(file).unwrap();
-        let record: Value = serde_json::from_str(record.lines().last().unwrap()).unwrap();
-        let verdict = &record["verdict"];
-        assert_eq!(verdict["lost"]["count"], 0, "{case}: acknowledged rows are lost: {verdict}");
-        assert_eq!(verdict["appeared_though_refused"]["count"], 0, "{case}: {verdict}");
-        assert_eq!(verdict["two_acknowledging"]["certain_us"], 0, "{case}: two writers: {verdict}");
-        assert!(verdict["counts"]["acknowledged"].as_u64().unwrap() > 100, "{case}: nobody wrote: {verdict}");
-        record
-    }
-
     fn lost_writer(&self, case: &str) {
-        let before = self.events().len();
-        let record = self.case(case);
+        let before = self.lab.events().len();
+        let record = self.lab.bench(case);
         assert_ne!(record["primary"], record["final_writer"], "{case}: the writer must have moved");
         for route in record["verdict"]["routes"].as_array().unwrap() {
             if route["kind"] != "socket" {
@@ -107,10 +74,10 @@ impl Region {
             }
         }
         eventually("the incident is recorded to its proof", || {
-            let events = self.events();
+            let events = self.lab.events();
             events.len() > before && events.iter().all(|event| event["write_gap_ms"].is_number())
         });
-        let events = self.events();
+        let events = self.lab.events();
         let newest = events.iter().max_by_key(|event| event["term"].as_u64()).unwrap();
         let trace = newest["trace_id"].as_str().unwrap().to_owned();
         let tree = self.folder.path().join(trace);
@@ -119,10 +86,10 @@ impl Region {
     }
 
     fn hung_patroni(&self) {
-        let before = self.events().len();
-        let record = self.case("patroni-hung");
+        let before = self.lab.events().len();
+        let record = self.lab.bench("patroni-hung");
         assert_eq!(record["primary"], record["final_writer"], "a hung Patroni is no reason to fail over");
-        assert_eq!(self.events().len(), before);
+        assert_eq!(self.lab.events().len(), before);
         let counts = &record["verdict"]["counts"];
         assert_eq!(
             (&counts["refused"], &counts["unknown"]),
@@ -134,7 +101,7 @@ impl Region {
     /// The agents of all hosts are killed: each comes back within its session, as a later start, and nothing else happens.
     fn killed_agents(&self) {
         let hosts = ["db1", "db2", "db3", "db4", "pool1"];
-        let before = self.status();
+        let before = self.lab.status();
         let sessions = hosts.map(|host| self.session(host));
         for host in hosts {
             self.lab.run(&["fault", self.lab.name(), "kill", host, "agent"]);
@@ -145,8 +112,8 @@ impl Region {
                 self.session(host) == later
             });
         }
-        eventually("the region is healthy", || self.status()["healthy"] == Value::Bool(true));
-        let after = self.status();
+        eventually("the region is healthy", || self.lab.is_healthy());
+        let after = self.lab.status();
         assert_eq!(before["term"]["term"], after["term"]["term"], "{after}");
         assert_eq!(before["term"]["holder"], after["term"]["holder"], "{after}");
         assert!(self.lab.writes("libpq", None), "the writer must write");
@@ -164,16 +131,12 @@ impl Region {
         (field("session"), field("incarnation").parse().unwrap())
     }
 
-    fn status(&self) -> Value {
-        self.holdfast(&["status", "-o", "json"]).1
-    }
-
     /// A fenced standby is ended and stays out, also when its agent and its Patroni start again; then it comes back.
     fn fenced_standby(&self) {
         let target =
             ["db2", "db3"].into_iter().find(|member| self.lab.streams(member)).expect("a standby streams");
         let yes = ["--reason", "test", "--yes"];
-        assert_eq!(self.holdfast(&[&["fence", target], &yes[..]].concat()).0, Some(0));
+        assert!(self.lab.holdfast(&[&["fence", target], &yes[..]].concat()).success());
         eventually("the fenced standby is out", || !self.lab.streams(target));
         for unit in ["agent", "patroni"] {
             // Its Patroni was ended with its PostgreSQL and may be between two starts.
@@ -185,7 +148,7 @@ impl Region {
         eventually("the start gate refuses it", || self.log(target, "patroni-main").contains("is fenced"));
         assert!(!self.lab.streams(target), "a fenced node must not start");
         eventually("it may come back", || {
-            self.holdfast(&["unfence", target, "--reason", "looked at", "--yes"]).0 == Some(0)
+            self.lab.holdfast(&["unfence", target, "--reason", "looked at", "--yes"]).success()
         });
         eventually("it streams again", || self.lab.streams(target));
     }
@@ -197,38 +160,15 @@ impl Region {
 
     /// Taken out of the way, nothing of ours is left in the packet filter.
     fn disarmed(&self) {
-        assert_eq!(self.holdfast(&["disarm", "--reason", "test", "--yes"]).0, Some(0));
+        assert!(self.lab.holdfast(&["disarm", "--reason", "test", "--yes"]).success());
         for member in ["db1", "db2", "db3", "db4"] {
             eventually("the packet filter is free", || {
                 let tables = self.lab.exec(member, &["nft", "list", "tables"]);
-                tables.success() && !tables.stdout.contains("holdfast_service_main")
+                tables.success() && !tables.stdout.contains("holdfast_")
             });
         }
         assert!(self.lab.writes("libpq", None), "Patroni alone serves");
     }
-
-    fn events(&self) -> Vec<Value> {
-        let (code, found) = self.holdfast(&["events", "-o", "json"]);
-        assert_eq!(code, Some(0));
-        found["events"].as_array().unwrap().clone()
-    }
-
-    /// The operator's command, in the client's network.
-    fn holdfast(&self, arguments: &[&str]) -> (Option<i32>, Value) {
-        let described = self.lab.describe();
-        let config = format!("HOLDFAST_CONFIG={}", support::text(&described["operator"]["config"]));
-        let program = beside("holdfast");
-        let mut command = vec!["env", &config, program.to_str().unwrap()];
-        command.extend(arguments);
-        let ended = self.lab.exec(support::text(&host(&described, "client")["name"]), &command);
-        (ended.code, serde_json::from_str(&ended.stdout).unwrap_or_default())
-    }
-}
-
-fn beside(name: &str) -> PathBuf {
-    let path = Path::new(BENCH).with_file_name(name);
-    assert!(path.exists(), "{} is not built: cargo build -p holdfast -p holdfast-agent", path.display());
-    path
 }
 
 /// The last line of a trace's file: `3 hosts: ...`.

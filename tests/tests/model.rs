@@ -23,6 +23,9 @@ fn the_right_protocol_holds() {
     let rows = check::right(LIMITS, |row| println!("{}: {} states", row.what, row.states));
     let wrong: Vec<_> = rows.iter().filter_map(|row| Some((row.what, row.wrong.as_ref()?))).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+    // What must be reached is asked of complete searches only: a model that outgrows the limits must not pass in silence.
+    let complete = rows.iter().filter(|row| row.complete).count();
+    assert!(complete >= 4, "only {complete} of {} searches are complete", rows.len());
 }
 
 #[test]

@@ -8,65 +8,73 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Lab, Session, eventually, host, text};
+use support::{Lab, Session, eventually, text};
 
 const SPEC: &str = include_str!("../specs/quick.toml");
 const SERVERS: [&str; 3] = ["e1", "e2", "e3"];
-
-struct Region {
-    lab: Lab,
-    described: Value,
-}
 
 #[test]
 fn an_etcd_that_was_rebuilt_stops_nobody_and_reuses_no_term() {
     let lab = Lab::up("t_rebuilt", SPEC);
     let described = lab.describe();
-    let region = Region { lab, described };
-    eventually("the region is healthy", || region.status()["healthy"] == Value::Bool(true));
-    let before = region.status()["term"].clone();
+    eventually("the region is healthy", || lab.is_healthy());
+    let before = lab.status()["term"].clone();
     let writer = text(&before["holder"]).to_owned();
-    let socket = text(&host(&region.described, &writer)["instances"][0]["socket_dir"]).to_owned();
-    let mut session =
-        Session::open(&region.lab, &writer, &format!("host={socket} user=postgres dbname=postgres"));
+    let mut session = Session::local(&lab, &described, &writer);
     let server = session.commit();
 
-    region.lose_everything();
+    lose_everything(&lab);
     eventually("the agents say what etcd has forgotten", || {
-        region.holdfast(&["doctor"]).contains("etcd has no mode record, but this cluster was armed")
+        lab.holdfast(&["doctor"]).stdout.contains("etcd has no mode record, but this cluster was armed")
     });
+    eventually("status says it first", || first_cause(&lab).contains("etcd has no mode record"));
     assert_eq!(session.commit(), server, "the last writer goes on");
 
     // Refused until Patroni has its leader, its configuration and its synchronous standbys in the new etcd.
     eventually("the region is armed again", || {
-        region.holdfast(&["arm", "--reason", "etcd was rebuilt", "--yes", "--wait"]).contains("is open for")
+        lab.holdfast(&["arm", "--reason", "etcd was rebuilt", "--yes", "--wait"]).success()
     });
-    let after = region.status()["term"].clone();
+    let after = lab.status()["term"].clone();
     assert_eq!(after["holder"], writer.as_str());
     assert!(after["term"].as_u64() > before["term"].as_u64(), "{before} was used again: {after}");
     assert_eq!(session.commit(), server);
+
+    goes_back(&lab, &after);
+    eventually("status says that the term went back", || {
+        first_cause(&lab).contains("etcd was restored from an older snapshot")
+    });
+    assert_eq!(session.commit(), server, "the last writer goes on");
+    eventually("the region is armed once more", || {
+        lab.holdfast(&["arm", "--reason", "an old snapshot", "--yes", "--wait"]).success() && lab.is_healthy()
+    });
+    let last = lab.status()["term"].clone();
+    assert_eq!(last["holder"], writer.as_str());
+    assert!(last["term"].as_u64() > after["term"].as_u64(), "{after} was used again: {last}");
+    assert_eq!(session.commit(), server);
 }
 
-impl Region {
-    fn holdfast(&self, arguments: &[&str]) -> String {
-        let config = text(&self.described["operator"]["config"]);
-        let variable = format!("HOLDFAST_CONFIG={config}");
-        let program = env!("CARGO_BIN_EXE_holdfast-lab").replace("holdfast-lab", "holdfast");
-        self.lab.exec("client", &[&["env", &variable, &program], arguments].concat()).stdout
-    }
+/// The cause of the first finding; empty while there is none.
+fn first_cause(lab: &Lab) -> String {
+    lab.status()["findings"][0]["cause"].as_str().unwrap_or_default().to_owned()
+}
 
-    fn status(&self) -> Value {
-        serde_json::from_str(&self.holdfast(&["status", "-o", "json"])).unwrap_or(Value::Null)
-    }
+/// What an etcd has that was restored from a snapshot of the term before: that term, under the arming of today.
+fn goes_back(lab: &Lab, term: &Value) {
+    let number = term["term"].as_u64().unwrap();
+    let key = "/holdfast/v1/r1/service/main/term";
+    let found = lab.etcdctl(&["get", key, "--print-value-only"]);
+    let old = found.stdout.trim().replace(&format!("\"term\":{number}"), &format!("\"term\":{}", number - 1));
+    assert_ne!(old, found.stdout.trim(), "{found:?}");
+    assert!(lab.etcdctl(&["put", key, &old]).success());
+}
 
-    fn lose_everything(&self) {
-        for server in SERVERS {
-            self.lab.run(&["fault", self.lab.name(), "etcd-down", server]);
-        }
-        for server in SERVERS {
-            let folder = Path::new("/var/lib/holdfast-lab").join(self.lab.name()).join(server).join("etcd");
-            std::fs::remove_dir_all(&folder).unwrap();
-        }
-        self.lab.run(&["heal", self.lab.name()]);
+fn lose_everything(lab: &Lab) {
+    for server in SERVERS {
+        lab.run(&["fault", lab.name(), "etcd-down", server]);
     }
+    for server in SERVERS {
+        let folder = Path::new("/var/lib/holdfast-lab").join(lab.name()).join(server).join("etcd");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+    lab.run(&["heal", lab.name()]);
 }

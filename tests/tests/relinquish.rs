@@ -12,15 +12,13 @@
 mod late;
 mod support;
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use late::Late;
 use serde_json::Value;
-use support::{Lab, eventually, host, text};
+use support::{Lab, eventually, host, lines_of, text};
 
-const BENCH: &str = env!("CARGO_BIN_EXE_holdfast-bench");
 const SPEC: &str = r#"
 holdfast = true
 profile = "fast"
@@ -39,6 +37,8 @@ host = [
 const DATABASES: [&str; 3] = ["db1", "db2", "db3"];
 /// Less than an agent waits for etcd (1 s), more than it takes to see the record and to kill a process.
 const LATE: Duration = Duration::from_millis(500);
+/// A failover with late answers took 7 s; this is for a machine that is busy.
+const OPEN_DEADLINE: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_hook_that_is_killed_between_open_and_its_answer_costs_no_writer() {
@@ -49,8 +49,8 @@ fn a_hook_that_is_killed_between_open_and_its_answer_costs_no_writer() {
         lab.run(&["fault", lab.name(), "kill", name, "agent"]);
     }
     eventually("the agents hear etcd late", || lates.iter().all(Late::is_used));
-    eventually("the region is healthy", || status(&lab)["healthy"] == Value::Bool(true));
-    let (before, events) = (term(&status(&lab)), self::events(&lab).len());
+    eventually("the region is healthy", || lab.is_healthy());
+    let (before, events) = (term(&lab.status()), lab.events().len());
     lates.iter().for_each(|late| late.set(LATE));
 
     let killed = std::thread::scope(|scope| {
@@ -60,9 +60,7 @@ fn a_hook_that_is_killed_between_open_and_its_answer_costs_no_writer() {
             lates.iter().for_each(|late| late.set(Duration::ZERO));
             (holder, killed)
         });
-        let verdict = host_death(&lab);
-        assert_eq!(verdict["lost"]["count"], 0, "acknowledged rows are lost: {verdict}");
-        assert_eq!(verdict["two_acknowledging"]["certain_us"], 0, "two writers: {verdict}");
+        lab.bench("host-death");
         killer.join().unwrap()
     });
     assert_eq!(killed.1, 1, "the hook of {} must have been there to be killed", killed.0);
@@ -70,15 +68,16 @@ fn a_hook_that_is_killed_between_open_and_its_answer_costs_no_writer() {
     let log = std::fs::read_to_string(text(&host(&described, &killed.0)["logs"]["agent"])).unwrap();
     assert!(log.contains("term given back"), "{log}");
     eventually("one incident is recorded to its proof", || {
-        let all = self::events(&lab);
+        let all = lab.events();
         all.len() == events + 1 && all.iter().all(|event| event["write_gap_ms"].is_number())
     });
-    let incident = self::events(&lab).into_iter().max_by_key(|event| event["term"].as_u64()).unwrap();
+    let incident = lab.events().into_iter().max_by_key(|event| event["term"].as_u64()).unwrap();
     eprintln!("{incident:#}");
     assert_eq!(incident["term"], before + 1, "the term that was given back is the last that ended");
     assert!(text(&incident["text"]).contains("given back"), "{incident}");
-    assert!(!DATABASES.contains(&text(&incident["to"])) || incident["from"] != incident["to"], "{incident}");
-    eventually("the region is healthy", || status(&lab)["healthy"] == Value::Bool(true));
+    assert!(DATABASES.contains(&text(&incident["to"])), "{incident}");
+    assert_ne!(incident["from"], incident["to"], "{incident}");
+    eventually("the region is healthy", || lab.is_healthy());
 }
 
 /// Waits until the record says that this term is open, and returns for whom.
@@ -94,8 +93,10 @@ fn wait_for_open(described: &Value, term: u64) -> String {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let mut records = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    let until = Instant::now() + OPEN_DEADLINE;
+    let lines = lines_of(watch.stdout.take().unwrap());
+    let next = || lines.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
+    let mut records = std::iter::from_fn(next).filter_map(|line| serde_json::from_str::<Value>(&line).ok());
     let open = records.find(|record| record["term"] == term && record["reign"]["state"] == "open");
     watch.kill().unwrap();
     watch.wait().unwrap();
@@ -117,46 +118,6 @@ fn kill_hooks(cgroup: &str) -> usize {
     killed
 }
 
-/// The bench's own case: clients on every route, the writer's host dies, the verdict on what was acknowledged.
-fn host_death(lab: &Lab) -> Value {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("case.json");
-    let output = Command::new(BENCH)
-        .args([
-            "--case",
-            "host-death",
-            "--n",
-            "1",
-            "--systems",
-            "holdfast-fast",
-            "--lab",
-            lab.name(),
-            "--json",
-        ])
-        .arg(&file)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    eprintln!("{said}");
-    assert!(output.status.success(), "{said}");
-    let record = std::fs::read_to_string(file).unwrap();
-    let record: Value = serde_json::from_str(record.lines().last().unwrap()).unwrap();
-    record["verdict"].clone()
-}
-
 fn term(status: &Value) -> u64 {
     status["term"]["term"].as_u64().unwrap()
-}
-
-fn status(lab: &Lab) -> Value {
-    holdfast(lab, &["status", "-o", "json"])
-}
-
-fn events(lab: &Lab) -> Vec<Value> {
-    holdfast(lab, &["events", "-o", "json"])["events"].as_array().unwrap().clone()
-}
-
-fn holdfast(lab: &Lab, arguments: &[&str]) -> Value {
-    let output = lab.exec("client", &[&["holdfast"], arguments].concat());
-    serde_json::from_str(&output.stdout).unwrap_or_default()
 }

@@ -15,6 +15,8 @@ use crate::member::OwnSession;
 /// What the writer's agent knows when it asks itself how long it may write.
 #[derive(Debug, Clone)]
 pub struct View<'o> {
+    /// `CLOCK_BOOTTIME` in milliseconds.
+    pub now_ms: u64,
     /// Ourselves.
     pub me: &'o MemberName,
     /// The cluster is armed and of class `quorum`: only then anything is fenced.
@@ -36,7 +38,7 @@ pub struct View<'o> {
     pub accepts_writes: Option<bool>,
     /// The term that a promotion hook of ours is opening, or has opened without our having heard of it yet.
     pub opening: Option<Term>,
-    /// etcd has forgotten what this host knows, and by that our reign was the last one (rule 25).
+    /// etcd has forgotten what this host knows; and whether, by all that is told, our reign was the last one (rule 25).
     pub forgotten: Option<bool>,
     /// Somebody works on the cluster by hand: Patroni was paused, or there was a maintenance, when it was last heard.
     pub paused: bool,
@@ -56,8 +58,11 @@ pub enum Fence {
         /// `CLOCK_BOOTTIME` in milliseconds.
         deadline_ms: u64,
     },
-    /// Open without an end: Patroni is paused, and there is no lease (rule 24).
+    /// Open without an end: automatic action is suspended, and there is no lease for much longer (rule 24).
     Paused,
+    /// As it is, without an end: etcd has forgotten us, and nobody who remembers helps another (rule 25). What is closed
+    /// stays closed.
+    Kept,
     /// No lease now: what stands closes by itself, and nothing opens it.
     Expiring,
     /// The term is another's, or closed: shut at once.
@@ -72,7 +77,7 @@ pub fn decide(view: &View<'_>) -> Fence {
     if let Some(ours) = view.forgotten {
         // No agent that remembers promises, closes or opens anything: the last writer has no rival, and nobody else gets
         // a lease.
-        return if ours { Fence::Paused } else { Fence::Expiring };
+        return if ours { Fence::Kept } else { Fence::Expiring };
     }
     let Some(term) = view.term else {
         // Armed, and no term is in force yet: the first one is opened by a primary that runs.
@@ -87,18 +92,26 @@ pub fn decide(view: &View<'_>) -> Fence {
             None => Fence::Expiring,
         };
     }
-    match by_session(view, term).max(by_grants(view, term)) {
+    let deadline_ms = by_session(view, term).max(by_grants(view, term));
+    // While people work on the cluster the fence is lifted before it closes, not after it has.
+    let needed_ms =
+        if view.paused { view.now_ms + view.timings.renew_interval_ms() * 3 / 2 } else { view.now_ms };
+    match deadline_ms.filter(|deadline_ms| *deadline_ms > needed_ms) {
         Some(deadline_ms) => Fence::Until { term: term.term, deadline_ms },
         None if view.paused => Fence::Paused,
         None => Fence::Expiring,
     }
 }
 
-/// Whether members must be asked for grants: the session's renewals are overdue by more than one interval.
-pub fn needs_grants(view: &View<'_>, now_ms: u64) -> bool {
-    let ours = view.fences && view.term.is_some_and(|term| term.open_holder() == Some(view.me));
-    let overdue = |sent_ms: u64| now_ms.saturating_sub(sent_ms) > view.timings.renew_interval_ms() * 5 / 4;
-    ours && (!view.term_is_heard || view.renewed_ms.is_none_or(overdue))
+/// Whether members must be asked for grants: the session gives no lease, or its renewal is overdue by a quarter of an
+/// interval.
+pub fn needs_grants(view: &View<'_>) -> bool {
+    let Some(term) = view.term.filter(|term| view.fences && term.open_holder() == Some(view.me)) else {
+        return false;
+    };
+    let overdue =
+        |sent_ms: u64| view.now_ms.saturating_sub(sent_ms) > view.timings.renew_interval_ms() * 5 / 4;
+    !view.term_is_heard || by_session(view, term).is_none() || view.renewed_ms.is_none_or(overdue)
 }
 
 fn by_session(view: &View<'_>, term: &TermRecord) -> Option<u64> {
@@ -150,6 +163,7 @@ mod tests {
 
     fn view() -> View<'static> {
         View {
+            now_ms: 10_000,
             me: lasting(name("a")),
             fences: true,
             term: Some(lasting(term_open("a", 3, true))),
@@ -173,6 +187,12 @@ mod tests {
     #[test]
     fn a_lease_counts_from_the_send_time_of_the_last_confirmed_renewal() {
         assert_eq!(decide(&view()), until(10_000 + LEASE_MS));
+    }
+
+    #[test]
+    fn a_lease_that_has_run_out_is_none() {
+        assert_eq!(decide(&View { now_ms: 10_000 + LEASE_MS - 1, ..view() }), until(10_000 + LEASE_MS));
+        assert_eq!(decide(&View { now_ms: 10_000 + LEASE_MS, ..view() }), Fence::Expiring);
     }
 
     #[test]
@@ -250,7 +270,7 @@ mod tests {
     #[test]
     fn an_etcd_that_has_forgotten_us_stops_nobody_and_lets_nobody_in() {
         let forgotten = |ours| View { term: None, forgotten: Some(ours), ..view() };
-        assert_eq!(decide(&forgotten(true)), Fence::Paused);
+        assert_eq!(decide(&forgotten(true)), Fence::Kept);
         assert_eq!(decide(&forgotten(false)), Fence::Expiring);
         assert_eq!(decide(&View { fences: false, ..forgotten(false) }), Fence::None, "disarmed is disarmed");
     }
@@ -260,18 +280,25 @@ mod tests {
         let alone = View { own: None, paused: true, ..view() };
         assert_eq!(decide(&alone), Fence::Paused);
         assert_eq!(decide(&View { paused: true, ..view() }), until(10_000 + LEASE_MS));
+        let near_its_end = View { paused: true, now_ms: 10_000 + LEASE_MS - 900, ..view() };
+        assert_eq!(decide(&near_its_end), Fence::Paused, "the session is not known to have ended yet");
+        assert_eq!(decide(&View { paused: false, ..near_its_end }), until(10_000 + LEASE_MS));
+        let granted_once = View { now_ms: 90_000, grants: granted(&[("b", 20_000)]), ..alone.clone() };
+        assert_eq!(decide(&granted_once), Fence::Paused, "a grant that has run out is none");
         let deposed = View { term: Some(lasting(term_open("b", 3, true))), ..alone };
         assert_eq!(decide(&deposed), Fence::Closed, "a pause gives nobody the term of another");
     }
 
     #[test]
     fn members_are_asked_once_a_renewal_is_overdue() {
-        assert!(!needs_grants(&view(), 10_700));
-        assert!(needs_grants(&view(), 10_751));
-        assert!(needs_grants(&View { renewed_ms: None, ..view() }, 10_000));
-        assert!(needs_grants(&View { term_is_heard: false, ..view() }, 10_000));
-        assert!(!needs_grants(&View { fences: false, ..view() }, 99_000));
+        assert!(!needs_grants(&View { now_ms: 10_700, ..view() }));
+        assert!(needs_grants(&View { now_ms: 10_751, ..view() }));
+        assert!(needs_grants(&View { renewed_ms: None, ..view() }));
+        assert!(needs_grants(&View { term_is_heard: false, ..view() }));
+        let another_start = OwnSession { session: SessionId(5), incarnation: Incarnation(2) };
+        assert!(needs_grants(&View { own: Some(another_start), ..view() }), "the term is not kept yet");
+        assert!(!needs_grants(&View { now_ms: 99_000, fences: false, ..view() }));
         let others = View { term: Some(lasting(term_open("b", 3, true))), ..view() };
-        assert!(!needs_grants(&others, 99_000));
+        assert!(!needs_grants(&View { now_ms: 99_000, ..others }));
     }
 }

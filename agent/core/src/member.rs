@@ -45,6 +45,19 @@ pub enum Postgres {
     Unknown,
 }
 
+impl Postgres {
+    /// Whether it accepts writes, or runs without an answer and was never a standby: a writer that is shutting down can
+    /// hang there for minutes with sessions that still wait for their acknowledgement. `None`: cannot be told.
+    pub fn accepts_writes(self, started_as_primary: bool) -> Option<bool> {
+        match self {
+            Self::Running { in_recovery: Some(recovers) } => Some(!recovers),
+            Self::Running { in_recovery: None } => started_as_primary.then_some(true),
+            Self::Gone => Some(false),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// What was seen after the postmaster of a writer went.
 #[derive(Debug, Clone)]
 pub struct AfterStop {
@@ -111,14 +124,8 @@ pub struct Local<'o> {
 }
 
 impl Local<'_> {
-    /// PostgreSQL accepts writes, or runs without an answer and was never a standby: a writer that is shutting down can
-    /// hang there for minutes with sessions that still wait for their acknowledgement.
     fn accepts_writes(&self) -> bool {
-        match self.postgres {
-            Postgres::Running { in_recovery: Some(recovers) } => !recovers,
-            Postgres::Running { in_recovery: None } => self.started_as_primary,
-            Postgres::Gone | Postgres::Unknown => false,
-        }
+        self.postgres.accepts_writes(self.started_as_primary) == Some(true)
     }
 }
 
@@ -315,8 +322,12 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
     let suspended = cluster.suspended(local.now.wall_ms);
     if suspended != Some(false) {
         decision.waits.extend(cluster.why_suspended(local.now.wall_ms));
-        if suspended == Some(true) && local.class == Class::Quorum {
-            writer::give_back(cluster, local, &mut decision);
+        if local.class == Class::Quorum {
+            // Not of rules 4 to 13: nothing changes hands by it, and without it the writer's lease would end (rule 23).
+            decision.actions.extend(writer::keep_term(cluster, local));
+            if suspended == Some(true) {
+                writer::give_back(cluster, local, &mut decision);
+            }
         }
         return decision;
     }

@@ -102,6 +102,7 @@ mod tests {
             streaming: None,
             data_uuid: None,
             highest_term: Term(0),
+            contradiction: None,
             setup: None,
         }
     }

@@ -1,6 +1,6 @@
 //! Rule 25: whether etcd has forgotten what this host knows, because it was restored from an older snapshot or rebuilt.
 //!
-//! A host keeps the highest reign that it has seen on its own disk. While etcd contradicts that, nothing is promised,
+//! A host keeps the last reign that it has seen in force on its own disk. While etcd contradicts that, nothing is promised,
 //! closed, opened, withdrawn or let go here: each of them would rest on records that are not the last ones. A person goes
 //! on with `holdfast arm`, which puts a newer mode record: terms go on above the highest that any host remembers.
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Cluster;
 use crate::member::term_in_force;
 
-/// The highest reign that a host has seen in force.
+/// The last reign that a host has seen in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownReign {
     /// Its term.
@@ -27,6 +27,12 @@ impl KnownReign {
     pub fn of(record: &TermRecord) -> Self {
         let closed = matches!(record.reign, Reign::Closed { .. });
         Self { term: record.term, closed, holder: record.holder().clone() }
+    }
+
+    /// Whether this member was its writer, it was not closed, and nobody tells of a later term.
+    pub fn is_last_of(&self, member: &MemberName, cluster: &Cluster) -> bool {
+        let later = cluster.facts.values().any(|facts| facts.highest_term > self.term);
+        !self.closed && self.holder == *member && !later
     }
 
     fn age(&self) -> (Term, bool) {
@@ -68,7 +74,8 @@ fn closed(closed: bool) -> &'static str {
 /// contradicts nothing: that is how a person goes on.
 pub fn contradiction(mode: Mode, known: Option<&KnownReign>, cluster: &Cluster) -> Option<Contradiction> {
     if cluster.mode.is_none() && !cluster.mode_unreadable {
-        return (mode == Mode::Armed).then_some(Contradiction::ModeGone);
+        // Without a reign the mode is a guess: of a file that could not be read, or of an arming that nobody took up.
+        return (mode == Mode::Armed && known.is_some()).then_some(Contradiction::ModeGone);
     }
     let (known, found) = (known?, KnownReign::of(&term_in_force(cluster)?.value));
     (found.age() < known.age()).then_some(Contradiction::TermWentBack {
@@ -83,8 +90,8 @@ pub fn contradiction(mode: Mode, known: Option<&KnownReign>, cluster: &Cluster) 
 mod tests {
     use super::*;
     use crate::close::Revised;
-    use crate::testing::{name, term_open};
-    use holdfast_types::record::ModeRecord;
+    use crate::testing::{facts, name, term_open};
+    use holdfast_types::record::{MemberFacts, ModeRecord};
 
     fn etcd(term: u64) -> Cluster {
         let mode = ModeRecord { mode: Mode::Armed, by: "x".into(), reason: "y".into(), at_wall_ms: 0 };
@@ -109,6 +116,11 @@ mod tests {
             assert_eq!(found(Mode::Armed, &known(4, false), &etcd(term)), None);
         }
         assert_eq!(contradiction(Mode::Observe, None, &Cluster::default()), None, "a new host knows nothing");
+        assert_eq!(
+            contradiction(Mode::Armed, None, &Cluster::default()),
+            None,
+            "nor one that could not read its own"
+        );
     }
 
     #[test]
@@ -134,5 +146,16 @@ mod tests {
         assert_eq!(found(Mode::Armed, &known(5, false), &armed_again), None);
         armed_again.term = None;
         assert_eq!(found(Mode::Armed, &known(5, false), &armed_again), None);
+    }
+
+    #[test]
+    fn only_the_writer_of_the_last_reign_that_anybody_remembers_goes_on() {
+        let mut cluster = Cluster::default();
+        assert!(known(5, false).is_last_of(&name("a"), &cluster));
+        assert!(!known(5, true).is_last_of(&name("a"), &cluster));
+        assert!(!known(5, false).is_last_of(&name("b"), &cluster));
+        let facts = MemberFacts { highest_term: Term(6), ..facts("b") };
+        cluster.facts.insert(name("b"), facts);
+        assert!(!known(5, false).is_last_of(&name("a"), &cluster), "b has seen its own");
     }
 }

@@ -21,6 +21,25 @@ pub(crate) fn lasting<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
+/// What the agent of a healthy member tells; its host bears its name.
+pub(crate) fn facts(member: &str) -> holdfast_types::record::MemberFacts {
+    holdfast_types::record::MemberFacts {
+        host: holdfast_types::HostName::new(member).unwrap(),
+        address: format!("10.0.0.{}", member.as_bytes()[0]),
+        port: 5432,
+        rest_port: 8008,
+        grpc: String::new(),
+        patroni_state: Some("running".into()),
+        eligible: Some(true),
+        failover_priority: 1,
+        streaming: Some(true),
+        data_uuid: Some(member.into()),
+        highest_term: holdfast_types::Term(0),
+        contradiction: None,
+        setup: None,
+    }
+}
+
 /// An open term.
 pub fn term_open(holder: &str, term: u64, writable: bool) -> holdfast_types::record::TermRecord {
     use holdfast_types::{Incarnation, SessionId, Term};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast_guard::client::GuardError;
 use holdfast_guard::wire::{Phase, Postmaster, Refusal};
 use support::{
-    Cgroup, Guard, MS, has_ended, in_ms, may_guard, name, now_ns, stat, state, until_ns, wait_for,
+    Cgroup, Guard, MS, guarded, has_ended, in_ms, may_guard, name, now_ns, stat, state, until_ns, wait_for,
     wait_killed,
 };
 
@@ -70,9 +70,7 @@ fn an_extension_in_time_prevents_the_kill() {
     if !may_guard() {
         return;
     }
-    let (guard, mut cgroup) = (Guard::start(&[]), Cgroup::new());
-    let (client, pid) = (guard.connect(), cgroup.sleeper());
-    cgroup.register(&client, Some(pid));
+    let (_guard, _cgroup, client, pid) = guarded(&[]);
     // As near to the deadline as a shared machine lets a test be.
     let mut deadline_ns = in_ms(600);
     client.extend(name(), 1, deadline_ns, Some(pid)).unwrap();
@@ -91,9 +89,7 @@ fn what_was_released_lives() {
     if !may_guard() {
         return;
     }
-    let (guard, mut cgroup) = (Guard::start(&[]), Cgroup::new());
-    let (client, pid) = (guard.connect(), cgroup.sleeper());
-    cgroup.register(&client, Some(pid));
+    let (guard, _cgroup, client, pid) = guarded(&[]);
     let deadline_ns = in_ms(500);
     client.extend(name(), 1, deadline_ns, Some(pid)).unwrap();
     assert_eq!(client.release(name(), 1).unwrap().phase, Phase::Idle);

@@ -56,6 +56,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         streaming: attest::streaming_to_publish(state.streaming, lost_for_ms),
         data_uuid: state.data_uuid.clone(),
         highest_term: state.remembered.known_term(),
+        contradiction: state.contradiction.clone(),
         setup: state.setup.clone().map(|setup| SetupSeen {
             profile: Some(member.config.profile),
             // A standby has one too; it means nothing there.

@@ -3,6 +3,7 @@
 //! Both hold a deadline and need nobody at it. What the deadline is, is decided in `holdfast-agent-core`'s `lease`.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -11,7 +12,8 @@ use std::sync::PoisonError;
 use anyhow::{Context as _, Result};
 use holdfast_agent_core::lease::Fence;
 use holdfast_guard::client::{Client, GuardError};
-use holdfast_guard::wire::Name;
+use holdfast_guard::wire::{Name, Refusal};
+use holdfast_host::clock;
 use holdfast_host::nftables::{DeadMan, DeadManError, Door};
 use holdfast_types::Term;
 use tokio::sync::Mutex;
@@ -19,6 +21,8 @@ use tokio::sync::Mutex;
 use crate::config::{Config, Instance};
 use crate::member::Member;
 
+/// A guard that did not answer is left alone for this long.
+const SILENCE_MS: u64 = 1_000;
 /// The longest part of a scope that goes into the guard's name of an instance.
 const SCOPE_CHARS_MAX: usize = 50;
 
@@ -33,6 +37,11 @@ enum Trouble {
     /// The guard.
     #[error(transparent)]
     Guard(#[from] GuardError),
+    /// It hangs.
+    #[error(
+        "the guard did not answer in time and is not asked again at once; see: systemctl status holdfast-guard"
+    )]
+    Silent,
 }
 
 /// What holds the fence of one instance.
@@ -46,9 +55,17 @@ pub struct Ladder {
 struct Guard {
     socket: PathBuf,
     name: Name,
-    /// The standing connection, and the cgroup directory that was registered on it, by its inode.
-    registered: std::sync::Mutex<Option<(Client, u64)>>,
+    link: std::sync::Mutex<Link>,
     grace_ms: u64,
+}
+
+/// The connection to the guard.
+#[derive(Default)]
+struct Link {
+    /// The standing one, and the cgroup directory that was registered on it, by its inode.
+    registered: Option<(Client, u64)>,
+    /// It was asked and did not answer; `CLOCK_BOOTTIME` in milliseconds.
+    silent_until_ms: u64,
 }
 
 impl Ladder {
@@ -62,7 +79,7 @@ impl Ladder {
                 socket: config.run_dir.join("guard.sock"),
                 name: Name::new(&format!("{short}:{}", instance.port))
                     .expect("a scope is ASCII without space, and the port makes it unique on a host"),
-                registered: std::sync::Mutex::default(),
+                link: std::sync::Mutex::default(),
                 grace_ms: config.timings.guard_grace_ms(),
             },
         }
@@ -74,28 +91,59 @@ pub async fn set(member: &Member, fence: Fence) -> Result<()> {
     let mut dead_man = member.ladder.dead_man.lock().await;
     // Unknown until it is done.
     let before = std::mem::take(&mut member.state().fence);
-    put(member, &mut dead_man, fence, before).await?;
-    // What expires is still what was set before.
-    member.state().fence = if fence == Fence::Expiring { before } else { Some(fence) };
+    let stands = put(member, &mut dead_man, fence, before).await?;
+    member.state().fence = stands;
     Ok(())
 }
 
-async fn put(member: &Member, dead_man: &mut DeadMan, fence: Fence, before: Option<Fence>) -> Result<()> {
+/// Returns what stands now.
+async fn put(
+    member: &Member,
+    dead_man: &mut DeadMan,
+    fence: Fence,
+    before: Option<Fence>,
+) -> Result<Option<Fence>> {
     match fence {
-        Fence::Expiring => Ok(()),
-        Fence::None | Fence::Paused | Fence::Closed if before == Some(fence) => Ok(()),
-        Fence::None | Fence::Paused => lift(member, dead_man, before).await,
+        // What closes by itself is left alone. What was lifted would not: it is shut.
+        Fence::Expiring if matches!(before, Some(Fence::Paused | Fence::Kept)) => {
+            shut(member, dead_man, "there is no lease any more").await
+        }
+        Fence::Expiring => Ok(before),
+        Fence::None | Fence::Paused | Fence::Kept | Fence::Closed if before == Some(fence) => Ok(before),
+        Fence::Kept if matches!(dead_man.door()?, Door::Closed) => {
+            member.ladder.guard.release(member)?;
+            Ok(Some(fence))
+        }
+        Fence::None | Fence::Paused | Fence::Kept => {
+            lift(member, dead_man, before).await?;
+            Ok(Some(fence))
+        }
         Fence::Until { term, deadline_ms } => {
-            if open_until(member, dead_man, deadline_ms, before).await? {
+            let open = open_until(member, dead_man, deadline_ms, before).await;
+            // The guard is told whatever became of the packet filter: each layer stands alone.
+            if !matches!(open, Ok(false)) {
                 extend(member, term, deadline_ms);
             }
-            Ok(())
+            open?;
+            Ok(Some(fence))
         }
-        Fence::Closed => {
-            tracing::warn!(cluster = %member.instance.cluster, "the term is not ours: PostgreSQL's port is closed");
-            dead_man.arm(None).await.context("the kernel's dead-man")
-        }
+        Fence::Closed => shut(member, dead_man, "the term is not ours").await,
     }
+}
+
+async fn shut(member: &Member, dead_man: &mut DeadMan, why: &str) -> Result<Option<Fence>> {
+    tracing::warn!(cluster = %member.instance.cluster, "{why}: PostgreSQL's port is closed");
+    dead_man.arm(None).await.context("the kernel's dead-man")?;
+    Ok(Some(Fence::Closed))
+}
+
+/// The kernel's part of it alone, for a term that is not ours yet.
+pub async fn prepare(member: &Member, term: Term, deadline_ms: u64) -> Result<()> {
+    let mut dead_man = member.ladder.dead_man.lock().await;
+    let before = std::mem::take(&mut member.state().fence);
+    open_until(member, &mut dead_man, deadline_ms, before).await?;
+    member.state().fence = Some(Fence::Until { term, deadline_ms });
+    Ok(())
 }
 
 /// Before PostgreSQL starts as a primary: the port is closed unless a lease already holds it open.
@@ -108,22 +156,16 @@ pub async fn close_before_start(member: &Member) -> Result<()> {
     Ok(())
 }
 
+/// The guard first: it would end a writer whose fence takes long to lift. One that does not answer keeps nobody closed.
 async fn lift(member: &Member, dead_man: &mut DeadMan, before: Option<Fence>) -> Result<()> {
-    if dead_man.door()? != Door::Absent {
+    let released = member.ladder.guard.release(member);
+    if !matches!(dead_man.door(), Ok(Door::Absent)) {
         dead_man.remove().await.context("the kernel's dead-man")?;
         tracing::info!(cluster = %member.instance.cluster, ?before, "no write lease any more: nothing of ours closes the port");
     }
-    // A guard that was armed by an earlier start of the agent is released as well.
-    let released = member.ladder.guard.with(member, |client, name| match client.query(name)? {
-        Some(state) => client.release(name, state.term).map(drop),
-        None => Ok(()),
-    });
+    released?;
     member.state().guard_problem = None;
-    match released {
-        // Without a guard, or without a Patroni, there is nothing to release.
-        Ok(()) | Err(Trouble::Cgroup(..) | Trouble::Guard(GuardError::Io(_))) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(())
 }
 
 /// Returns whether the port is open now: a deadline that has passed meanwhile opens nothing.
@@ -149,8 +191,13 @@ async fn open_until(
     };
     match done {
         Ok(()) => Ok(true),
-        // It has closed, or is about to; the next renewal opens it again.
-        Err(DeadManError::Past { .. }) => Ok(false),
+        // It closes by itself, or there is none yet and it begins closed; the next renewal opens it.
+        Err(DeadManError::Past { .. }) => {
+            if dead_man.door()? == Door::Absent {
+                dead_man.arm(None).await.context("the kernel's dead-man")?;
+            }
+            Ok(false)
+        }
         Err(error) => Err(error).context("the kernel's dead-man"),
     }
 }
@@ -188,34 +235,86 @@ fn extend(member: &Member, term: Term, deadline_ms: u64) {
 }
 
 impl Guard {
+    /// Releases whatever the guard holds of this instance, also for an earlier start of the agent. A guard that has started
+    /// anew since is told by a registration that nothing is owed any more. Without a guard there is nothing to release.
+    fn release(&self, member: &Member) -> Result<(), Trouble> {
+        let release = |client: &Client, name: Name| match client.query(name)? {
+            Some(state) => client.release(name, state.term).map(drop),
+            None => Ok(()),
+        };
+        let released = match self.with(member, release) {
+            // Patroni's unit does not run; what was registered of it before is released all the same.
+            Err(Trouble::Cgroup(..)) => Client::connect(&self.socket)
+                .and_then(|client| release(&client, self.name))
+                .map_err(Trouble::from),
+            other => other,
+        };
+        match released {
+            Err(Trouble::Guard(GuardError::Io(error))) if is_nobody_there(&error) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Asks over the standing connection, or over a new one after it has ended. On a new one, and when Patroni's unit has
     /// a new cgroup, the instance is registered first.
+    ///
+    /// The guard answers within microseconds. One that did not is not asked again for a while: the agent has other leases
+    /// to renew than this one.
     fn with<T>(
         &self,
         member: &Member,
         ask: impl Fn(&Client, Name) -> Result<T, GuardError>,
     ) -> Result<T, Trouble> {
-        let mut slot = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if clock::boottime_ms() < link.silent_until_ms {
+            return Err(Trouble::Silent);
+        }
+        let asked = self.ask(member, &mut link, ask);
+        if let Err(Trouble::Guard(GuardError::Io(error))) = &asked
+            && error.kind() == ErrorKind::TimedOut
+        {
+            link.silent_until_ms = clock::boottime_ms() + SILENCE_MS;
+        }
+        asked
+    }
+
+    fn ask<T>(
+        &self,
+        member: &Member,
+        link: &mut Link,
+        ask: impl Fn(&Client, Name) -> Result<T, GuardError>,
+    ) -> Result<T, Trouble> {
         let path = &member.instance.cgroup;
         let no_cgroup = |error| Trouble::Cgroup(path.display().to_string(), error);
         let cgroup = File::open(path).map_err(no_cgroup)?;
         let inode = cgroup.metadata().map_err(no_cgroup)?.ino();
-        if let Some((client, registered)) = slot.as_ref()
-            && *registered == inode
+        if let Some((client, registered)) = link.registered.take()
+            && registered == inode
         {
-            match ask(client, self.name) {
-                Err(GuardError::Io(_) | GuardError::Answer) => *slot = None,
-                answered => return Ok(answered?),
+            match ask(&client, self.name) {
+                Err(GuardError::Io(error)) if error.kind() == ErrorKind::TimedOut => {
+                    return Err(GuardError::Io(error).into());
+                }
+                // The guard has ended or was started anew, or it does not know what was registered any more.
+                Err(
+                    GuardError::Io(_) | GuardError::Answer | GuardError::Refused(Refusal::UnknownInstance),
+                ) => {}
+                answered => {
+                    link.registered = Some((client, inode));
+                    return Ok(answered?);
+                }
             }
         }
-        let client = match slot.take() {
-            Some((client, _)) => client,
-            None => Client::connect(&self.socket)?,
-        };
+        let client = Client::connect(&self.socket)?;
         let postmaster = member.state().postmaster;
         client.register(self.name, cgroup.as_fd(), member.instance.port, postmaster)?;
         let answer = ask(&client, self.name);
-        *slot = Some((client, inode));
+        link.registered = Some((client, inode));
         Ok(answer?)
     }
+}
+
+/// There is no guard on this host, or it does not run at the moment.
+fn is_nobody_there(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }

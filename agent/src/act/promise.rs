@@ -62,8 +62,10 @@ async fn intend(member: &Member, term: Term, writer: &MemberName) -> Result<()> 
         bail!("a write lease granted by this node has not run out");
     }
     let done = intend_alone(member, term, writer).await;
-    // What is on disk binds from now on; what did not get there does not.
-    member.state().promising = false;
+    // What is on disk binds from now on. A write that did not end in time may still get there, and bind the next start of
+    // this agent: unless it has been taken back behind it, no lease is granted.
+    let settled = done.is_ok() || member.set_phase(None).await.is_ok();
+    member.state().promising = !settled;
     done
 }
 

@@ -29,7 +29,10 @@ impl Member {
         let start_as = if standby { StartAs::Standby } else { StartAs::Primary };
         let read = tokio::time::timeout(READ_DEADLINE, self.world.read(&self.keys)).await;
         let cluster = read.ok().and_then(Result::ok);
-        let contradiction = cluster.as_ref().and_then(|cluster| self.contradiction(cluster));
+        // Without quorum commit only a fence gates a start.
+        let has_terms = self.instance.class == Class::Quorum;
+        let contradiction =
+            cluster.as_ref().filter(|_| has_terms).and_then(|cluster| self.contradiction(cluster));
         // An etcd that has forgotten what we know is no better than one that does not answer.
         let cluster = cluster.filter(|_| contradiction.is_none());
         let remembered = self.state().remembered.clone();
@@ -50,12 +53,11 @@ impl Member {
             given_back,
             term: cluster.as_ref().and_then(term_in_force).map(|term| &term.value),
             term_unreadable: cluster.as_ref().is_some_and(Cluster::cannot_tell_terms),
-            has_terms: self.instance.class == Class::Quorum,
+            has_terms,
         });
-        let is_writer = cluster
-            .as_ref()
-            .and_then(term_in_force)
-            .is_some_and(|term| !standby && term.value.open_holder() == Some(&self.instance.member));
+        let is_writer = cluster.as_ref().and_then(term_in_force).is_some_and(|term| {
+            has_terms && !standby && term.value.open_holder() == Some(&self.instance.member)
+        });
         match answer {
             start_gate::Answer::Pass if is_writer => match act::fence::close_before_start(self).await {
                 Ok(()) => {
@@ -120,7 +122,8 @@ impl Member {
         let replayed = act::position::replayed(self).await;
         // Read last: what was seen of PostgreSQL is older than what etcd says, never the other way round.
         let cluster = self.world.read(&self.keys).await?;
-        if let Some(why) = self.contradiction(&cluster) {
+        let has_terms = self.instance.class == Class::Quorum;
+        if let Some(why) = self.contradiction(&cluster).filter(|_| has_terms) {
             return Ok(Attempt::Wait(why));
         }
         match cluster.known_mode() {
@@ -129,7 +132,7 @@ impl Member {
             Some(Mode::Observe | Mode::Disarmed) => return Ok(Attempt::Decided(Promotion::Pass, None)),
         }
         let fenced = act::why_kept_out(&cluster, &self.instance.member);
-        if self.instance.class != Class::Quorum {
+        if !has_terms {
             let decided = fenced.map_or(Promotion::Pass, Promotion::Refuse);
             return Ok(Attempt::Decided(decided, None));
         }
@@ -159,10 +162,16 @@ impl Member {
         Ok(match answer {
             open::Answer::Open(plan) => {
                 // Side by side, because both take their time, and neither is cancelled by the other's failure.
-                let fence = self.fence_for(plan.opened.term);
+                let fence = self.prepare_fence(plan.opened.term);
                 match tokio::join!(act::open::open(self, &cluster, &plan), fence) {
-                    (Ok(true), Ok(())) => pass_in(plan.opened.term),
-                    (Ok(false), _) => Attempt::Wait("etcd has changed since; it is read again".into()),
+                    (Ok(true), Ok(())) => {
+                        self.fence_for(plan.opened.term).await?;
+                        pass_in(plan.opened.term)
+                    }
+                    (Ok(false), _) => {
+                        self.was_not_opened();
+                        Attempt::Wait("etcd has changed since; it is read again".into())
+                    }
                     (Err(error), _) | (Ok(true), Err(error)) => return Err(error),
                 }
             }

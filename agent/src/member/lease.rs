@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures_util::future::join_all;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
-use holdfast_agent_core::member::{Postgres, term_in_force};
+use holdfast_agent_core::member::term_in_force;
+use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::clock;
 use holdfast_proto::client::{AgentClient, CallError};
 use holdfast_proto::message::{GrantAnswer, GrantQuestion, InstanceName};
@@ -40,7 +41,8 @@ struct Lease {
     term: Option<Term>,
     /// When the last question was sent that each member answered with a grant.
     grants: BTreeMap<MemberName, u64>,
-    clients: BTreeMap<MemberName, AgentClient>,
+    /// Each member's agent, by the address that its facts told.
+    clients: BTreeMap<MemberName, (String, AgentClient)>,
 }
 
 impl Member {
@@ -52,7 +54,7 @@ impl Member {
         loop {
             changes.mark_unchanged();
             let (fence, wait) = self.renew_fence(&mut session, &mut kept).await;
-            let is_writer = matches!(fence, Fence::Until { .. } | Fence::Expiring | Fence::Paused);
+            let is_writer = !matches!(fence, Fence::None | Fence::Closed);
             tokio::select! {
                 _ = changes.changed() => {}
                 _ = session.changed(), if is_writer => {}
@@ -75,27 +77,38 @@ impl Member {
         }
         let interval = Duration::from_millis(self.config.timings.renew_interval_ms());
         let mut wait = interval;
-        if lease::needs_grants(&self.lease_view(&cluster, connected, kept), clock::boottime_ms()) {
+        if lease::needs_grants(&self.lease_view(&cluster, connected, kept)) {
             self.ask_for_grants(&cluster, kept, interval / 2).await;
             wait = interval / 2;
         }
         let fence = lease::decide(&self.lease_view(&cluster, connected, kept));
-        if let Err(error) = act::fence::set(self, fence).await {
-            tracing::warn!(cluster = %self.instance.cluster, "the fence of this host cannot be set: {error:#}; tried again");
+        let problem = act::fence::set(self, fence).await.err().map(|error| format!("{error:#}"));
+        if let Some(problem) = &problem {
+            tracing::warn!(cluster = %self.instance.cluster, "the fence of this host cannot be set: {problem}; tried again");
             wait = RETRY;
+        } else if matches!(fence, Fence::None | Fence::Closed) {
+            wait = REST;
         }
-        (fence, if matches!(fence, Fence::None | Fence::Closed) { wait.max(REST) } else { wait })
+        let mut state = self.state();
+        state.fence_problem = problem;
+        // What was prepared for a term that is not opened is taken away when its time is over, and not later.
+        let opening_ms = state.opening.map(|(_, until_ms)| until_ms.saturating_sub(clock::boottime_ms()));
+        let opening = opening_ms.filter(|left_ms| *left_ms > 0).map(Duration::from_millis);
+        (fence, opening.map_or(wait, |left| wait.min(left)))
     }
 
     fn lease_view<'o>(&'o self, cluster: &'o Cluster, connected: bool, kept: &'o Lease) -> lease::View<'o> {
         // Before the first word from etcd nothing is known of it, not even what it has forgotten.
         let was_heard = cluster.revision > 0;
         let contradiction = self.contradiction(cluster).filter(|_| was_heard);
-        let forgotten = contradiction.map(|_| self.remembers_its_own_reign());
         let state = self.state();
+        let reign = state.remembered.reign.as_ref();
+        let is_last = |reign: &KnownReign| reign.is_last_of(&self.instance.member, cluster);
+        let forgotten = contradiction.map(|_| reign.is_some_and(is_last));
         let says = cluster.known_mode().filter(|_| was_heard && forgotten.is_none());
         let mode = says.unwrap_or(state.remembered.mode);
         lease::View {
+            now_ms: clock::boottime_ms(),
             me: &self.instance.member,
             fences: self.instance.class == Class::Quorum && mode == Mode::Armed,
             term: term_in_force(cluster).map(|term| &term.value),
@@ -104,7 +117,7 @@ impl Member {
             renewed_ms: kept.renewed_ms,
             grants: &kept.grants,
             floor: cluster.floor.as_ref().map(|floor| &floor.value),
-            accepts_writes: accepts_writes(state.postgres, state.started_as_primary),
+            accepts_writes: state.accepts_writes(),
             opening: state
                 .opening
                 .filter(|(_, until_ms)| clock::boottime_ms() < *until_ms)
@@ -115,23 +128,37 @@ impl Member {
         }
     }
 
-    fn remembers_its_own_reign(&self) -> bool {
-        let state = self.state();
-        state
-            .remembered
-            .reign
-            .as_ref()
-            .is_some_and(|reign| !reign.closed && reign.holder == self.instance.member)
+    /// While this term is being opened for us: our port closes when the lease that our session gives us now has ended. The
+    /// guard is told only once the term is ours: it would end a standby whose OPEN was refused.
+    pub(super) async fn prepare_fence(&self, term: Term) -> anyhow::Result<()> {
+        let deadline_ms = self.lease_deadline_ms()?;
+        self.state().opening = Some((term, deadline_ms));
+        act::fence::prepare(self, term, deadline_ms).await
     }
 
-    /// Before our promotion in this term: our port closes when the lease that our session gives us now has ended.
+    /// Before our promotion in this term, which is ours: the whole fence, until the lease that our session gives us now has
+    /// ended.
     pub(super) async fn fence_for(&self, term: Term) -> anyhow::Result<()> {
-        let renewed_ms = self.session.borrow().renewed_ms.context("our session was not renewed yet")?;
-        let deadline_ms = renewed_ms + self.config.timings.write_lease_ms();
+        let deadline_ms = self.lease_deadline_ms()?;
         self.state().opening = Some((term, deadline_ms));
         act::fence::set(self, Fence::Until { term, deadline_ms }).await?;
         self.fence_wake.notify_one();
         Ok(())
+    }
+
+    /// The term was not opened for us: what was prepared for it is taken away.
+    pub(super) fn was_not_opened(&self) {
+        self.state().opening = None;
+        self.fence_wake.notify_one();
+    }
+
+    fn lease_deadline_ms(&self) -> anyhow::Result<u64> {
+        let renewed_ms = self.session.borrow().renewed_ms.context("our session was not renewed yet")?;
+        let deadline_ms = renewed_ms + self.config.timings.write_lease_ms();
+        if deadline_ms <= clock::boottime_ms() {
+            bail!("the lease of our session has run out; it must be renewed first");
+        }
+        Ok(deadline_ms)
     }
 
     /// Asks every member of the floor record's configuration at once; no answer is no grant.
@@ -141,14 +168,15 @@ impl Member {
         let Some(floor) = cluster.floor.as_ref().map(|floor| &floor.value) else { return };
         let asked = Asked { term: term.term, writer: self.instance.member.clone(), incarnation };
         for member in &floor.configuration.members {
-            if let (false, Some(facts)) = (kept.clients.contains_key(member), cluster.facts.get(member)) {
-                kept.clients.insert(member.clone(), self.client_of(facts, deadline));
+            let Some(facts) = cluster.facts.get(member) else { continue };
+            if kept.clients.get(member).is_none_or(|(address, _)| *address != facts.grpc) {
+                kept.clients.insert(member.clone(), (facts.grpc.clone(), self.client_of(facts, deadline)));
             }
         }
         let sent_ms = clock::boottime_ms();
         let members = floor.configuration.members.iter();
         let questions = members.filter_map(|member| {
-            let client = kept.clients.get(member)?;
+            let (_, client) = kept.clients.get(member)?;
             let question = self.question(member, &asked);
             Some(async move { (member.clone(), client.grant(&question).await) })
         });
@@ -186,6 +214,8 @@ impl Member {
     pub fn grant(&self, asked: &Asked) -> Result<GrantAnswer, Refused> {
         let (cluster, _) = self.world.watched(&self.keys);
         let term: Option<&TermRecord> = term_in_force(&cluster).map(|term| &term.value);
+        // Either binds: a state directory that was lost does not take back what etcd holds.
+        let told = cluster.promises.get(&self.instance.member).map(|promise| promise.value.term);
         let duration_ms = self.config.timings.grant_ms();
         // One lock over the decision and the mark: a promise is begun under the same lock.
         let mut state = self.state();
@@ -195,9 +225,9 @@ impl Member {
                 me: &self.instance.member,
                 armed: state.remembered.mode == Mode::Armed,
                 term,
-                promised: state.phase.as_ref().map(Phase::term),
+                promised: state.phase.as_ref().map(Phase::term).max(told),
                 promising: state.promising,
-                accepts_writes: accepts_writes(state.postgres, state.started_as_primary) == Some(true),
+                accepts_writes: state.accepts_writes() == Some(true),
             },
         )?;
         state.granted_until_ms = state.granted_until_ms.max(clock::boottime_ms() + duration_ms);
@@ -217,15 +247,5 @@ impl Member {
         let (cluster, _) = self.world.watched(&self.keys);
         let is = |facts: &MemberFacts| matches!(peer, Peer::Host { host, .. } if *host == facts.host);
         cluster.facts.get(member).is_some_and(is)
-    }
-}
-
-fn accepts_writes(postgres: Option<Postgres>, started_as_primary: bool) -> Option<bool> {
-    match postgres? {
-        Postgres::Running { in_recovery: Some(recovers) } => Some(!recovers),
-        // No answer, and never a standby: a writer that hangs.
-        Postgres::Running { in_recovery: None } => started_as_primary.then_some(true),
-        Postgres::Gone => Some(false),
-        Postgres::Unknown => None,
     }
 }

@@ -169,7 +169,16 @@ impl Member {
 
     async fn ask_postgres(&self, cluster: &Cluster, thorough: bool) {
         let in_recovery = self.sql.is_in_recovery().await.ok();
-        self.state().postgres = Some(Postgres::Running { in_recovery });
+        let (before, now) = {
+            let mut state = self.state();
+            let before = state.accepts_writes();
+            state.postgres = Some(Postgres::Running { in_recovery });
+            (before, state.accepts_writes())
+        };
+        if before != now {
+            // A standby that somebody has promoted by hand must find its port closed at once.
+            self.fence_wake.notify_one();
+        }
         match in_recovery {
             Some(true) => {
                 let Ok(standby) = self.sql.standby().await else { return };

@@ -118,6 +118,8 @@ pub struct State {
     pub promising: bool,
     /// The postmaster that was seen last, if it lives.
     pub postmaster: Option<i32>,
+    /// Why the fence could not be set when that was tried last.
+    pub fence_problem: Option<String>,
     /// Why the guard does not guard our writer; `None` while it does, and while there is nothing to guard.
     pub guard_problem: Option<String>,
     /// The instance's processes were killed by us, and nothing has been started since.
@@ -162,6 +164,13 @@ pub struct State {
     pub patroni_hung_since: Option<SystemTime>,
     /// Patroni's processes live and are not stopped; what eligibility rests on.
     pub patroni_alive: bool,
+}
+
+impl State {
+    /// Whether our PostgreSQL accepts writes, as far as that has been seen.
+    pub fn accepts_writes(&self) -> Option<bool> {
+        self.postgres?.accepts_writes(self.started_as_primary)
+    }
 }
 
 impl Member {
@@ -282,6 +291,9 @@ impl Member {
         }
         self.state().contradiction = None;
         self.follow_records(&watched).await;
+        // What the watch has shown, and nothing newer: it must never lie behind what is remembered.
+        let reign = core::term_in_force(&watched).filter(|_| watched.is_armed());
+        let reign = reign.map(|term| KnownReign::of(&term.value));
         let considered = self.considered(watched);
         // The second decision of a round starts from the same memory as the first: a timer that the first has set must not
         // make the second wait.
@@ -297,6 +309,10 @@ impl Member {
                     return (false, Duration::from_millis(100));
                 }
             };
+            // etcd may have been restored between the watch and the read.
+            if self.contradiction(&cluster).is_some() {
+                return (false, Duration::from_millis(100));
+            }
             thought = memory.clone();
             decision = self.decide(&cluster, &mut thought);
         }
@@ -311,7 +327,9 @@ impl Member {
             Mode::Armed | Mode::Disarmed => false,
         };
         // After what was decided: nothing waits for it.
-        self.remember_reign(&cluster).await;
+        if reign.is_some() {
+            self.remember(|remembered| remembered.reign = reign).await;
+        }
         if let Err(error) = act::facts::publish(self, &cluster).await {
             tracing::debug!(%error, "facts are not published");
         }
@@ -412,13 +430,6 @@ impl Member {
             tracing::error!(cluster = %self.instance.cluster, "nothing automatic happens: {why}");
             state.contradiction = Some(why.to_owned());
         }
-    }
-
-    /// Keeps the reign in force on disk, before etcd can have forgotten it.
-    async fn remember_reign(&self, cluster: &Cluster) {
-        let Some(term) = core::term_in_force(cluster).filter(|_| cluster.is_armed()) else { return };
-        let reign = Some(KnownReign::of(&term.value));
-        self.remember(|remembered| remembered.reign = reign).await;
     }
 
     /// Changes what is on disk for the gates; returns whether it is there now.

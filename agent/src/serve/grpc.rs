@@ -140,6 +140,7 @@ fn instance(member: &Member) -> InstanceStatus {
         problems.push("Patroni does not answer".to_owned());
     }
     problems.extend(state.contradiction.clone());
+    problems.extend(state.fence_problem.clone());
     problems.extend(state.guard_problem.clone());
     InstanceStatus {
         name: InstanceName {

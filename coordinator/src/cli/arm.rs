@@ -46,7 +46,9 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Ex
     let mut asked = false;
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
-        if view.mode() == mode {
+        // An armed cluster whose etcd has forgotten a reign is armed again: its term record is then out of force.
+        let forgotten = mode == Mode::Armed && view.contradiction().is_some();
+        if view.mode() == mode && !forgotten {
             return unchanged(&action, mode).await;
         }
         let (check, would) = match mode {

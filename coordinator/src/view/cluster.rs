@@ -195,6 +195,11 @@ impl ClusterView {
         self.term.as_ref().filter(in_force).map(Seen::body)
     }
 
+    /// What etcd has forgotten, by the word of an agent that remembers it.
+    pub fn contradiction(&self) -> Option<&str> {
+        self.facts.values().find_map(|facts| facts.contradiction.as_deref())
+    }
+
     /// The open term that is in force, and its writer.
     pub fn writer(&self) -> Option<(Term, &MemberName)> {
         let term = self.reign()?;

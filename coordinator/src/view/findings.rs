@@ -44,6 +44,11 @@ impl Finding {
 /// Everything that is wrong, the worst first. `etcd` is absent when the servers were not asked.
 pub fn find(view: &ClusterView, etcd: Option<&EtcdHealth>) -> Vec<Finding> {
     let mut list = List { view, findings: Vec::new() };
+    // Whatever etcd says besides is not the last word.
+    if let Some(contradiction) = view.contradiction() {
+        let effect = "nothing is failed over, closed or let go; the last writer goes on";
+        list.risk(contradiction, effect, text::order("arm", &view.cluster));
+    }
     if view.mode() == Mode::Armed {
         list.maintenance();
     }

@@ -21,6 +21,8 @@ use crate::bench::record::append;
 use crate::checker::monotonic_us;
 
 const DEADLINE: Duration = Duration::from_secs(5);
+/// A step may fail to inject: its process may be dead already. So many in a row mean that nothing can be broken here.
+const BARREN_STEPS_MAX: usize = 5;
 /// Enough to tell builds apart.
 const SUM_LETTERS: usize = 12;
 
@@ -103,15 +105,18 @@ pub async fn run(options: &Options) -> anyhow::Result<Record> {
         ended = steps(options, &rules, &lab, &mut record) => ended,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
-    if options.keep {
+    let down = if options.keep {
         eprintln!("campaign: the lab {0} stays up; holdfast-lab down {0}", lab.name);
+        Ok(())
     } else {
-        lab.down().await?;
-    }
+        lab.down().await
+    };
     ended?;
+    // What was found in hours is not lost because the lab does not go down.
     if let Some(file) = &options.results {
         append(file, &record)?;
     }
+    down?;
     print!("{}", report::render(std::slice::from_ref(&record)));
     Ok(record)
 }
@@ -133,6 +138,11 @@ async fn steps(options: &Options, rules: &Rules, lab: &Lab, record: &mut Record)
         };
         if over {
             break;
+        }
+        let barren = record.steps.iter().rev().take_while(|step| step.injected() == 0).count();
+        if barren >= BARREN_STEPS_MAX {
+            let why = format!("nothing could be broken in {barren} steps, one after the other");
+            return stop(options, &field, record, number, why).await;
         }
         let step = schedule::step(rules, record.seed, number);
         let why = match field.step(&step).await {

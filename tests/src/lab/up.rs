@@ -9,7 +9,7 @@ use super::failure::{Exit, Failure};
 use super::plan::{DATA_ROOT, HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
 use super::spec::{Role, Spec};
 use super::sql::At;
-use super::{certificates, cgroup, control, down, files, health, network, shell};
+use super::{certificates, cgroup, control, down, etcdctl, files, health, network, shell};
 
 /// A region comes up in 9 s when nothing waits; two labs and a compiler beside it on two cores take their time.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -189,31 +189,8 @@ fn spawn_supervisor(plan: &Plan, host: &HostPlan) -> Result<()> {
 }
 
 async fn wait_etcd(region: &RegionPlan, until: Instant) -> Result<()> {
-    let member = region.of(Role::Etcd).next().context("a region has an etcd host")?;
-    let (certs, endpoints) = (member.certs(), region.etcd_endpoints().join(","));
-    let file = |name: &str| certs.join(name).display().to_string();
-    let (ca, cert, key) = (file("ca.crt"), file("host.crt"), file("host.key"));
-    let line = [
-        "ip",
-        "netns",
-        "exec",
-        &member.netns,
-        "etcdctl",
-        "--endpoints",
-        &endpoints,
-        "--cacert",
-        &ca,
-        "--cert",
-        &cert,
-        "--key",
-        &key,
-        "--dial-timeout=1s",
-        "--command-timeout=2s",
-        "endpoint",
-        "health",
-    ];
     loop {
-        match shell::run(COMMAND_MS, &line).await {
+        match etcdctl::run(region, None, &["endpoint", "health"]).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() >= until => return Err(error).context("waited for etcd"),
             Err(_) => tokio::time::sleep(POLL).await,

@@ -134,7 +134,9 @@ fn of_search(what: &'static str, found: Found, must_be_reached: &[&'static str])
 }
 
 fn of_traps(what: &'static str, found: &Stuck, milliseconds: u128) -> Right {
-    let wrong = if found.stuck > 0 && !found.incomplete {
+    let wrong = if found.incomplete {
+        Some("more states than the limit: nothing is known of traps".to_owned())
+    } else if found.stuck > 0 {
         Some(format!("{} states from which nobody can be promoted: {}", found.stuck, found.steps.join(", ")))
     } else if found.due == 0 {
         Some("no promotion was ever due".to_owned())

@@ -32,7 +32,6 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Enough for any scripted trace.
     /// Three members, and enough for any scripted trace.
     pub const WIDE: Self = Self {
         nodes: 3,

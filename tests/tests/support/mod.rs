@@ -25,6 +25,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// So long may a verb take, and `up`, which has a deadline of 120 s and a tear-down.
 const VERB_MS: u64 = 90_000;
 const UP_MS: u64 = 180_000;
+/// A case of the bench: a Patroni that hangs for 55 s, and each of the bench's own deadlines.
+const CASE_MS: u64 = 600_000;
 
 /// Runs a program to its end, or kills it at its deadline.
 pub fn within(deadline_ms: u64, line: &[&str]) -> Output {
@@ -123,6 +125,58 @@ impl Lab {
         child.args(["exec", &self.name, host, "--"]).args(command).stdin(Stdio::null()).spawn().unwrap()
     }
 
+    /// The operator's command, on the clients' host.
+    pub fn holdfast(&self, arguments: &[&str]) -> Output {
+        self.exec("client", &[&["holdfast"], arguments].concat())
+    }
+
+    /// What `status` says; null while it cannot be asked.
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.holdfast(&["status", "-o", "json"]).stdout).unwrap_or_default()
+    }
+
+    pub fn is_healthy(&self) -> bool {
+        self.status()["healthy"] == Value::Bool(true)
+    }
+
+    /// The incidents; none while they cannot be asked for.
+    pub fn events(&self) -> Vec<Value> {
+        let said = self.holdfast(&["events", "-o", "json"]).stdout;
+        let found: Value = serde_json::from_str(&said).unwrap_or_default();
+        found["events"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// `etcdctl` of the first region, on the clients' host.
+    pub fn etcdctl(&self, words: &[&str]) -> Output {
+        let etcd = self.describe()["regions"][0]["etcd"].clone();
+        let endpoints: Vec<&str> = etcd["endpoints"].as_array().unwrap().iter().map(text).collect();
+        let flags = [("endpoints", endpoints.join(",")), ("cacert", text(&etcd["ca"]).into())];
+        let own = ["cert", "key"].map(|name| (name, text(&etcd[name]).to_owned()));
+        let flags: Vec<String> =
+            flags.into_iter().chain(own).map(|(name, value)| format!("--{name}={value}")).collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        self.exec("client", &[&["env", "ETCDCTL_API=3", "etcdctl"], &flags[..], words].concat())
+    }
+
+    /// One run of a case of the bench, clients on every route, the fault, the heal: its record. Nothing that was
+    /// acknowledged is lost, and one host acknowledged at a time.
+    pub fn bench(&self, case: &str) -> Value {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let what = ["--case", case, "--n", "1", "--systems", "holdfast-fast"];
+        let ran = within(CASE_MS, &[&[BENCH], &what[..], &["--lab", &self.name, "--json", path]].concat());
+        eprintln!("{}", ran.stderr);
+        assert!(ran.success(), "{case}: {}", ran.stderr);
+        let records = fs::read_to_string(path).unwrap();
+        let record: Value = serde_json::from_str(records.lines().last().unwrap()).unwrap();
+        let verdict = &record["verdict"];
+        assert_eq!(verdict["lost"]["count"], 0, "{case}: acknowledged rows are lost: {verdict}");
+        assert_eq!(verdict["appeared_though_refused"]["count"], 0, "{case}: {verdict}");
+        assert_eq!(verdict["two_acknowledging"]["certain_us"], 0, "{case}: two writers: {verdict}");
+        assert!(verdict["counts"]["acknowledged"].as_u64().unwrap() > 100, "{case}: nobody wrote: {verdict}");
+        record
+    }
+
     /// Whether one transaction from a host over that connection string is acknowledged.
     pub fn commits(&self, host: &str, dsn: &str) -> bool {
         self.exec(host, &["timeout", "5", "psql", "-qAtX", dsn, "-c", COMMIT]).success()
@@ -172,6 +226,15 @@ pub fn route(cluster: &Value, kind: &str, to: Option<&str>) -> String {
     text(&route.unwrap()["dsn"]).to_owned()
 }
 
+/// The lines of a child, as they come: whoever waits for one can wait with a deadline.
+pub fn lines_of(out: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (said, lines) = mpsc::sync_channel(16);
+    std::thread::spawn(move || {
+        BufReader::new(out).lines().map_while(Result::ok).all(|line| said.send(line).is_ok())
+    });
+    lines
+}
+
 /// A client's session that stays open.
 pub struct Session {
     psql: Child,
@@ -189,15 +252,13 @@ impl Session {
             .spawn()
             .unwrap();
         let (stdin, stdout) = (psql.stdin.take().unwrap(), psql.stdout.take().unwrap());
-        let (said, lines) = mpsc::sync_channel(16);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if said.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { psql, stdin, lines }
+        Self { psql, stdin, lines: lines_of(stdout) }
+    }
+
+    /// Opens it as superuser over the Unix socket of a host of a description.
+    pub fn local(lab: &Lab, described: &Value, name: &str) -> Self {
+        let socket = text(&host(described, name)["instances"][0]["socket_dir"]);
+        Self::open(lab, name, &format!("host={socket} user=postgres dbname=postgres"))
     }
 
     /// One transaction: the process of the server that acknowledged it.

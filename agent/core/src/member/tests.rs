@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::record::{
-    Attestation, FenceReason, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord, MemberFacts,
-    ModeRecord, Promise, SessionRecord, Step,
+    Attestation, FenceReason, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord, ModeRecord, Promise,
+    SessionRecord, Step,
 };
 use holdfast_types::{Configuration, Mode, Profile};
 
@@ -13,7 +13,7 @@ use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS};
 use super::*;
 use crate::cluster::{PatroniConfig, PatroniMember};
 use crate::sync::SyncKey;
-use crate::testing::{at, event, lasting, name, names, term_open};
+use crate::testing::{at, event, facts, lasting, name, names, term_open};
 
 const A_SESSION: SessionId = SessionId(5);
 
@@ -23,23 +23,6 @@ fn revised<T>(value: T, mod_revision: i64) -> Revised<T> {
 
 fn host(text: &str) -> HostName {
     HostName::new(text).unwrap()
-}
-
-fn facts(member: &str) -> MemberFacts {
-    MemberFacts {
-        host: host(member),
-        address: format!("10.0.0.{}", member.as_bytes()[0]),
-        port: 5432,
-        rest_port: 8008,
-        grpc: String::new(),
-        patroni_state: Some("running".into()),
-        eligible: Some(true),
-        failover_priority: 1,
-        streaming: Some(true),
-        data_uuid: Some(member.into()),
-        highest_term: Term(0),
-        setup: None,
-    }
 }
 
 /// a writes in term 4; b and c follow it synchronously.
@@ -365,6 +348,19 @@ fn another_start_of_the_agent_keeps_the_term() {
     assert!(matches!(actions(&cluster(), &again)[..], [Action::KeepTerm { term_mod_revision: 80, .. }]));
     let unknown = local("a", |l| l.own = None);
     assert_eq!(actions(&cluster(), &unknown), []);
+}
+
+#[test]
+fn another_start_of_the_agent_keeps_the_term_also_while_automatic_action_is_suspended() {
+    let mut paused = cluster();
+    paused.config.as_mut().unwrap().paused = true;
+    let later = local("a", |l| {
+        l.own = Some(OwnSession { session: A_SESSION, incarnation: Incarnation(2) });
+    });
+    let decision = decide(&paused, &later, &mut Memory::default());
+    assert!(matches!(&decision.actions[..], [Action::KeepTerm { .. }]), "{decision:?}");
+    let unchanged = decide(&paused, &local("a", |_| ()), &mut Memory::default());
+    assert_eq!(unchanged.actions, []);
 }
 
 #[test]

@@ -35,21 +35,17 @@ pub(super) fn decide(
     if local.network.installed && (local.network.source.is_some() || !local.network.cut.is_empty()) {
         decision.actions.push(Action::Follow { source: None });
     }
-    let Reign::Open { incarnation, session, writable, .. } = term.value.reign else { return };
+    let Reign::Open { writable, .. } = term.value.reign else { return };
     let Some(own) = local.own else {
         decision.waits.push("our own session is not known to be alive".into());
         return;
     };
     let is_primary = local.postgres == Postgres::Running { in_recovery: Some(false) };
     if cluster.given_back() && !is_primary {
-        // Under which start of ours does not matter: a new one would make the word worthless by keeping the term.
         return after_giving_back(cluster, local, term, memory, decision);
     }
-    if (session, incarnation) != (own.session, own.incarnation) {
-        decision.actions.push(Action::KeepTerm {
-            record: open_record(&term.value, local.me, own, writable),
-            term_mod_revision: term.mod_revision,
-        });
+    if let Some(keep) = keep_term(cluster, local) {
+        decision.actions.push(keep);
         return;
     }
     match local.postgres {
@@ -229,6 +225,22 @@ fn after_stop(
             }
         }
     }
+}
+
+/// Rule 23: our term goes on under the session and the start that we have now. Not while it is given back: a new one would
+/// make the word worthless by keeping the term.
+pub(super) fn keep_term(cluster: &Cluster, local: &Local<'_>) -> Option<Action> {
+    let term = term_in_force(cluster).filter(|term| term.value.open_holder() == Some(local.me))?;
+    let Reign::Open { incarnation, session, writable, .. } = term.value.reign else { return None };
+    let is_primary = local.postgres == Postgres::Running { in_recovery: Some(false) };
+    let own = local.own.filter(|own| (own.session, own.incarnation) != (session, incarnation))?;
+    if cluster.given_back() && !is_primary {
+        return None;
+    }
+    Some(Action::KeepTerm {
+        record: open_record(&term.value, local.me, own, writable),
+        term_mod_revision: term.mod_revision,
+    })
 }
 
 /// While a person has suspended automatic action nobody closes a term: what a stop had shut for that is opened again, so

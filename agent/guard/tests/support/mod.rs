@@ -248,3 +248,11 @@ pub fn wait_killed(client: &Client) -> State {
     assert!(kill.deadline_ns <= kill.begun_ns && Some(kill.begun_ns) <= kill.empty_ns, "{kill:?}");
     state
 }
+
+/// A guard, and its agent with one process in a registered cgroup.
+pub fn guarded(arguments: &[&str]) -> (Guard, Cgroup, Client, i32) {
+    let (guard, mut cgroup) = (Guard::start(arguments), Cgroup::new());
+    let (client, pid) = (guard.connect(), cgroup.sleeper());
+    cgroup.register(&client, Some(pid));
+    (guard, cgroup, client, pid)
+}

@@ -31,6 +31,16 @@ fn a_closed_term_says_who_follows() {
 }
 
 #[test]
+fn an_etcd_that_has_forgotten_the_cluster_is_not_healthy() {
+    let findings = after(|built| {
+        built.remove_mode();
+        built.facts(2, |facts| facts.contradiction = Some("etcd has no mode record".into()));
+    });
+    assert_eq!(findings[0].cause, "etcd has no mode record");
+    assert_eq!(findings[0].next, "holdfast arm --reason WHY --region r1 --cluster main");
+}
+
+#[test]
 fn a_hold_comes_first_and_names_the_command_that_ends_it() {
     let findings = after(|built| {
         built.remove_session(4);

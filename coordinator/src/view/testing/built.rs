@@ -131,6 +131,7 @@ impl Built {
             streaming: Some(n != 1),
             data_uuid: Some(format!("uuid-{n}")),
             highest_term: Term(0),
+            contradiction: None,
             setup: Some(setup(n)),
         };
         change(&mut facts);
@@ -165,6 +166,10 @@ impl Built {
         let by = "holdfast://operator/ann".into();
         let record = ModeRecord { mode, by, reason: "go live".into(), at_wall_ms: NOW_WALL_MS - 60_000 };
         self.record(&self.keys.mode(), record);
+    }
+
+    pub fn remove_mode(&mut self) {
+        self.pairs.remove(&self.keys.mode());
     }
 
     pub fn open(&mut self, term: u64, writer: u8) {

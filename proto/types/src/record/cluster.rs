@@ -62,6 +62,9 @@ pub struct MemberFacts {
     /// The highest term that this host remembers: an etcd that has forgotten it must not use it again (rule 25).
     #[serde(default)]
     pub highest_term: Term,
+    /// What etcd has forgotten by what this host remembers, and what to do; for people.
+    #[serde(default)]
+    pub contradiction: Option<String>,
     /// How Patroni is set up there; absent from builds that do not tell, and until it has been looked at.
     #[serde(default)]
     pub setup: Option<SetupSeen>,

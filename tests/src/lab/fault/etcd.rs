@@ -4,10 +4,10 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::lab::plan::{HostPlan, RegionPlan};
+use crate::lab::etcdctl;
+use crate::lab::plan::RegionPlan;
 use crate::lab::render::etcd::CLIENT_PORT;
 use crate::lab::shell;
-use crate::lab::spec::Role;
 
 const DEADLINE_MS: u64 = 10_000;
 
@@ -21,12 +21,12 @@ struct Member {
 
 /// Raises the alarm that a member raises when its file has reached its quota: from then on writes are refused.
 pub async fn raise_no_space(region: &RegionPlan) -> Result<()> {
-    let host = any(region)?;
+    let host = etcdctl::host(region)?;
     let members = members(region).await?;
     let id = members.first().context("etcd names no member")?.id;
     let body = json!({ "action": "ACTIVATE", "memberID": id.to_string(), "alarm": "NOSPACE" }).to_string();
     let url = format!("https://{}:{CLIENT_PORT}/v3/maintenance/alarm", host.address);
-    let [ca, cert, key] = ["ca.crt", "host.crt", "host.key"].map(|file| path(host, file));
+    let [ca, cert, key] = etcdctl::certificate(host);
     let line = [
         "ip",
         "netns",
@@ -53,14 +53,14 @@ pub async fn raise_no_space(region: &RegionPlan) -> Result<()> {
 
 /// Ends every alarm.
 pub async fn disarm(region: &RegionPlan) -> Result<()> {
-    ctl(region, None, &["alarm", "disarm"]).await.map(drop)
+    etcdctl::run(region, None, &["alarm", "disarm"]).await.map(drop)
 }
 
 /// Makes another member the leader.
 pub async fn move_leader(region: &RegionPlan) -> Result<()> {
     let members = members(region).await?;
     let (leader, next) = succession(&members).context("etcd has no leader, or nobody to follow it")?;
-    ctl(region, Some(&leader.endpoint), &["move-leader", &format!("{:x}", next.id)]).await.map(drop)
+    etcdctl::run(region, Some(&leader.endpoint), &["move-leader", &format!("{:x}", next.id)]).await.map(drop)
 }
 
 /// The leader, and the member after it.
@@ -71,7 +71,7 @@ fn succession(members: &[Member]) -> Option<(&Member, &Member)> {
 }
 
 async fn members(region: &RegionPlan) -> Result<Vec<Member>> {
-    read_members(&ctl(region, None, &["endpoint", "status", "-w", "json"]).await?)
+    read_members(&etcdctl::run(region, None, &["endpoint", "status", "-w", "json"]).await?)
 }
 
 fn read_members(said: &str) -> Result<Vec<Member>> {
@@ -98,39 +98,6 @@ fn read_members(said: &str) -> Result<Vec<Member>> {
         leader: one.status.leader,
     };
     Ok(all.into_iter().map(member).collect())
-}
-
-async fn ctl(region: &RegionPlan, endpoint: Option<&str>, words: &[&str]) -> Result<String> {
-    let host = any(region)?;
-    let [ca, cert, key] = ["ca.crt", "host.crt", "host.key"].map(|file| path(host, file));
-    let endpoints = endpoint.map_or_else(|| region.etcd_endpoints().join(","), str::to_owned);
-    let place = [
-        "ip",
-        "netns",
-        "exec",
-        &host.netns,
-        "etcdctl",
-        "--endpoints",
-        &endpoints,
-        "--cacert",
-        &ca,
-        "--cert",
-        &cert,
-        "--key",
-        &key,
-        "--dial-timeout=1s",
-        "--command-timeout=5s",
-    ];
-    let output = shell::run(DEADLINE_MS, &[&place[..], words].concat()).await?;
-    Ok(output.stdout)
-}
-
-fn any(region: &RegionPlan) -> Result<&HostPlan> {
-    region.of(Role::Etcd).next().context("a region has an etcd host")
-}
-
-fn path(host: &HostPlan, file: &str) -> String {
-    host.certs().join(file).display().to_string()
 }
 
 #[cfg(test)]

@@ -319,7 +319,8 @@ impl Agent {
         }
         self.step(&format_args!("closes term {}", plan.closed.term)).await;
         self.changed_or(cluster, compares, writes).await?;
-        if let Some(patroni) = cluster.members.get(plan.closed.holder()) {
+        let old = cluster.members.get(plan.closed.holder()).filter(|old| old.lease != 0);
+        if let Some(patroni) = old.filter(|_| !plan.closed.was_given_back()) {
             self.step(&"revokes the lease of the old writer's Patroni").await;
             let _ = self.client.revoke(patroni.lease).await;
         }
@@ -335,6 +336,7 @@ impl Agent {
             revision(keys.patroni_sync(), plan.sync_mod_revision),
             revision(keys.patroni_leader(), plan.leader_mod_revision),
             revision(keys.patroni_config(), plan.config_mod_revision),
+            revision(keys.maintenance(), plan.maintenance_mod_revision),
         ];
         for (promiser, is) in &plan.promise_mod_revisions {
             compares.push(revision(keys.promise(promiser, plan.closed.term), *is));

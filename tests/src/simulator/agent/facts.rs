@@ -51,6 +51,7 @@ impl Agent {
             streaming: attest::streaming_to_publish(state.streaming, lost_for_ms),
             data_uuid: state.data_uuid.clone(),
             highest_term: Term(0),
+            contradiction: None,
             setup: None,
         })
     }

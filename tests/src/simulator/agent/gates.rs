@@ -168,7 +168,8 @@ impl Agent {
         let mut said = String::new();
         loop {
             let told = self.mirror.told.count();
-            match self.try_to_open(waited_ms + self.now_ms() - begun_ms).await {
+            let waited_ms = waited_ms + self.now_ms() - begun_ms;
+            match self.try_to_open(waited_ms).await {
                 Ok(Attempt::Pass(None)) => return true,
                 Ok(Attempt::Pass(Some(_))) if cancelled.get() => return false,
                 Ok(Attempt::Pass(Some(term))) => {
@@ -179,6 +180,10 @@ impl Agent {
                     }
                 }
                 Ok(Attempt::Refuse(why)) => {
+                    self.say(&format_args!("not promoted: {why}"));
+                    return false;
+                }
+                Err(super::Failed(why)) if waited_ms >= self.hook_wait_ms_max() => {
                     self.say(&format_args!("not promoted: {why}"));
                     return false;
                 }
@@ -194,6 +199,10 @@ impl Agent {
                 return false;
             }
         }
+    }
+
+    fn hook_wait_ms_max(&self) -> u64 {
+        2 * self.mirror.cluster().config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms)
     }
 
     async fn try_to_open(&self, waited_ms: u64) -> Done<Attempt> {
@@ -230,7 +239,7 @@ impl Agent {
             barred: fenced,
             suspended: None,
             waited_ms,
-            wait_ms_max: 2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms),
+            wait_ms_max: self.hook_wait_ms_max(),
         });
         Ok(match answer {
             open::Answer::Open(plan) if self.open(&cluster, &plan).await? => {
