@@ -19,7 +19,7 @@ pub struct Remembered {
     pub fenced: Option<String>,
     /// The member attests that it has stopped: no start until that is used or withdrawn.
     pub attesting: bool,
-    /// The highest reign that was seen in force (rule 25).
+    /// The last reign that the watch has shown in force (rule 25).
     #[serde(default)]
     pub reign: Option<KnownReign>,
 }
@@ -30,7 +30,7 @@ pub fn folder(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
 }
 
 impl Remembered {
-    /// The highest term that was seen; 0 for none.
+    /// Its term; 0 for none.
     pub fn known_term(&self) -> Term {
         self.reign.as_ref().map_or(Term(0), |reign| reign.term)
     }

@@ -5,6 +5,7 @@
 
 mod gates;
 mod hooks;
+mod kept;
 mod lease;
 mod look;
 mod network;
@@ -21,15 +22,15 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
-use holdfast_agent_core::rollback::{self, KnownReign};
+use holdfast_agent_core::rollback::KnownReign;
 use holdfast_agent_core::sync::AnySetting;
+use holdfast_host::clock;
 use holdfast_host::nftables::{self, Generation};
-use holdfast_host::{clock, durable};
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::tls::Identity;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{MemberFacts, Reign, SetupSeen, Stored, TermRecord};
+use holdfast_types::record::{MemberFacts, Reign, SetupSeen, TermRecord};
 use holdfast_types::{Mode, Position, Term, Timeline};
 use tokio::sync::{Notify, watch};
 
@@ -54,6 +55,8 @@ const AFTER_AN_ACTION: Duration = Duration::from_millis(5);
 /// While a promise binds this node or a term is closed, the packet filter is looked after more often.
 const BOUND_TICK: Duration = Duration::from_millis(200);
 
+/// A read that failed is tried again after this.
+const READ_AGAIN: Duration = Duration::from_millis(100);
 /// Rounds of actions, one after the other, before the loop slows down to a tick.
 const ACTIONS_IN_A_ROW_MAX: u32 = 12;
 
@@ -188,7 +191,7 @@ impl Member {
             tracing::error!(cluster = %instance.cluster, "{why}; until etcd has been read the cluster counts as armed");
             Remembered { mode: Mode::Armed, ..Remembered::default() }
         });
-        let phase = load_phase(&folder.join(PHASE_FILE))?;
+        let phase = kept::load_phase(&folder)?;
         let received_timeline = match &phase {
             Some(Phase::Intended { received_timeline, .. }) => *received_timeline,
             Some(Phase::Positioned { promise } | Phase::Promised { promise }) => {
@@ -302,17 +305,8 @@ impl Member {
         let mut cluster = considered;
         let must_read = decision.needs_sync_history || decision.actions.iter().any(Action::needs_fresh_read);
         if must_read && mode == Mode::Armed {
-            cluster = match self.world.read(&self.keys).await {
-                Ok(fresh) => fresh,
-                Err(error) => {
-                    tracing::debug!(%error, "no decision without a linearizable read");
-                    return (false, Duration::from_millis(100));
-                }
-            };
-            // etcd may have been restored between the watch and the read.
-            if self.contradiction(&cluster).is_some() {
-                return (false, Duration::from_millis(100));
-            }
+            let Some(fresh) = self.read_again().await else { return (false, READ_AGAIN) };
+            cluster = fresh;
             thought = memory.clone();
             decision = self.decide(&cluster, &mut thought);
         }
@@ -337,6 +331,18 @@ impl Member {
         let again = decision.again_in_ms.map_or(tick, Duration::from_millis).min(tick);
         // What was done changes what is seen: look again as soon as the watch can have told of it.
         (acted, if acted { again.min(AFTER_AN_ACTION) } else { again })
+    }
+
+    /// A linearizable read to act on.
+    async fn read_again(&self) -> Option<Cluster> {
+        match self.world.read(&self.keys).await {
+            // etcd may have been restored between the watch and the read.
+            Ok(fresh) => Some(fresh).filter(|fresh| self.contradiction(fresh).is_none()),
+            Err(error) => {
+                tracing::debug!(%error, "no decision without a linearizable read");
+                None
+            }
+        }
     }
 
     fn tick(&self) -> Duration {
@@ -394,85 +400,10 @@ impl Member {
         }
         !decision.actions.is_empty()
     }
-
-    /// Keeps on disk what the gates need without us: the mode, and whether we are fenced.
-    async fn follow_records(&self, cluster: &Cluster) {
-        let Some(mode) = cluster.known_mode() else { return };
-        let was_armed = self.state().remembered.mode == Mode::Armed;
-        if was_armed && mode != Mode::Armed {
-            // Patroni alone from now on: a standby that could follow only the last writer would be in its way.
-            if let Err(error) = self.firewall.remove().await {
-                tracing::error!(cluster = %self.instance.cluster, %error, "replication is still restricted after disarming; nft delete table");
-                return;
-            }
-            self.state().network_generation = None;
-            tracing::info!(cluster = %self.instance.cluster, %mode, "no longer armed: the packet filter is free");
-        }
-        let fenced = act::why_kept_out(cluster, &self.instance.member);
-        self.remember(|remembered| {
-            remembered.mode = mode;
-            remembered.fenced = fenced;
-        })
-        .await;
-    }
-
-    /// Rule 25: what etcd has forgotten.
-    pub fn contradiction(&self, cluster: &Cluster) -> Option<String> {
-        let state = self.state();
-        let Remembered { mode, reign, .. } = &state.remembered;
-        rollback::contradiction(*mode, reign.as_ref(), cluster).map(|why| why.to_string())
-    }
-
-    fn say_contradiction(&self, why: &str) {
-        let mut state = self.state();
-        state.waits = vec![why.to_owned()];
-        if state.contradiction.as_deref() != Some(why) {
-            tracing::error!(cluster = %self.instance.cluster, "nothing automatic happens: {why}");
-            state.contradiction = Some(why.to_owned());
-        }
-    }
-
-    /// Changes what is on disk for the gates; returns whether it is there now.
-    pub async fn remember(&self, change: impl FnOnce(&mut Remembered)) -> bool {
-        let mut wanted = self.state().remembered.clone();
-        change(&mut wanted);
-        if wanted == self.state().remembered {
-            return true;
-        }
-        let file = Remembered::file(&self.config.state_dir, &self.instance.cluster);
-        match self.disk.keep(file, Some(wanted.encode())).await {
-            Ok(()) => {
-                self.state().remembered = wanted;
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, path = %self.config.state_dir.display(), "what the gates need cannot be kept; free space or repair the disk");
-                false
-            }
-        }
-    }
-
-    /// Persists where we are in leaving a writer, before the step that it names (promise I9).
-    pub async fn set_phase(&self, phase: Option<Phase>) -> std::io::Result<()> {
-        let file = remembered::folder(&self.config.state_dir, &self.instance.cluster).join(PHASE_FILE);
-        let bytes = phase.as_ref().map(|phase| Stored::new(phase.clone()).encode());
-        self.disk.keep(file, bytes).await?;
-        self.state().phase = phase;
-        Ok(())
-    }
 }
 
 fn term_seen(record: &TermRecord) -> TermSeen {
     let writable = matches!(record.reign, Reign::Open { writable: true, .. });
     let open = record.open_holder().is_some();
     TermSeen { term: record.term, holder: record.holder().clone(), open, writable }
-}
-
-const PHASE_FILE: &str = "promise.json";
-
-fn load_phase(file: &std::path::Path) -> anyhow::Result<Option<Phase>> {
-    let at = || format!("{} (a promise that binds this node)", file.display());
-    let Some(bytes) = durable::read_optional(file).with_context(at)? else { return Ok(None) };
-    let stored = Stored::<Phase>::decode(&file.display().to_string(), &bytes).with_context(at)?;
-    Ok(Some(stored.body))
 }

@@ -1,0 +1,95 @@
+//! What this host keeps on disk of an instance: what the gates need without the agent, the last reign, and where we are in
+//! leaving a writer. What contradicts it in etcd is told here too (rule 25). Decides nothing.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::rollback;
+use holdfast_host::durable;
+use holdfast_types::Mode;
+use holdfast_types::record::Stored;
+
+use super::Member;
+use crate::act;
+use crate::gate::remembered::{self, Remembered};
+
+const PHASE_FILE: &str = "promise.json";
+
+impl Member {
+    /// Keeps on disk what the gates need without us: the mode, and whether we are fenced.
+    pub(super) async fn follow_records(&self, cluster: &Cluster) {
+        let Some(mode) = cluster.known_mode() else { return };
+        let was_armed = self.state().remembered.mode == Mode::Armed;
+        if was_armed && mode != Mode::Armed {
+            // Patroni alone from now on: a standby that could follow only the last writer would be in its way.
+            if let Err(error) = self.firewall.remove().await {
+                tracing::error!(cluster = %self.instance.cluster, %error, "replication is still restricted after disarming; nft delete table");
+                return;
+            }
+            self.state().network_generation = None;
+            tracing::info!(cluster = %self.instance.cluster, %mode, "no longer armed: the packet filter is free");
+        }
+        let fenced = act::why_kept_out(cluster, &self.instance.member);
+        self.remember(|remembered| {
+            remembered.mode = mode;
+            remembered.fenced = fenced;
+        })
+        .await;
+    }
+
+    /// Rule 25: what etcd has forgotten.
+    pub fn contradiction(&self, cluster: &Cluster) -> Option<String> {
+        let state = self.state();
+        let Remembered { mode, reign, .. } = &state.remembered;
+        rollback::contradiction(*mode, reign.as_ref(), cluster).map(|why| why.to_string())
+    }
+
+    pub(super) fn say_contradiction(&self, why: &str) {
+        let mut state = self.state();
+        state.waits = vec![why.to_owned()];
+        if state.contradiction.as_deref() != Some(why) {
+            tracing::error!(cluster = %self.instance.cluster, "nothing automatic happens: {why}");
+            state.contradiction = Some(why.to_owned());
+        }
+    }
+
+    /// Changes what is on disk for the gates; returns whether it is there now.
+    pub async fn remember(&self, change: impl FnOnce(&mut Remembered)) -> bool {
+        let mut wanted = self.state().remembered.clone();
+        change(&mut wanted);
+        if wanted == self.state().remembered {
+            return true;
+        }
+        let file = Remembered::file(&self.config.state_dir, &self.instance.cluster);
+        match self.disk.keep(file, Some(wanted.encode())).await {
+            Ok(()) => {
+                self.state().remembered = wanted;
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %self.config.state_dir.display(), "what the gates need cannot be kept; free space or repair the disk");
+                false
+            }
+        }
+    }
+
+    /// Persists where we are in leaving a writer, before the step that it names (promise I9).
+    pub async fn set_phase(&self, phase: Option<Phase>) -> std::io::Result<()> {
+        let file = remembered::folder(&self.config.state_dir, &self.instance.cluster).join(PHASE_FILE);
+        let bytes = phase.as_ref().map(|phase| Stored::new(phase.clone()).encode());
+        self.disk.keep(file, bytes).await?;
+        self.state().phase = phase;
+        Ok(())
+    }
+}
+
+/// Reads where an earlier start of the agent was in leaving a writer; `folder` is the cluster's.
+pub(super) fn load_phase(folder: &Path) -> anyhow::Result<Option<Phase>> {
+    let file = folder.join(PHASE_FILE);
+    let at = || format!("{} (a promise that binds this node)", file.display());
+    let Some(bytes) = durable::read_optional(&file).with_context(at)? else { return Ok(None) };
+    let stored = Stored::<Phase>::decode(&file.display().to_string(), &bytes).with_context(at)?;
+    Ok(Some(stored.body))
+}
