@@ -19,6 +19,13 @@ const OUTAGE: Duration = Duration::from_secs(8);
 /// with room for a busy machine.
 const STALL_MAX: Duration = Duration::from_secs(3);
 
+/// An etcd that is there, and of little use.
+const TROUBLES: [(&str, &str); 3] = [
+    ("etcd answers once in two seconds", "etcd-slow"),
+    ("etcd elects a leader every three seconds", "etcd-leader-churn"),
+    ("etcd is full", "etcd-full"),
+];
+
 struct Region {
     lab: Lab,
     described: Value,
@@ -33,6 +40,11 @@ fn a_writer_is_open_as_long_as_it_has_a_lease_and_no_longer() {
         lab.run(&["fault", lab.name(), "etcd-cut", writer]);
     });
     region.survives("etcd is down", |lab, _| etcd_down(lab));
+    for (what, fault) in TROUBLES {
+        region.survives(what, |lab, _| {
+            lab.run(&["fault", lab.name(), fault]);
+        });
+    }
     region.survives_in_a_maintenance();
     region.is_put_back_after_a_flush();
     region.ends_with_a_hung_agent();
