@@ -263,16 +263,17 @@ fn by_override(
         **member != *record.holder() && promise.term == record.term && same_data
     };
     let promises: BTreeMap<_, _> = view.promises.iter().filter(counts).collect();
-    if !promises.contains_key(&overriding.successor) {
+    let (is_open, closed) = match &record.reign {
+        Reign::Open { .. } => (true, None),
+        // Nobody has received anything since (rule 5 h), and the old writer itself, which never promises, may be named.
+        Reign::Closed { floor, .. } => (false, *floor),
+    };
+    if is_open && !promises.contains_key(&overriding.successor) {
         return Err(NotYet::SuccessorFollows(overriding.successor.clone()));
     }
     let best = promises.values().map(|promise| promise.value.position).max();
     let recorded = floor.map(|floor| floor.value.floor);
-    let closed = match &record.reign {
-        Reign::Closed { floor, .. } => *floor,
-        Reign::Open { .. } => None,
-    };
-    let end = best.into_iter().chain(recorded).chain(closed).max().expect("the successor has promised");
+    let end = best.into_iter().chain(recorded).chain(closed).max().ok_or(NotYet::NoFloor)?;
     let OverrideRecord { by, reason, .. } = overriding;
     let evidence = Evidence::Override { by: by.clone(), reason: reason.clone() };
     let revisions =
