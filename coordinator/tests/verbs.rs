@@ -206,6 +206,55 @@ async fn fences_are_set_and_lifted_only_where_it_is_safe() {
 }
 
 #[tokio::test]
+async fn a_loss_is_accepted_by_name_and_only_where_nothing_else_helps() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    ground.plant(&built).await;
+    let alive = ground.run(&["failover", "db3", "--reason", "x", "--accept-data-loss", "--yes"]).await;
+    assert!(alive.code == 3 && alive.err.contains("db1 is the writer, and its agent lives"), "{alive:?}");
+
+    // The writer and one of two that count are gone.
+    for gone in [1, 2] {
+        built.remove_session(gone);
+    }
+    built.promise(3, 4);
+    ground.plant(&built).await;
+    let status = ground.run(&["status"]).await;
+    let first = status.out.lines().next().unwrap();
+    assert!(first.starts_with("OUTAGE: the writer is gone, and of db2, db3 only 1 have"), "{first}");
+    assert!(first.contains("holdfast failover db3 --accept-data-loss --dry-run --region r1"), "{first}");
+    let silent = ground.run(&["failover", "db3", "--reason", "x", "--yes"]).await;
+    assert!(
+        silent.code == 3 && silent.err.contains("blocker 1: acknowledged writes may be lost"),
+        "{silent:?}"
+    );
+    let dry = ground.run(&["failover", "db3", "--accept-data-loss", "--dry-run"]).await;
+    assert!(
+        dry.code == 0 && dry.out.contains("would make db3 the writer; lost: nothing that is known"),
+        "{dry:?}"
+    );
+    assert!(dry.err.contains("db2 did not say that it has left db1"), "{dry:?}");
+    assert_eq!(ground.stored(&built.keys.overriding()).await, None);
+
+    let done = ground.run(&["failover", "DB3", "--reason", "burnt", "--accept-data-loss", "--yes"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let record = ground.stored(&built.keys.overriding()).await.unwrap();
+    assert_eq!(
+        (&record["successor"], &record["term"], &record["reason"]),
+        (&"db3".into(), &4.into(), &"burnt".into())
+    );
+    let orders = ground.run(&["events", "-o", "json"]).await.json()["orders"].clone();
+    assert_eq!(
+        (&orders[0]["verb"], &orders[0]["by"]),
+        (&"failover".into(), &"holdfast://operator/ann".into())
+    );
+    assert!(orders[0]["accepted"].as_str().unwrap().contains("is not known"), "{orders}");
+    ground.become_viewer();
+    let viewer = ground.run(&["failover", "db3", "--reason", "x", "--accept-data-loss", "--yes"]).await;
+    assert_eq!(viewer.code, 3, "{viewer:?}");
+}
+
+#[tokio::test]
 async fn a_viewer_looks_and_does_not_act() {
     let ground = Ground::new().await;
     ground.plant(&Built::healthy()).await;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{
     Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord, MemberFacts,
-    ModeRecord, Promise, SessionRecord, TermRecord, Unknown,
+    ModeRecord, OutsideRecord, OverrideRecord, Promise, SessionRecord, TermRecord, Unknown,
 };
 use holdfast_types::{HostName, MemberName, Mode, SessionId};
 
@@ -88,6 +88,10 @@ pub struct Cluster {
     pub maintenance: Option<Revised<MaintenanceRecord>>,
     /// There is a maintenance record that this build cannot read: it may be in force.
     pub maintenance_unreadable: bool,
+    /// What fence devices have said, by the member whose agent asked.
+    pub outside: BTreeMap<MemberName, Revised<OutsideRecord>>,
+    /// A person's order to accept a loss; it may be of a term that is over.
+    pub overriding: Option<Revised<OverrideRecord>>,
     /// The incidents that are still in the ring.
     pub events: Vec<Revised<EventRecord>>,
     /// What this build does not know of the records of our own, by their keys: it is kept when they are written again.
@@ -153,6 +157,12 @@ impl Cluster {
             Some(true) => Some("Patroni is paused; patronictl resume ends that".into()),
             None => Some("Patroni's configuration is not known".into()),
         }
+    }
+
+    /// Rules 11 and 18: the override of the term in force, whether that is open or closed.
+    pub fn override_in_force(&self) -> Option<&Revised<OverrideRecord>> {
+        let term = crate::member::term_in_force(self)?.value.term;
+        self.overriding.as_ref().filter(|found| found.value.term == term)
     }
 
     /// Whether the term in force is unknown, as opposed to: there is none.

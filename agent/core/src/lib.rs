@@ -22,6 +22,7 @@
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
 //! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
+//! | [`outside`] | when a fence device is asked, and what its word proves | 11 |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
 
 pub mod attest;
@@ -36,6 +37,7 @@ pub mod lease;
 pub mod member;
 pub mod observe;
 pub mod open;
+pub mod outside;
 pub mod relinquish;
 pub mod rollback;
 pub mod route;

@@ -19,6 +19,7 @@ use crate::close::{ClosePlan, Revised};
 use crate::cluster::Cluster;
 use crate::detach::{Life, Phase};
 use crate::floor::Begun;
+use crate::outside::{self, Devices, Silent, Target};
 use crate::relinquish::Hooks;
 use crate::sync::AnySetting;
 
@@ -117,6 +118,8 @@ pub struct Local<'o> {
     pub network: &'o Network,
     /// Our actual `synchronous_standby_names`, when we are the writer.
     pub setting: Option<&'o AnySetting>,
+    /// The fence devices that this host may ask.
+    pub devices: &'o Devices,
     /// The timings in force.
     pub timings: &'o Timings,
     /// How long a second automatic failover waits for a person.
@@ -151,6 +154,8 @@ pub struct Memory {
     attestation_withdrawn: bool,
     /// The incident whose proof has been begun by this start of the agent.
     proving: Option<Term>,
+    /// Rule 11: a writer that was seen silent.
+    silent: Option<Silent>,
 }
 
 /// Rule 13: who holds the leader key of a closed term, and since when.
@@ -279,7 +284,11 @@ pub enum Action {
         leader_mod_revision: i64,
         /// Compare.
         term_mod_revision: i64,
+        /// Compare: the override by which it is named, if it is.
+        override_mod_revision: Option<i64>,
     },
+    /// Rule 11: ask the fence device of a silent writer's host. Nothing waits for it.
+    AskOutside(Target),
 }
 
 impl Action {
@@ -354,6 +363,15 @@ fn with_quorum(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory, decisi
         }
         Reign::Open { holder, .. } => standby::decide(cluster, local, term, holder, memory, decision),
         Reign::Closed { holder, .. } => closing::while_closed(cluster, local, term, holder, memory, decision),
+    }
+    match outside::decide(cluster, local, &mut memory.silent) {
+        // First: it is only begun here, and what fails after it must not keep it from being begun.
+        Some(ask) => decision.actions.insert(0, ask),
+        None => {
+            if let Some(left_ms) = outside::due_in_ms(cluster, local, memory.silent.as_ref()) {
+                decision.again_in_ms = Some(decision.again_in_ms.map_or(left_ms, |again| again.min(left_ms)));
+            }
+        }
     }
 }
 

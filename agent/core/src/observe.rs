@@ -59,7 +59,8 @@ pub fn as_if_armed(mut cluster: Cluster, term: TermRecord) -> Cluster {
     }
     cluster.mode = Some(Revised { value: mode, mod_revision: 0 });
     cluster.term = Some(Revised { value: term, mod_revision: cluster.revision.max(1) });
-    (cluster.attestation, cluster.hold) = (None, None);
+    (cluster.attestation, cluster.hold, cluster.overriding) = (None, None, None);
+    cluster.outside.clear();
     cluster.promises.clear();
     cluster.events.clear();
     cluster

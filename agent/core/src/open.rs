@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_types::record::{FloorRecord, Reign, TermRecord};
+use holdfast_types::record::{FloorRecord, OverrideRecord, Reign, TermRecord};
 use holdfast_types::{Incarnation, MemberName, Position, SessionId, Term};
 
 use crate::close::Revised;
@@ -38,6 +38,8 @@ pub struct View<'o> {
     pub given_back: bool,
     /// The holder of the open term could lead again: [`Cluster::holder_could_lead`](crate::cluster::Cluster::holder_could_lead).
     pub holder_could_lead: bool,
+    /// Rule 18: a person's order for the term in force.
+    pub overriding: Option<&'o Revised<OverrideRecord>>,
     /// A fence record or policy forbids that we lead.
     pub barred: Option<&'o str>,
     /// Why nobody closes a term at present: a person has suspended automatic action.
@@ -57,6 +59,8 @@ pub struct OpenPlan {
     pub leader_mod_revision: i64,
     /// Compare: what CLOSE wrote.
     pub sync_mod_revision: i64,
+    /// Compare: the override under which we are below the floor, if we are.
+    pub override_mod_revision: Option<i64>,
     /// Write.
     pub opened: TermRecord,
     /// Write: the floor record of the new reign begins at the opener's position.
@@ -157,7 +161,11 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
         return wait("/sync has changed since the reign was closed; it is closed again first (rule 12)");
     }
     let Some(position) = view.replayed else { return wait("local WAL is not all replayed") };
-    if let Some(floor) = floor.filter(|floor| position < *floor) {
+    let below = floor.filter(|floor| position < *floor);
+    let overriding = view.overriding.filter(|found| {
+        below.is_some() && (found.value.term, &found.value.successor) == (term.value.term, view.me)
+    });
+    if let Some(floor) = below.filter(|_| overriding.is_none()) {
         return Err(Stop::Refuse(format!(
             "this node has {position}, the acknowledged writes end at {floor}"
         )));
@@ -173,11 +181,14 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     }
     let next = term.value.term.next();
     let (incarnation, session) = (view.incarnation, view.session);
-    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false, floor: *floor };
+    // What was accepted as lost is asked of nobody again (rule 10): the reign begins at our own position.
+    let asked = floor.filter(|_| below.is_none());
+    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false, floor: asked };
     Ok(OpenPlan {
         term_mod_revision: term.mod_revision,
         leader_mod_revision: leader.mod_revision,
         sync_mod_revision: sync.mod_revision,
+        override_mod_revision: overriding.map(|found| found.mod_revision),
         opened: TermRecord { term: next, reign, trace: term.value.trace.clone() },
         floor: FloorRecord {
             term: next,
@@ -199,7 +210,7 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{at, lasting, name, names};
+    use crate::testing::{at, lasting, name, names, overriding};
     use holdfast_types::record::Evidence;
 
     fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
@@ -238,6 +249,7 @@ mod tests {
             actual: Some(lasting(actual)),
             given_back: false,
             holder_could_lead: false,
+            overriding: None,
             barred: None,
             suspended: None,
             waited_ms: 0,
@@ -267,6 +279,25 @@ mod tests {
     fn a_node_behind_the_floor_is_refused_at_once() {
         assert!(matches!(judge(|v| v.replayed = Some(at(1, 89))), Answer::Refuse(_)));
         assert!(matches!(judge(|v| v.barred = Some("fenced")), Answer::Refuse(_)));
+    }
+
+    #[test]
+    fn below_the_floor_only_the_one_that_an_override_of_this_term_names_is_let_pass() {
+        let ordered = |successor, term| {
+            let found = Revised { value: overriding(successor, term), mod_revision: 400 };
+            judge(|v| (v.replayed, v.overriding) = (Some(at(1, 50)), Some(lasting(found))))
+        };
+        let Answer::Open(plan) = ordered("b", 4) else { panic!("not opened") };
+        assert_eq!((plan.override_mod_revision, plan.floor.floor), (Some(400), at(1, 50)));
+        assert!(
+            matches!(plan.opened.reign, Reign::Open { floor: None, .. }),
+            "the reign begins at its position"
+        );
+        assert!(matches!(ordered("c", 4), Answer::Refuse(_)), "another is named");
+        assert!(matches!(ordered("b", 3), Answer::Refuse(_)), "it was for a term that is over");
+        let found = Revised { value: overriding("b", 4), mod_revision: 400 };
+        let Answer::Open(plan) = judge(|v| v.overriding = Some(lasting(found))) else { panic!("not opened") };
+        assert_eq!(plan.override_mod_revision, None, "not needed");
     }
 
     #[test]

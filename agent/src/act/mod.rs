@@ -11,6 +11,7 @@ pub mod incident;
 pub mod kill;
 pub mod network;
 pub mod open;
+pub mod outside;
 pub mod page;
 pub mod position;
 pub mod promise;
@@ -77,9 +78,19 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         Action::TakeLeaderKey { leader_mod_revision, term_mod_revision } => {
             close::take_leader_key(member, cluster, *leader_mod_revision, *term_mod_revision).await
         }
-        Action::NameNext { to, member_lease, leader_mod_revision, term_mod_revision } => {
+        Action::NameNext {
+            to,
+            member_lease,
+            leader_mod_revision,
+            term_mod_revision,
+            override_mod_revision,
+        } => {
             let revisions = (*leader_mod_revision, *term_mod_revision);
-            close::name_next(member, cluster, to, *member_lease, revisions).await
+            close::name_next(member, cluster, to, *member_lease, revisions, *override_mod_revision).await
+        }
+        Action::AskOutside(target) => {
+            outside::ask(member, target);
+            Ok(())
         }
     }
 }
@@ -118,6 +129,7 @@ pub fn describe(action: &Action) -> String {
         Action::Close(plan) => format!("closed term {}", plan.closed.term),
         Action::Hold { term, .. } => format!("held the failover of term {term} and paged"),
         Action::TakeLeaderKey { .. } => "taken Patroni's leader key from the old writer".into(),
+        Action::AskOutside(target) => format!("asked the fence device of {} to switch it off", target.host),
         Action::NameNext { to, .. } => format!("named {to} as the next successor"),
     }
 }
@@ -142,6 +154,11 @@ pub fn why_kept_out(cluster: &Cluster, member: &MemberName) -> Option<String> {
 /// Compares that no fence record stands against a member.
 pub fn not_fenced(member: &Member, who: &MemberName) -> Compare {
     Compare::ModRevision { key: member.keys.fence(who), is: 0 }
+}
+
+/// Compares the revision of a person's override.
+pub fn override_is(member: &Member, is: i64) -> Compare {
+    Compare::ModRevision { key: member.keys.overriding(), is }
 }
 
 /// Runs a transaction that only an armed cluster may see: it compares the mode record beside what it is given, so that

@@ -2,6 +2,7 @@
 //!
 //! It holds no secret; keys are named by their paths. Read at start and by `check-config`, never changed while running.
 
+mod outside;
 mod reader;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use holdfast_types::{
     Class, ClusterId, HostName, MemberName, Namespace, Profile, RegionName, Scope, Timings,
 };
 
+pub use outside::Device;
 pub use reader::Problem;
 use reader::{Reader, number, one_of, parsed, path, text, texts};
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub poolers: Vec<Pooler>,
     /// Clusters that applications on this host connect to directly.
     pub clients: Vec<ClusterId>,
+    /// The devices that switch other hosts off.
+    pub outside: Vec<Device>,
 }
 
 /// One PostgreSQL under one Patroni.
@@ -173,6 +177,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     let instances = top.tables("instance", |one| instance(one, of_region.as_ref()));
     let poolers = top.tables("pooler", |one| pooler(one, of_region.as_ref()));
     let clients = top.tables("client", |one| cluster(one, of_region.as_ref()));
+    let outside = top.tables("outside", |one| outside::device(one, host.as_ref()));
     twice(top, "instance", &instances, |one| one.cluster.to_string());
     twice(top, "instance", &instances, |one| format!("data_dir {}", one.data_dir.display()));
     twice(top, "instance", &instances, |one| format!("port {}", one.port));
@@ -180,6 +185,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     twice(top, "pooler", &poolers, |one| format!("name {}", one.name));
     twice(top, "pooler", &poolers, |one| format!("target_file {}", one.target_file.display()));
     twice(top, "client", &clients, ToString::to_string);
+    twice(top, "outside", &outside, |one| format!("host {}", one.host));
     Some(Config {
         region: region?,
         host: host?,
@@ -198,6 +204,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
         instances,
         poolers,
         clients,
+        outside,
     })
 }
 
@@ -331,6 +338,39 @@ cgroup = "/sys/fs/cgroup/patroni-main"
             assert!(found.iter().any(|problem| problem.starts_with(path)), "{path} is not in {found:?}");
         }
         assert_eq!(found.len(), 5, "{found:?}");
+    }
+
+    #[test]
+    fn a_fence_device_is_checked_as_strictly() {
+        let device = |rest: &str| {
+            let outside = format!(
+                "[[outside]]\nhost = \"db2\"\nname = \"ipmi\"\nprogram = \"/usr/sbin/fence_ipmilan\"\n{rest}"
+            );
+            format!("{GOOD}{outside}")
+        };
+        let good = device(
+            "options = { ip = \"10.0.0.9\", ipport = 623 }\nsecrets = { password = \"/etc/holdfast/ipmi\" }\n",
+        );
+        assert_eq!(problems(&good), Vec::<String>::new());
+        let config = parse(&good).unwrap().0;
+        let device_of = &config.unwrap().outside[0];
+        assert_eq!((device_of.timeout_ms, device_of.retries, device_of.delay_ms), (20_000, 1, 0));
+        assert_eq!(device_of.options["ipport"], "623");
+        for (rest, path) in [
+            ("timeout = 3\n", "outside[0].timeout:"),
+            ("timeout_ms = 1\n", "outside[0].timeout_ms:"),
+            ("options = { action = \"on\" }\n", "outside[0].options:"),
+            ("options = { password = \"x\" }\n", "outside[0].options:"),
+            ("options = { \"a b\" = \"x\" }\n", "outside[0].options:"),
+            ("options = { a = \"x\\ny\" }\n", "outside[0].options:"),
+            ("secrets = { password = \"ipmi\" }\n", "outside[0].secrets:"),
+        ] {
+            let found = problems(&device(rest));
+            assert!(found.len() == 1 && found[0].starts_with(path), "{rest}: {found:?}");
+        }
+        assert!(
+            problems(&device("").replace("host = \"db2\"", "host = \"db1\""))[0].contains("is this host")
+        );
     }
 
     #[test]

@@ -153,6 +153,7 @@ impl Member {
             actual: setting.as_ref(),
             given_back: self.has_given_back(&cluster),
             holder_could_lead: cluster.holder_could_lead(),
+            overriding: cluster.override_in_force(),
             barred: fenced.as_deref(),
             suspended: suspended.as_deref(),
             waited_ms,

@@ -14,6 +14,7 @@ pub mod sql;
 mod suspect;
 mod would;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
+use holdfast_agent_core::outside::Devices;
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_host::clock;
@@ -82,6 +84,10 @@ pub struct Member {
     pub telemetry: Telemetry,
     /// Its promotion hooks.
     pub hooks: hooks::Desk,
+    /// What the fence devices that this host may ask are waited for.
+    devices: Devices,
+    /// A fence device is being asked by us.
+    pub asking_outside: Arc<AtomicBool>,
     /// Wakes the loop.
     pub wake: Notify,
     /// Wakes the task that keeps the fence.
@@ -204,9 +210,11 @@ impl Member {
             sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
             firewall: act::network::firewall(&instance),
             ladder: act::fence::Ladder::new(&config, &instance),
+            devices: config.outside.iter().map(|device| (device.host.clone(), device.delay_ms)).collect(),
             identity,
             telemetry,
             hooks: hooks::Desk::default(),
+            asking_outside: Arc::default(),
             wake: Notify::new(),
             fence_wake: Notify::new(),
             started_ms: clock::boottime_ms(),
@@ -379,6 +387,7 @@ impl Member {
             suspicion: &state.suspicion,
             network: &state.network,
             setting: state.setting.as_ref(),
+            devices: &self.devices,
             timings: &self.config.timings,
             second_failover_hold_ms: self.config.second_failover_hold_ms,
         };

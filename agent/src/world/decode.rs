@@ -99,6 +99,11 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
             cluster.fences.insert(member(name)?, found);
         }
         OurKey::Event(_) => cluster.events.push(record(pair, &mut cluster.unknown)?),
+        OurKey::Outside(asker) => {
+            let found = record(pair, &mut cluster.unknown)?;
+            cluster.outside.insert(member(asker)?, found);
+        }
+        OurKey::Override => cluster.overriding = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Attest(_) | OurKey::Route(_) | OurKey::Would(_) | OurKey::Audit(_) => {}
     }
     Ok(())

@@ -6,6 +6,7 @@ mod arm;
 mod config;
 mod doctor;
 mod exit;
+mod failover;
 mod fence;
 mod hold;
 mod maintenance;
@@ -39,6 +40,8 @@ pub enum Verb {
     Arm(arm::ModeOptions),
     /// Take Holdfast out of the way: Patroni alone decides
     Disarm(arm::ModeOptions),
+    /// Make a member the writer although acknowledged writes may be lost by it
+    Failover(failover::FailoverOptions),
     /// Keep a node out until it has been validated
     Fence(fence::FenceOptions),
     /// Validate a fenced node and let it in again
@@ -78,6 +81,7 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Watch(options) => watch::watch(options).await,
         Verb::Arm(options) => arm::arm(options).await,
         Verb::Disarm(options) => arm::disarm(options).await,
+        Verb::Failover(options) => failover::failover(options).await,
         Verb::Fence(options) => fence::fence(options).await,
         Verb::Unfence(options) => fence::unfence(options).await,
         Verb::Doctor(options) => doctor::doctor(options).await,

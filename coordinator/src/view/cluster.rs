@@ -6,7 +6,8 @@ use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
     Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord,
-    MemberFacts, ModeRecord, Promise, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    MemberFacts, ModeRecord, OutsideRecord, Promise, RouteRecord, SessionRecord, Stored, TermRecord,
+    WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -51,6 +52,10 @@ pub struct ClusterView {
     maintenance: Option<Seen<MaintenanceRecord>>,
     /// Revision of the key of maintenance, 0 when it is absent; a record that cannot be read has one too.
     pub maintenance_revision: i64,
+    /// Revision of the key of a person's override, 0 when it is absent.
+    pub override_revision: i64,
+    /// What fence devices have said, by the member whose agent asked.
+    pub outside: BTreeMap<MemberName, OutsideRecord>,
     /// Standing promises.
     pub promises: Vec<(MemberName, Promise)>,
     /// The writer's own word that it has stopped.
@@ -102,6 +107,8 @@ impl ClusterView {
             hold: None,
             maintenance: None,
             maintenance_revision: 0,
+            override_revision: 0,
+            outside: BTreeMap::new(),
             promises: Vec::new(),
             attestations: Vec::new(),
             facts: BTreeMap::new(),
@@ -141,6 +148,12 @@ impl ClusterView {
             OurKey::Maintenance => {
                 self.maintenance_revision = pair.mod_revision;
                 self.maintenance = seen(pair, problems);
+            }
+            OurKey::Override => self.override_revision = pair.mod_revision,
+            OurKey::Outside(asker) => {
+                if let (Some(name), Some(found)) = (name(asker, pair, problems), body(pair, problems)) {
+                    self.outside.insert(name, found);
+                }
             }
             OurKey::Promise { member, .. } => {
                 if let (Some(name), Some(promise)) = (name(member, pair, problems), body(pair, problems)) {

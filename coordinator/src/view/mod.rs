@@ -13,6 +13,7 @@ pub mod events;
 pub mod fencing;
 pub mod findings;
 pub mod maintenance;
+pub mod overriding;
 pub mod patroni;
 pub mod setup;
 pub mod status;

@@ -11,6 +11,8 @@
 //!                                          /fence/<member>   keeps a node out until it has been validated
 //!                                          /hold             a second failover waits for a person
 //!                                          /maintenance      a person works on the cluster: nothing automatic until a moment
+//!                                          /outside/<member>  what a fence device said to that member's agent when it was asked last
+//!                                          /override         a person accepts a loss, so that one member may follow
 //!                                          /route/<pooler>   where a pooler sends its clients; it stays when the session goes, and is then no longer known to be true
 //!                                          /would/<member>   what its agent would have done, in mode observe
 //!                                          /event/<nn>       a ring of the last incidents
@@ -102,6 +104,14 @@ impl ClusterKeys {
     pub fn maintenance(&self) -> String {
         format!("{}maintenance", self.ours)
     }
+    /// What a fence device has said to the agent of a member.
+    pub fn outside(&self, asker: &MemberName) -> String {
+        format!("{}outside/{asker}", self.ours)
+    }
+    /// A person's order to go on with a loss.
+    pub fn overriding(&self) -> String {
+        format!("{}override", self.ours)
+    }
     /// Where a pooler sends its clients.
     pub fn route(&self, host: &HostName, pooler: &str) -> String {
         format!("{}route/{host}.{pooler}", self.ours)
@@ -149,6 +159,7 @@ impl ClusterKeys {
                 "floor" => OurKey::Floor,
                 "hold" => OurKey::Hold,
                 "maintenance" => OurKey::Maintenance,
+                "override" => OurKey::Override,
                 _ => return None,
             },
             Some(("promise", path)) => {
@@ -158,6 +169,7 @@ impl ClusterKeys {
             Some(("attest", term)) => OurKey::Attest(Term(term.parse().ok()?)),
             Some(("facts", member)) => OurKey::Facts(member),
             Some(("fence", member)) => OurKey::Fence(member),
+            Some(("outside", member)) => OurKey::Outside(member),
             Some(("route", pooler)) => OurKey::Route(pooler),
             Some(("would", member)) => OurKey::Would(member),
             Some(("audit", number)) => OurKey::Audit(number.parse().ok()?),
@@ -176,10 +188,12 @@ pub enum OurKey<'k> {
     Floor,
     Hold,
     Maintenance,
+    Override,
     Promise { member: &'k str, term: Term },
     Attest(Term),
     Facts(&'k str),
     Fence(&'k str),
+    Outside(&'k str),
     Route(&'k str),
     Would(&'k str),
     Event(u64),
@@ -210,6 +224,8 @@ mod tests {
         assert_eq!(keys.parse(&promise), Some(OurKey::Promise { member: "db1.plant", term: Term(7) }));
         assert_eq!(keys.parse(&keys.event(65)), Some(OurKey::Event(1)));
         assert_eq!(keys.parse(&keys.audit(65)), Some(OurKey::Audit(1)));
+        assert_eq!(keys.parse(&keys.outside(&db1)), Some(OurKey::Outside("db1.plant")));
+        assert_eq!(keys.parse(&keys.overriding()), Some(OurKey::Override));
         assert_eq!(keys.parse(&keys.would(&db1)), Some(OurKey::Would("db1.plant")));
         assert_eq!(keys.parse("/holdfast/v1/r1/service/main/later"), None);
         assert_eq!(keys.parse("/holdfast/v1/r1/service/other/term"), None);

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use holdfast_types::MemberName;
-use holdfast_types::record::{Evidence, Reign, TermRecord};
+use holdfast_types::record::{Evidence, OverrideRecord, Reign, TermRecord};
 
 use super::{Action, Decision, Local, Memory, Named};
 use crate::close::{self, ClosePlan, Revised};
 use crate::cluster::Cluster;
-use crate::{hold, in_force, successor};
+use crate::{hold, in_force, outside, successor};
 
 /// Rule 13: how long a named successor may take until the next is named.
 pub(super) const SUCCESSOR_PATIENCE_MS: u64 = 2_000;
@@ -34,6 +34,8 @@ pub(super) fn close(
         promises: &cluster.promises,
         data_uuids: &data_uuids,
         attestation: cluster.attestation.as_ref(),
+        outside: outside::proof(cluster),
+        overriding: cluster.override_in_force(),
         session_present: cluster.writers_session_present(),
         leader_key: cluster.leader_key.as_ref(),
         failover_key: cluster.failover_key,
@@ -76,7 +78,9 @@ fn held(cluster: &Cluster, local: &Local<'_>, plan: &ClosePlan) -> Option<Option
     let Reign::Closed { evidence, .. } = &plan.closed.reign else { return None };
     let number = plan.closed.term;
     let of_term = cluster.hold.as_ref().filter(|hold| hold.value.term == number);
-    let released = of_term.is_some_and(|hold| hold.value.released_by.is_some());
+    // Who takes a loss to get a writer has looked.
+    let released =
+        plan.override_mod_revision.is_some() || of_term.is_some_and(|hold| hold.value.released_by.is_some());
     let closed_at = |event: &Revised<holdfast_types::record::EventRecord>| {
         let step = holdfast_types::record::Step::Closed;
         event.value.steps_wall_ms.get(&step).copied().filter(|_| event.value.term < number)
@@ -95,7 +99,7 @@ fn held(cluster: &Cluster, local: &Local<'_>, plan: &ClosePlan) -> Option<Option
 fn rank(cluster: &Cluster, plan: &ClosePlan, me: &MemberName) -> u64 {
     let first = match &plan.closed.reign {
         Reign::Closed {
-            evidence: Evidence::Revoked { promisers } | Evidence::AttestedStopped { promisers },
+            evidence: Evidence::Revoked { promisers, .. } | Evidence::AttestedStopped { promisers },
             ..
         } => promisers.clone(),
         Reign::Closed { evidence: Evidence::Relinquished, holder, .. } => {
@@ -128,18 +132,26 @@ pub(super) fn while_closed(
     memory.named = Some(named);
     // Rule 10: who gave its term back was no writer; it is one of the others.
     let given_back = term.value.was_given_back();
+    let overriding = cluster.override_in_force();
+    let wanted = overriding.is_some_and(|found| found.value.successor == *local.me);
     if writer == local.me && !given_back {
         // The attestation has been used: a standby may start again. A primary may not, by the term record.
         if local.gate_shut {
             decision.actions.push(Action::OpenGate);
         }
-        return;
+        if !wanted {
+            return;
+        }
     }
     if cluster.sync.as_ref().is_some_and(|sync| sync.mod_revision != term.mod_revision) {
         close(cluster, local, term, memory, decision);
         if decision.actions.iter().any(|action| matches!(action, Action::Close(_))) {
             return;
         }
+    }
+    if let Some(overriding) = overriding {
+        decision.actions.extend(by_override(cluster, term, overriding));
+        return;
     }
     match &cluster.leader_key {
         Some(leader) if leader.value == *writer && !given_back => {
@@ -162,6 +174,29 @@ pub(super) fn while_closed(
             }
         }
     }
+}
+
+/// Rule 18: a person has named the successor, and nobody else is. The key is put for it at once, whoever has it now; the
+/// old writer too may be the one, once its reign is closed: only what it lacks is the question, and that has been accepted.
+fn by_override(
+    cluster: &Cluster,
+    term: &Revised<TermRecord>,
+    overriding: &Revised<OverrideRecord>,
+) -> Option<Action> {
+    let leader = cluster.leader_key.as_ref();
+    let successor = &overriding.value.successor;
+    if leader.is_some_and(|leader| leader.value == *successor) || cluster.fenced(successor) {
+        return None;
+    }
+    // Patroni's own spelling of the name goes into its keys.
+    let (to, patroni) = cluster.members.get_key_value(successor)?;
+    Some(Action::NameNext {
+        to: to.clone(),
+        member_lease: Some(patroni.lease).filter(|lease| *lease != 0)?,
+        leader_mod_revision: leader.map_or(0, |leader| leader.mod_revision),
+        term_mod_revision: term.mod_revision,
+        override_mod_revision: Some(overriding.mod_revision),
+    })
 }
 
 fn take(leader: &Revised<MemberName>, term: &Revised<TermRecord>) -> Action {
@@ -198,5 +233,6 @@ fn next_successor(
         member_lease: next.member_lease?,
         leader_mod_revision: leader.map_or(0, |leader| leader.mod_revision),
         term_mod_revision: term.mod_revision,
+        override_mod_revision: None,
     })
 }

@@ -13,7 +13,7 @@ use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS};
 use super::*;
 use crate::cluster::{PatroniConfig, PatroniMember};
 use crate::sync::SyncKey;
-use crate::testing::{at, event, facts, lasting, name, names, term_open};
+use crate::testing::{at, event, facts, lasting, name, names, overriding, term_open};
 
 const A_SESSION: SessionId = SessionId(5);
 
@@ -143,6 +143,7 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         suspicion: lasting(Suspicion::default()),
         network: if member == "a" { lasting(Network::default()) } else { lasting(network) },
         setting: None,
+        devices: lasting(Devices::default()),
         timings: lasting(Timings::of(Profile::Fast)),
         second_failover_hold_ms: 600_000,
     };
@@ -506,6 +507,7 @@ fn a_successor_that_does_not_open_is_replaced_after_its_time() {
         member_lease: 62,
         leader_mod_revision: 200,
         term_mod_revision: 200,
+        override_mod_revision: None,
     };
     assert_eq!(decide(&reachable, &c, &mut memory).actions, std::slice::from_ref(&next));
     assert_eq!(decide(&reachable, &c, &mut memory).actions, [next], "a fresh read decides the same");
@@ -560,3 +562,37 @@ fn a_fenced_node_is_ended_and_does_not_vote() {
 }
 
 mod given_back;
+
+#[test]
+fn an_override_names_the_successor_of_a_closed_term_whoever_has_the_key() {
+    let mut closed = cluster();
+    let reign = Reign::Closed {
+        holder: name("a"),
+        floor: Some(at(1, 500)),
+        sync_version: 3,
+        evidence: holdfast_types::record::Evidence::AttestedClean,
+        successor: None,
+        at_wall_ms: 0,
+    };
+    closed.term = Some(revised(TermRecord { term: Term(4), reign, trace: None }, 90));
+    closed.overriding = Some(revised(overriding("C", 4), 400));
+    let named = |to: &str, member_lease| Action::NameNext {
+        to: name(to),
+        member_lease,
+        leader_mod_revision: 70,
+        term_mod_revision: 90,
+        override_mod_revision: Some(400),
+    };
+    let follows = local("b", |l| l.network = cut());
+    assert_eq!(actions(&closed, &follows), [named("c", 62)]);
+    closed.overriding = Some(revised(overriding("a", 4), 400));
+    assert_eq!(actions(&closed, &follows), [], "the old writer has the key, and is the one that is named");
+    closed.leader_key = None;
+    let returned = local("a", |l| {
+        (l.postgres, l.started_as_primary) = (Postgres::Running { in_recovery: Some(true) }, false);
+        l.network = lasting(Network { installed: true, ..Network::default() });
+    });
+    assert_eq!(actions(&closed, &returned).len(), 1, "it may be the only one that is left to name itself");
+    closed.overriding = Some(revised(overriding("c", 3), 400));
+    assert!(!actions(&closed, &follows).contains(&named("c", 62)), "of a term that is over");
+}

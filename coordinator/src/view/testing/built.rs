@@ -187,7 +187,7 @@ impl Built {
             holder: db(writer),
             floor: Some(position(2, 0x0500_0060)),
             sync_version: 3,
-            evidence: Evidence::Revoked { promisers: [db(2), db(3)].into() },
+            evidence: Evidence::Revoked { promisers: [db(2), db(3)].into(), outside: None },
             successor: Some(db(2)),
             at_wall_ms: NOW_WALL_MS - 3_000,
         };
@@ -295,6 +295,7 @@ impl Built {
             by: "holdfast://operator/ann".into(),
             from: "console".into(),
             reason: reason.into(),
+            accepted: None,
             at_wall_ms: NOW_WALL_MS - 5_000,
         };
         self.record(&self.keys.audit(number), record);

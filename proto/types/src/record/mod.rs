@@ -6,6 +6,8 @@
 
 mod account;
 mod cluster;
+mod outside;
+mod overriding;
 mod reign;
 
 pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
@@ -13,6 +15,8 @@ pub use cluster::{
     EventRecord, FenceReason, FenceRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord,
     PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
+pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
+pub use overriding::OverrideRecord;
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
 
 use serde::Serialize;

@@ -44,7 +44,8 @@ pub enum Reign {
     Closed {
         /// The last writer.
         holder: MemberName,
-        /// What the next writer must have at least; absent only after an override.
+        /// What the next writer must have at least: an override lets its one successor pass below it. Records without it
+        /// hold nobody back, and this build writes none.
         floor: Option<Position>,
         /// `version` of `/sync` after CLOSE rewrote it with its own value.
         sync_version: i64,
@@ -107,6 +108,10 @@ pub enum Evidence {
     Revoked {
         /// Who promised.
         promisers: BTreeSet<MemberName>,
+        /// Who asked the fence device that switched the writer's host off (rule 11): its word took the place of the gone
+        /// session. A field of this kind, and no kind of its own: builds before it must still read the term.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outside: Option<MemberName>,
     },
     /// The holder gave the term back before its PostgreSQL left recovery: nothing was ever acknowledged in it (rule 10).
     Relinquished,
@@ -130,7 +135,10 @@ impl std::fmt::Display for Evidence {
             Self::AttestedStopped { promisers } => {
                 write!(f, "attested by its own agent, left by {}", listed(promisers))
             }
-            Self::Revoked { promisers } => write!(f, "revoked, left by {}", listed(promisers)),
+            Self::Revoked { promisers, outside: None } => write!(f, "revoked, left by {}", listed(promisers)),
+            Self::Revoked { promisers, outside: Some(asker) } => {
+                write!(f, "switched off from outside, asked by {asker}, and left by {}", listed(promisers))
+            }
             Self::Relinquished => write!(f, "given back by its own agent before it wrote"),
             Self::Override { by, reason } => write!(f, "override by {by}: {reason}"),
         }

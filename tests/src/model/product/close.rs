@@ -103,6 +103,8 @@ impl Product {
             promises: &self.promise_records(q),
             data_uuids: &uuids,
             attestation: self.attestation(q).as_ref(),
+            outside: None,
+            overriding: None,
             session_present: q.session,
             leader_key: q.leader_key.map(|leader| revised(name(leader).clone())).as_ref(),
             failover_key: false,

@@ -201,6 +201,7 @@ impl Product {
                 actual: any(setting).as_ref(),
                 given_back: false,
                 holder_could_lead: false,
+                overriding: None,
                 barred: None,
                 suspended: None,
                 waited_ms: 0,
@@ -222,6 +223,7 @@ impl Product {
         ask(&self.promises, question, || {
             let (term, me, leader_key, attested, session_present) = question;
             detach::may_promise(&detach::View {
+                outside: false,
                 me: name(me),
                 term: Some(&term.record(None)),
                 leader_key: leader_key.map(name),

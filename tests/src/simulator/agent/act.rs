@@ -71,10 +71,12 @@ impl Agent {
             Action::TakeLeaderKey { leader_mod_revision, term_mod_revision } => {
                 self.take_leader_key(cluster, *leader_mod_revision, *term_mod_revision).await
             }
-            Action::NameNext { to, member_lease, leader_mod_revision, term_mod_revision } => {
+            Action::NameNext { to, member_lease, leader_mod_revision, term_mod_revision, .. } => {
                 let revisions = (*leader_mod_revision, *term_mod_revision);
                 self.name_next(cluster, to, *member_lease, revisions).await
             }
+            // No host of the simulator has a fence device.
+            Action::AskOutside(_) => Ok(()),
         }
     }
 
@@ -353,6 +355,9 @@ impl Agent {
                 });
             }
             OutOfOffice::LeaderIsAnother => {}
+            OutOfOffice::Outside { asker, mod_revision } => {
+                compares.push(revision(keys.outside(asker), *mod_revision));
+            }
             OutOfOffice::Attested { mod_revision } => {
                 compares.push(revision(keys.attest(plan.closed.term), *mod_revision));
             }

@@ -236,6 +236,7 @@ impl Agent {
             actual: setting.as_ref(),
             given_back: self.has_given_back(&cluster),
             holder_could_lead: cluster.holder_could_lead(),
+            overriding: cluster.override_in_force(),
             barred: fenced,
             suspended: None,
             waited_ms,

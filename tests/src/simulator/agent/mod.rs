@@ -27,6 +27,7 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::member::{
     self as core, Action, AfterStop, Decision, Memory, Network, OwnSession, Suspicion,
 };
+use holdfast_agent_core::outside::Devices;
 use holdfast_agent_core::relinquish::Hooks;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_store::StoreError;
@@ -40,6 +41,8 @@ use super::world::{Host, Remembered, Sim, StateDir, World};
 
 pub use gates::{may_start, promotion_hook};
 
+/// Devices are not simulated.
+const NO_DEVICES: Devices = Devices::new();
 const TICK_US: u64 = ms(2_000);
 const UNSETTLED_TICK_US: u64 = ms(500);
 const AFTER_AN_ACTION_US: u64 = ms(5);
@@ -294,6 +297,7 @@ impl Agent {
                 suspicion: &state.suspicion,
                 network: &state.network,
                 setting: state.setting.as_ref(),
+                devices: &NO_DEVICES,
                 timings: &self.world.setup.timings,
                 second_failover_hold_ms: self.world.setup.hold_ms,
             },
