@@ -11,6 +11,7 @@ use holdfast_types::{Configuration, MemberName, Position, SessionId};
 use crate::in_force;
 use crate::successor::{self, Candidate};
 use crate::sync::SyncKey;
+use crate::timeline;
 
 /// A record with the revision by which a transaction can compare it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +187,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
             (end, evidence, promises)
         }
     };
+    let is_unused = evidence == Evidence::Relinquished;
     let leader_key = leader_key(view, end, &evidence);
     let successor = match &leader_key {
         LeaderKey::Give { to, .. } => Some(to.clone()),
@@ -208,7 +210,12 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         config_mod_revision: view.config_mod_revision,
         maintenance_mod_revision: view.maintenance_mod_revision,
         out_of_office,
-        closed: TermRecord { term: record.term, reign, trace: record.trace.clone() },
+        closed: TermRecord {
+            term: record.term,
+            reign,
+            trace: record.trace.clone(),
+            timeline: timeline::used(record.timeline, is_unused),
+        },
         delete_failover: view.failover_key,
         leader_key,
     })
