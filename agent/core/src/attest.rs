@@ -36,7 +36,7 @@ pub struct Stopped<'o> {
     pub control: &'o ControlState,
     /// Every configuration in force, or `None` when that is unknown.
     pub in_force: Option<&'o [Configuration]>,
-    /// Members whose last facts say alive and streaming.
+    /// Members whose last facts say alive and streaming, and whose agents answered just now.
     pub streaming: &'o BTreeSet<MemberName>,
     /// Members that may lead.
     pub eligible: &'o BTreeSet<MemberName>,

@@ -13,6 +13,7 @@ use holdfast_types::{Configuration, MemberName, Position, SessionId};
 use crate::in_force;
 use crate::successor::{self, Candidate};
 use crate::sync::SyncKey;
+use crate::timeline;
 
 /// A record with the revision by which a transaction can compare it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,6 +202,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         (Err(_), Some(overriding)) => by_override(view, &overriding.value, floor)?,
         (Err(why), None) => return Err(why),
     };
+    let is_unused = evidence == Evidence::Relinquished;
     let leader_key = leader_key(view, end, &evidence);
     let successor = match &leader_key {
         LeaderKey::Give { to, .. } => Some(to.clone()),
@@ -224,7 +226,12 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         maintenance_mod_revision: view.maintenance_mod_revision,
         override_mod_revision: view.overriding.map(|found| found.mod_revision),
         out_of_office,
-        closed: TermRecord { term: record.term, reign, trace: record.trace.clone() },
+        closed: TermRecord {
+            term: record.term,
+            reign,
+            trace: record.trace.clone(),
+            timeline: timeline::used(record.timeline, is_unused),
+        },
         delete_failover: view.failover_key,
         leader_key,
     })

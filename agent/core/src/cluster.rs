@@ -28,6 +28,8 @@ pub struct PatroniMember {
     pub nofailover: bool,
     /// Tag `failover_priority`; 1 when absent.
     pub failover_priority: i64,
+    /// Tag `nosync`, or a `sync_priority` of 0 or less.
+    pub nosync: bool,
 }
 
 /// What matters here of Patroni's dynamic configuration.
@@ -249,6 +251,7 @@ impl Cluster {
                     member: member.clone(),
                     position,
                     eligible: willing && same_data && !self.fenced(member),
+                    nosync: !wanted && patroni.is_some_and(|one| one.nosync),
                     // A switchover names its successor; whether that one can lead is asked all the same.
                     priority: if wanted { i64::MAX } else { facts.failover_priority },
                     member_lease: patroni.map(|one| one.lease).filter(|lease| *lease != 0),

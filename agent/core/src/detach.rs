@@ -217,7 +217,7 @@ mod tests {
             writable: true,
             floor: None,
         };
-        TermRecord { term: Term(term), reign, trace: None }
+        TermRecord { term: Term(term), reign, trace: None, timeline: None }
     }
 
     fn closed(term: u64) -> TermRecord {
@@ -229,7 +229,7 @@ mod tests {
             successor: None,
             at_wall_ms: 0,
         };
-        TermRecord { term: Term(term), reign, trace: None }
+        TermRecord { term: Term(term), reign, trace: None, timeline: None }
     }
 
     fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Result<Term, NotNow> {

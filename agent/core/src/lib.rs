@@ -14,6 +14,7 @@
 //! | [`relinquish`] | whether a term that nobody uses may be given back | 10 |
 //! | [`successor`] | to whom the leader key is given | 8, 16 |
 //! | [`open`] | what the promotion hook answers | 14, 16 |
+//! | [`timeline`] | on which timeline id the next reign writes | 14 |
 //! | [`lease`] | until when the writer may accept writes | 19, 22, 24 |
 //! | [`grant`] | whether a member grants the writer a lease without etcd | 22 |
 //! | [`start_gate`] | whether a postmaster may start | 9, I5, I12 |
@@ -44,6 +45,7 @@ pub mod route;
 pub mod start_gate;
 pub mod successor;
 pub mod sync;
+pub mod timeline;
 
 #[cfg(test)]
 mod testing;

@@ -66,6 +66,9 @@ pub struct AfterStop {
     pub processes_gone: bool,
     /// What the control file says.
     pub control: ControlState,
+    /// After a crash: the members whose agents, asked once for this stop, said that their PostgreSQL is alive. A host that
+    /// has died is in nobody's facts until its session ends.
+    pub answering: BTreeSet<MemberName>,
 }
 
 /// What a standby knows of a writer that may be dead.

@@ -34,7 +34,7 @@ pub fn imagine(before: Option<&TermRecord>, cluster: &Cluster) -> Option<TermRec
             };
             let holder = leader.clone();
             let reign = Reign::Open { holder, incarnation, session, writable: true, floor: None };
-            Some(TermRecord { term, reign, trace: None })
+            Some(TermRecord { term, reign, trace: None, timeline: None })
         }
     }
 }

@@ -10,6 +10,7 @@ use holdfast_types::{Incarnation, MemberName, Position, SessionId, Term};
 
 use crate::close::Revised;
 use crate::sync::{AnySetting, Misfit, SyncKey};
+use crate::timeline;
 
 /// What the candidate sees.
 #[derive(Debug, Clone)]
@@ -189,7 +190,12 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
         leader_mod_revision: leader.mod_revision,
         sync_mod_revision: sync.mod_revision,
         override_mod_revision: overriding.map(|found| found.mod_revision),
-        opened: TermRecord { term: next, reign, trace: term.value.trace.clone() },
+        opened: TermRecord {
+            term: next,
+            reign,
+            trace: term.value.trace.clone(),
+            timeline: Some(timeline::reserve(term.value.timeline, position.timeline)),
+        },
         floor: FloorRecord {
             term: next,
             sync_version: sync.version,
@@ -211,9 +217,10 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
 mod tests {
     use super::*;
     use crate::testing::{at, lasting, name, names, overriding};
+    use holdfast_types::Timeline;
     use holdfast_types::record::Evidence;
 
-    fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
+    fn closed() -> TermRecord {
         let reign = Reign::Closed {
             holder: name("a"),
             floor: Some(at(1, 90)),
@@ -222,10 +229,11 @@ mod tests {
             successor: Some(name("b")),
             at_wall_ms: 0,
         };
-        let term = Revised {
-            value: TermRecord { term: Term(4), reign, trace: Some("00-x".into()) },
-            mod_revision: 300,
-        };
+        TermRecord { term: Term(4), reign, trace: Some("00-x".into()), timeline: None }
+    }
+
+    fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
+        let term = Revised { value: closed(), mod_revision: 300 };
         let leader = Revised { value: name("b"), mod_revision: 301 };
         let sync = SyncKey {
             leader: Some(name("a")),
@@ -276,6 +284,26 @@ mod tests {
     }
 
     #[test]
+    fn the_next_timeline_is_reserved() {
+        let reserved = |recorded: Option<u32>, own| {
+            let mut term = Revised { value: closed(), mod_revision: 300 };
+            term.value.timeline = recorded.map(Timeline);
+            let replayed = Some(at(own, 100));
+            let Answer::Open(plan) = judge(|v| (v.term, v.replayed) = (Some(&term), replayed)) else {
+                panic!("not opened")
+            };
+            plan.opened.timeline
+        };
+        assert_eq!(reserved(None, 1), Some(Timeline(2)));
+        assert_eq!(
+            reserved(Some(4), 1),
+            Some(Timeline(5)),
+            "four reigns, none of which this node has followed"
+        );
+        assert_eq!(reserved(Some(2), 6), Some(Timeline(7)));
+    }
+
+    #[test]
     fn a_node_behind_the_floor_is_refused_at_once() {
         assert!(matches!(judge(|v| v.replayed = Some(at(1, 89))), Answer::Refuse(_)));
         assert!(matches!(judge(|v| v.barred = Some("fenced")), Answer::Refuse(_)));
@@ -310,7 +338,10 @@ mod tests {
                 writable: false,
                 floor: None,
             };
-            Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 }
+            Revised {
+                value: TermRecord { term: Term(5), reign, trace: None, timeline: None },
+                mod_revision: 302,
+            }
         };
         let ours = mine(SessionId(8));
         assert_eq!(judge(|v| v.term = Some(&ours)), Answer::AlreadyOpen(Term(5)));
@@ -329,7 +360,10 @@ mod tests {
             writable: false,
             floor: None,
         };
-        let ours = Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 };
+        let ours = Revised {
+            value: TermRecord { term: Term(5), reign, trace: None, timeline: None },
+            mod_revision: 302,
+        };
         let waits = judge(|v| (v.term, v.given_back) = (Some(&ours), true));
         assert!(matches!(&waits, Answer::Wait(why) if why.contains("given the term back")), "{waits:?}");
         assert!(matches!(judge(|v| v.given_back = true), Answer::Open(_)), "the next term is another one");
@@ -355,6 +389,7 @@ mod tests {
                     floor: None,
                 },
                 trace: None,
+                timeline: None,
             },
             mod_revision: 300,
         };

@@ -50,7 +50,7 @@ pub fn term_open(holder: &str, term: u64, writable: bool) -> holdfast_types::rec
         writable,
         floor: None,
     };
-    holdfast_types::record::TermRecord { term: Term(term), reign, trace: None }
+    holdfast_types::record::TermRecord { term: Term(term), reign, trace: None, timeline: None }
 }
 
 /// The incident that ended a term of `from`, closed at this time.

@@ -16,6 +16,7 @@ pub mod page;
 pub mod position;
 pub mod promise;
 pub mod term;
+pub mod timeline;
 pub mod trace;
 
 use anyhow::Result;
@@ -39,7 +40,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             term::put(member, cluster, record, *term_mod_revision).await
         }
         Action::SayWritable { record, term_mod_revision } => {
-            term::put(member, cluster, record, *term_mod_revision).await?;
+            term::say_writable(member, cluster, record, *term_mod_revision).await?;
             incident::promoted(member, cluster);
             Ok(())
         }

@@ -66,7 +66,10 @@ pub async fn open_first(
         writable: true,
         floor: None,
     };
-    let opened = TermRecord { term, reign, trace: None };
+    // A record from before the arming is not in force, but tells how high ids have been.
+    let recorded = cluster.term.as_ref().and_then(|term| term.value.timeline);
+    let timeline = recorded.max(Some(floor.floor.timeline));
+    let opened = TermRecord { term, reign, trace: None, timeline };
     let keys = &member.keys;
     let compares = vec![
         term_is(member, term_mod_revision),

@@ -167,6 +167,8 @@ impl Member {
                 match tokio::join!(act::open::open(self, &cluster, &plan), fence) {
                     (Ok(true), Ok(())) => {
                         self.fence_for(plan.opened.term).await?;
+                        // After OPEN: whoever lost the race for it may have to follow one of these timelines.
+                        act::timeline::hold(self, replayed, plan.opened.timeline).await?;
                         pass_in(plan.opened.term)
                     }
                     (Ok(false), _) => {
@@ -179,6 +181,8 @@ impl Member {
             open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
             open::Answer::AlreadyOpen(term) => {
                 self.fence_for(term).await?;
+                let reserved = term_in_force(&cluster).and_then(|record| record.value.timeline);
+                act::timeline::hold(self, replayed, reserved).await?;
                 pass_in(term)
             }
             open::Answer::Wait(why) => Attempt::Wait(why),

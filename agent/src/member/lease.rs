@@ -194,7 +194,7 @@ impl Member {
         }
     }
 
-    fn client_of(&self, facts: &MemberFacts, deadline: Duration) -> AgentClient {
+    pub(super) fn client_of(&self, facts: &MemberFacts, deadline: Duration) -> AgentClient {
         let expected = Peer::Host { region: self.config.region.clone(), host: facts.host.clone() };
         AgentClient::new(self.identity.clone(), &facts.grpc, Some(expected), deadline)
     }

@@ -3,6 +3,7 @@
 //! An idle look costs two reads of `/proc` and no query: PostgreSQL is asked when something changed, and otherwise every
 //! [`QUIET_TICKS`] looks, because the agent's whole budget at rest is 0.07 % of a core.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -255,14 +256,22 @@ impl Member {
     /// Only for the writer of the open term: everybody else's stopped PostgreSQL is Patroni's affair.
     async fn look_after_stop(&self, cluster: &Cluster, seen: &Seen) {
         let considered = self.considered(cluster.clone());
-        let ours = term_in_force(&considered)
-            .is_some_and(|term| term.value.open_holder() == Some(&self.instance.member));
-        if !ours {
+        let ours =
+            term_in_force(&considered).filter(|term| term.value.open_holder() == Some(&self.instance.member));
+        let Some(term) = ours.map(|term| term.value.term) else {
             self.state().after_stop = None;
             return;
-        }
+        };
         let control = control_data::state(&self.instance.bin_dir, &self.instance.data_dir).await;
         let control = control.unwrap_or_else(|error| ControlState::Other(error.to_string()));
+        let asked = |seen: &&AfterStop| seen.control == ControlState::InProduction;
+        let known = self.state().after_stop.as_ref().filter(asked).map(|seen| seen.answering.clone());
+        let answering = match known {
+            Some(known) => known,
+            // Once for each stop, and only where it decides something.
+            None if control == ControlState::InProduction => self.followers(&considered, term).await,
+            None => BTreeSet::new(),
+        };
         let mut state = self.state();
         // A crashed writer's Patroni may be starting it again at this moment: it must have been killed with it. After
         // that the supervisor brings Patroni back, and the shut gate keeps it from starting anything.
@@ -270,7 +279,7 @@ impl Member {
             ControlState::ShutDown { .. } => seen.postgres_processes == 0,
             _ => state.killed && seen.postgres_processes == 0,
         };
-        state.after_stop = Some(AfterStop { processes_gone, control });
+        state.after_stop = Some(AfterStop { processes_gone, control, answering });
     }
 }
 

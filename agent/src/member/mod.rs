@@ -3,6 +3,7 @@
 //! The loop of [`Member::run`] is the one executor of its decisions; the mode is checked there and nowhere else. What is
 //! decided is in `holdfast-agent-core`; what is done is in [`crate::act`], one kind of effect a file.
 
+mod followers;
 mod gates;
 mod hooks;
 mod kept;

@@ -64,7 +64,14 @@ pub fn member(pair: &KeyValue) -> Result<PatroniMember> {
         state: value["state"].as_str().map(str::to_owned),
         nofailover: tags["nofailover"].as_bool().unwrap_or(false),
         failover_priority: tags["failover_priority"].as_i64().unwrap_or(1),
+        nosync: nosync(tags),
     })
+}
+
+/// As Patroni reads it: `nosync` itself takes precedence over a priority of 0 or less.
+fn nosync(tags: &Value) -> bool {
+    let by_priority = || tags["sync_priority"].as_i64().is_some_and(|priority| priority <= 0);
+    tags["nosync"].as_bool().unwrap_or_else(by_priority)
 }
 
 /// The host of `postgres://host:port/database`, without the brackets of an IPv6 address.
@@ -123,6 +130,14 @@ mod tests {
         let later = r#"{"leader":"a","member":"b","scheduled_at":"2027-01-01T00:00:00+00:00"}"#;
         assert_eq!(candidate(later), Ok(None));
         assert!(candidate("a:b").is_err());
+    }
+
+    #[test]
+    fn who_is_never_synchronous() {
+        let nosync = |tags: &str| member(&pair(&format!(r#"{{"tags":{tags}}}"#))).unwrap().nosync;
+        assert!(nosync(r#"{"nosync":true}"#) && nosync(r#"{"sync_priority":0}"#));
+        assert!(!nosync("{}") && !nosync(r#"{"nosync":false}"#) && !nosync(r#"{"sync_priority":2}"#));
+        assert!(!member(&pair("{}")).unwrap().nosync);
     }
 
     #[test]

@@ -59,10 +59,12 @@ impl Mutant {
             | Self::LengthMinusQuorum
             | Self::Majority => "8",
             Self::NotClosedAgain => "12",
-            Self::SyncNotComparedAtOpen | Self::SettingNotChecked | Self::FloorNotReachedAtOpen => "14",
+            Self::SyncNotComparedAtOpen
+            | Self::SettingNotChecked
+            | Self::FloorNotReachedAtOpen
+            | Self::TimelineTwice => "14",
             Self::DeadlineFromReply | Self::NoMargin => "19",
             Self::DeposedWriterRuns => "20 (G)",
-            Self::TimelineTwice => "8 (positions)",
             Self::WriterIsPaused => "19 (clocks)",
             Self::GrantDoesNotBlock | Self::GrantTooShort | Self::RestartWithoutWaiting => "22",
         }
@@ -108,7 +110,7 @@ impl Mutant {
             Self::GrantDoesNotBlock => "a member that granted a lease may promise before it has run out",
             Self::GrantTooShort => "a grant ends before the lease that rests on it",
             Self::TimelineTwice => {
-                "two reigns write on one timeline id: the second writer has not seen the first one's history file"
+                "the id that OPEN reserved is not held: PostgreSQL takes that of a reign that it has not followed"
             }
             Self::WriterIsPaused => "a hypervisor stops the writer's host, its clocks and its dead-man alike",
             Self::RestartWithoutWaiting => "an agent that restarted promises at once, its grants forgotten",
@@ -118,7 +120,7 @@ impl Mutant {
     /// Whether this is not a rule of ours but something that the rules take for granted. Dropping it must be seen to
     /// break a promise all the same: that is what makes it an assumption.
     pub fn is_an_assumption(self) -> bool {
-        matches!(self, Self::DeposedWriterRuns | Self::TimelineTwice | Self::WriterIsPaused)
+        matches!(self, Self::DeposedWriterRuns | Self::WriterIsPaused)
     }
 
     /// Its name on the command line.

@@ -25,11 +25,13 @@ pub enum Mutant {
     PromiseWithoutCut,
     /// Hook: lets everything be promoted.
     HookPasses,
+    /// Rule 14: the timeline ids that nobody here has seen are not held.
+    TimelineNotHeld,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PositionBeforeCut,
         Self::PromiseForgottenAtBoot,
         Self::CloseWithoutSync,
@@ -39,6 +41,7 @@ impl Mutant {
         Self::WithdrawWithoutTransaction,
         Self::PromiseWithoutCut,
         Self::HookPasses,
+        Self::TimelineNotHeld,
     ];
 
     fn name(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Mutant {
             Self::WithdrawWithoutTransaction => "withdraw-without-transaction",
             Self::PromiseWithoutCut => "promise-without-cut",
             Self::HookPasses => "hook-passes",
+            Self::TimelineNotHeld => "timeline-not-held",
         }
     }
 }

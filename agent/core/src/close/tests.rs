@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{at, lasting, name, names, off, overriding};
-use holdfast_types::{Incarnation, Term};
+use holdfast_types::{Incarnation, Term, Timeline};
 
 /// A cluster whose writer `a` died in term 4; `b` and `c` are synchronous and have promised, `d` is asynchronous.
 struct World {
@@ -37,6 +37,7 @@ fn candidate(member: &str, lsn: u64) -> Candidate {
         member: name(member),
         position: at(1, lsn),
         eligible: true,
+        nosync: false,
         priority: 1,
         member_lease: Some(70),
     }
@@ -62,7 +63,10 @@ impl World {
             floor: at(1, 100),
         };
         Self {
-            term: Revised { value: TermRecord { term: Term(4), reign, trace: None }, mod_revision: 200 },
+            term: Revised {
+                value: TermRecord { term: Term(4), reign, trace: None, timeline: None },
+                mod_revision: 200,
+            },
             floor: Some(Revised { value: floor, mod_revision: 201 }),
             sync: SyncKey {
                 leader: Some(name("a")),
@@ -298,6 +302,17 @@ fn a_term_that_was_given_back_is_closed_without_a_promise_over_the_floor_it_was_
     let Reign::Open { floor, .. } = &mut world.term.value.reign else { unreachable!() };
     *floor = None;
     assert_eq!(floor_of(&world.decide().unwrap()), Some(at(1, 100)), "not known: what the opener had");
+}
+
+#[test]
+fn a_term_that_was_given_back_leaves_its_timeline_unused() {
+    let (mut unused, mut written) = (given_back(), World::new());
+    written.session_present = false;
+    for world in [&mut unused, &mut written] {
+        world.term.value.timeline = Some(Timeline(3));
+    }
+    assert_eq!(unused.decide().unwrap().closed.timeline, Some(Timeline(2)));
+    assert_eq!(written.decide().unwrap().closed.timeline, Some(Timeline(3)));
 }
 
 #[test]

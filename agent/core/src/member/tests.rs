@@ -60,6 +60,7 @@ fn cluster() -> Cluster {
         state: Some("running".into()),
         nofailover: false,
         failover_priority: 1,
+        nosync: false,
     };
     Cluster {
         mode: Some(revised(mode, 50)),
@@ -227,7 +228,8 @@ fn a_clean_stop_for_a_switchover_leaves_patroni_alive_and_goes_to_the_one_that_w
     let stopped = |gate_shut| {
         local("a", |l| {
             (l.postgres, l.gate_shut) = (Postgres::Gone, gate_shut);
-            l.after_stop = Some(AfterStop { processes_gone: true, control: control.clone() });
+            l.after_stop =
+                Some(AfterStop { processes_gone: true, control: control.clone(), answering: names(&[]) });
         })
     };
     let mut cluster = cluster();
@@ -380,7 +382,8 @@ fn a_crash_is_attested_once_and_given_back_once() {
         local("a", |l| {
             l.postgres = Postgres::Gone;
             l.gate_shut = gate_shut;
-            l.after_stop = Some(AfterStop { processes_gone, control: ControlState::InProduction });
+            let answering = names(&["b", "c"]);
+            l.after_stop = Some(AfterStop { processes_gone, control: ControlState::InProduction, answering });
         })
     };
     let mut memory = Memory::default();
@@ -403,6 +406,22 @@ fn a_crash_is_attested_once_and_given_back_once() {
     );
     decide(&cluster, &local("a", |_| ()), &mut memory);
     assert_eq!(decide(&cluster, &crashed(false, false), &mut memory).actions, [Action::ShutGateAndKill]);
+}
+
+#[test]
+fn a_crash_beside_a_standby_that_has_just_died_is_not_attested() {
+    // c's host has died a moment ago: its session and its facts still say that it streams.
+    let crashed = |answering: &[&str]| {
+        local("a", |l| {
+            l.postgres = Postgres::Gone;
+            let (control, answering) = (ControlState::InProduction, names(answering));
+            l.after_stop = Some(AfterStop { processes_gone: false, control, answering });
+        })
+    };
+    assert_eq!(actions(&cluster(), &crashed(&["b", "c"])), [Action::ShutGateAndKill]);
+    assert_eq!(actions(&cluster(), &crashed(&["b"])), [], "Patroni starts it on the spot");
+    let stranger = crashed(&["b", "d"]);
+    assert_eq!(actions(&cluster(), &stranger), [], "its vote counts in no configuration");
 }
 
 #[test]

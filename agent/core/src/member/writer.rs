@@ -190,6 +190,7 @@ fn after_stop(
     }
     let Some(seen) = &local.after_stop else { return };
     let streaming = members_that(cluster, |facts| facts.streaming == Some(true));
+    let streaming = &streaming & &seen.answering;
     let eligible = members_that(cluster, |facts| facts.eligible == Some(true));
     let in_force = match (&cluster.floor, &cluster.sync) {
         (Some(floor), Some(sync)) if floor.value.term == number => {

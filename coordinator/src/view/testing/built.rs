@@ -179,7 +179,7 @@ impl Built {
     pub fn opening(&mut self, term: u64, writer: u8, writable: bool) {
         let (incarnation, session) = (Incarnation(1), SessionId(0x1000 + 1));
         let reign = Reign::Open { holder: db(writer), incarnation, session, writable, floor: None };
-        self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None });
+        self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None, timeline: None });
     }
 
     pub fn closed(&mut self, term: u64, writer: u8) {
@@ -191,7 +191,7 @@ impl Built {
             successor: Some(db(2)),
             at_wall_ms: NOW_WALL_MS - 3_000,
         };
-        self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None });
+        self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None, timeline: None });
     }
 
     pub fn floor(&mut self, term: u64) {

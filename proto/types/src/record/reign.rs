@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Configuration, Incarnation, MemberName, Position, SessionId, Term};
+use crate::{Configuration, Incarnation, MemberName, Position, SessionId, Term, Timeline};
 
 /// The term record: the one key whose transactions decide who may write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub struct TermRecord {
     /// W3C `traceparent` of the incident that last changed the record.
     #[serde(default)]
     pub trace: Option<String>,
+    /// The highest timeline id on which a reign up to this one may have written; OPEN reserves the one above it
+    /// (`PROTOCOL.md` rule 14). Absent in records of builds before it.
+    #[serde(default)]
+    pub timeline: Option<Timeline>,
 }
 
 /// Whether a term has a writer.

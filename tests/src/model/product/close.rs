@@ -24,6 +24,8 @@ pub struct Closed {
     pub floor: End,
     /// Patroni's leader key afterwards.
     pub leader_key: Option<Node>,
+    /// The highest timeline id on which a reign may have written.
+    pub timeline: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,12 +117,13 @@ impl Product {
         })
         .ok()?;
         let Reign::Closed { floor: Some(floor), .. } = plan.closed.reign else { return None };
+        let timeline = plan.closed.timeline.expect("every reign of the model has one").0 as u8;
         let leader_key = match plan.leader_key {
             LeaderKey::Give { to, .. } => Some(node_of(&to)),
             LeaderKey::Delete => None,
             LeaderKey::Leave => q.leader_key,
         };
-        Some(Closed { floor: end_of(floor), leader_key })
+        Some(Closed { floor: end_of(floor), leader_key, timeline })
     }
 
     fn floor_record(

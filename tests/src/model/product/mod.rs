@@ -12,7 +12,7 @@ use holdfast_agent_core::close::Revised;
 use holdfast_agent_core::detach::{Life, NotNow, Phase};
 use holdfast_agent_core::successor::{self, Candidate};
 use holdfast_agent_core::sync::{AnySetting, SyncKey};
-use holdfast_agent_core::{detach, floor, open, start_gate};
+use holdfast_agent_core::{detach, floor, open, start_gate, timeline};
 use holdfast_types::record::{Evidence, FloorRecord, Reign, TermRecord};
 use holdfast_types::{
     Configuration, Incarnation, Lsn, MemberName, Mode, Position, SessionId, Term, Timeline,
@@ -66,7 +66,8 @@ fn any(setting: Setting) -> Option<AnySetting> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // `open::Answer` has the words.
 pub enum Hook {
-    Opens,
+    /// With this timeline id reserved.
+    Opens(u8),
     AlreadyOpen,
     No,
 }
@@ -82,11 +83,13 @@ struct TermView {
     holder: Node,
     open: bool,
     floor: End,
+    timeline: u8,
 }
 
 impl TermView {
     fn of(state: &State) -> Self {
-        Self { number: state.term, holder: state.holder, open: state.open, floor: state.closed_floor }
+        let State { term: number, holder, open, closed_floor: floor, timeline, .. } = *state;
+        Self { number, holder, open, floor, timeline }
     }
 
     fn record(self, floor: Option<Position>) -> TermRecord {
@@ -98,7 +101,8 @@ impl TermView {
             let (evidence, successor) = (Evidence::AttestedClean, None);
             Reign::Closed { holder, floor, sync_version: FLOOR_VERSION, evidence, successor, at_wall_ms: 0 }
         };
-        TermRecord { term: Term(u64::from(self.number)), reign, trace: None }
+        let timeline = Some(Timeline(u32::from(self.timeline)));
+        TermRecord { term: Term(u64::from(self.number)), reign, trace: None, timeline }
     }
 }
 
@@ -153,6 +157,7 @@ impl Product {
             member: name(node).clone(),
             position: self.position(promise.end),
             eligible: true,
+            nosync: false,
             priority: 1,
             member_lease: Some(7),
         }
@@ -208,11 +213,23 @@ impl Product {
                 wait_ms_max: 1,
             });
             match answer {
-                open::Answer::Open(_) => Hook::Opens,
+                open::Answer::Open(plan) => {
+                    let reserved = plan.opened.timeline.expect("OPEN reserves a timeline id");
+                    Hook::Opens(reserved.0 as u8)
+                }
                 open::Answer::AlreadyOpen(_) => Hook::AlreadyOpen,
                 open::Answer::NoTermYet | open::Answer::Wait(_) | open::Answer::Refuse(_) => Hook::No,
             }
         })
+    }
+
+    /// Rule 14: the highest id of `timeline::to_hold`: what PostgreSQL then has seen a history file of.
+    pub fn held(&self, own: End, reserved: u8) -> u8 {
+        if self.is(Mutant::TimelineTwice) {
+            return 0;
+        }
+        let ids = timeline::to_hold(Timeline(u32::from(own.timeline)), Timeline(u32::from(reserved)));
+        ids.expect("the model has a few terms only").last().map_or(0, |id| id.0 as u8)
     }
 
     /// Rule 4: `detach::may_promise`. Silence and failed probes are taken for granted: they are there for a healthy

@@ -25,9 +25,13 @@ impl Agent {
             Action::OpenFirst { term, term_mod_revision } => {
                 self.open_first(cluster, *term, *term_mod_revision).await
             }
-            Action::KeepTerm { record, term_mod_revision }
-            | Action::SayWritable { record, term_mod_revision } => {
+            Action::KeepTerm { record, term_mod_revision } => {
                 self.put_term(cluster, record, *term_mod_revision).await
+            }
+            Action::SayWritable { record, term_mod_revision } => {
+                let taken = self.writer().await.ok().map(|writer| writer.flushed.timeline);
+                let record = TermRecord { timeline: record.timeline.max(taken), ..record.clone() };
+                self.put_term(cluster, &record, *term_mod_revision).await
             }
             Action::Prove { closed } => {
                 self.prove(*closed);
@@ -133,7 +137,9 @@ impl Agent {
             writable: true,
             floor: None,
         };
-        let opened = TermRecord { term, reign, trace: None };
+        let recorded = cluster.term.as_ref().and_then(|term| term.value.timeline);
+        let timeline = recorded.max(Some(floor.floor.timeline));
+        let opened = TermRecord { term, reign, trace: None, timeline };
         let keys = &self.world.keys;
         let compares = vec![
             self.term_is(term_mod_revision),

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::term_in_force;
-use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
+use holdfast_agent_core::{open, timeline};
 use holdfast_types::record::Reign;
-use holdfast_types::{Mode, Term};
+use holdfast_types::{Mode, Position, Term, Timeline};
 
 use super::{Agent, Done};
 use crate::simulator::executor::{Signal, ms, wait};
@@ -244,13 +244,33 @@ impl Agent {
         });
         Ok(match answer {
             open::Answer::Open(plan) if self.open(&cluster, &plan).await? => {
+                self.hold_timelines(replayed, plan.opened.timeline).await?;
                 Attempt::Pass(Some(plan.opened.term))
             }
             open::Answer::NoTermYet => Attempt::Pass(None),
-            open::Answer::AlreadyOpen(term) => Attempt::Pass(Some(term)),
+            open::Answer::AlreadyOpen(term) => {
+                let reserved = term_in_force(&cluster).and_then(|record| record.value.timeline);
+                self.hold_timelines(replayed, reserved).await?;
+                Attempt::Pass(Some(term))
+            }
             open::Answer::Open(_) => Attempt::Wait("etcd has changed since; it is read again".into()),
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Refuse(why),
         })
+    }
+
+    /// `agent/src/act/timeline.rs`: PostgreSQL takes the id that OPEN reserved.
+    async fn hold_timelines(&self, replayed: Option<Position>, reserved: Option<Timeline>) -> Done {
+        if self.world.is_mutant(Mutant::TimelineNotHeld) {
+            return Ok(());
+        }
+        let Some(reserved) = reserved else { return Ok(()) };
+        let own = replayed.ok_or("local WAL is not all replayed")?.timeline;
+        let ids = timeline::to_hold(own, reserved).ok_or("no history of one cluster")?;
+        for id in ids {
+            self.step(&format_args!("holds timeline {}", id.0)).await;
+            self.here().data.borrow_mut().history_files.insert(id.0);
+        }
+        Ok(())
     }
 }
