@@ -193,6 +193,16 @@ impl Cluster {
         }
     }
 
+    /// Rule 15: whether a member wrote in the term that is closed, and has the data directory that it wrote into. What it has
+    /// acknowledged is then in its own WAL, whatever became of `/sync` since.
+    pub fn kept_its_data(&self, member: &MemberName) -> bool {
+        let (Some(term), Some(floor)) = (&self.term, &self.floor) else { return false };
+        let closed = term.value.open_holder().is_none() && term.value.holder() == member;
+        let recorded = floor.value.data_uuids.get(member).filter(|_| floor.value.term == term.value.term);
+        let now = self.facts.get(member).and_then(|facts| facts.data_uuid.as_ref());
+        closed && recorded.is_some() && recorded == now
+    }
+
     /// Where a member's PostgreSQL answers.
     pub fn address(&self, member: &MemberName) -> Option<(&str, u16)> {
         self.facts.get(member).map(|facts| (facts.address.as_str(), facts.port))

@@ -6,13 +6,14 @@
 
 mod asynchronous;
 mod closing;
+mod come_back;
 mod standby;
 mod writer;
 
 use std::collections::BTreeSet;
 
 use holdfast_types::record::{Reign, StopKind, TermRecord};
-use holdfast_types::{Class, HostName, Incarnation, MemberName, Now, SessionId, Term, Timings};
+use holdfast_types::{Class, HostName, Incarnation, MemberName, Now, Position, SessionId, Term, Timings};
 
 use crate::attest::ControlState;
 use crate::close::{ClosePlan, Revised};
@@ -101,6 +102,8 @@ pub struct Local<'o> {
     pub patroni_hung: bool,
     /// Only when the postmaster of a writer is gone.
     pub after_stop: Option<AfterStop>,
+    /// How far a standby has come: what it has received or replayed, whichever is more.
+    pub reached: Option<Position>,
     /// The highest term that this host remembers.
     pub known_term: Term,
     /// A write lease that we granted without etcd has not run out (rule 22).

@@ -45,7 +45,7 @@ pub fn as_if_armed(mut cluster: Cluster, term: TermRecord) -> Cluster {
     if let Some(sync) = &cluster.sync {
         let configuration = sync.configuration(term.holder());
         let mut data_uuids = cluster.data_uuids();
-        data_uuids.retain(|member, _| configuration.members.contains(member));
+        data_uuids.retain(|member, _| configuration.members.contains(member) || member == term.holder());
         let floor = FloorRecord {
             term: term.term,
             sync_version: sync.version,

@@ -371,6 +371,7 @@ impl Member {
             started_as_primary: state.started_as_primary,
             patroni_hung: state.patroni_hung,
             after_stop: state.after_stop.clone(),
+            reached: state.position,
             known_term: state.remembered.known_term(),
             granted: clock::boottime_ms() < state.granted_until_ms,
             gate_shut: state.remembered.attesting,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use holdfast_types::MemberName;
 use holdfast_types::record::{Evidence, Reign, TermRecord};
 
-use super::{Action, Decision, Local, Memory, Named};
+use super::{Action, Decision, Local, Memory, Named, come_back};
 use crate::close::{self, ClosePlan, Revised};
 use crate::cluster::Cluster;
 use crate::{hold, in_force, successor};
@@ -133,7 +133,7 @@ pub(super) fn while_closed(
         if local.gate_shut {
             decision.actions.push(Action::OpenGate);
         }
-        return;
+        return come_back::name_itself(cluster, local, term, named, decision);
     }
     if cluster.sync.as_ref().is_some_and(|sync| sync.mod_revision != term.mod_revision) {
         close(cluster, local, term, memory, decision);
@@ -142,19 +142,20 @@ pub(super) fn while_closed(
         }
     }
     match &cluster.leader_key {
-        Some(leader) if leader.value == *writer && !given_back => {
+        Some(leader)
+            if leader.value == *writer && !given_back && !come_back::may_lead(cluster, term, named) =>
+        {
             decision.actions.push(take(leader, term));
         }
         leader => {
-            let patience_ms = SUCCESSOR_PATIENCE_MS << named.earlier.min(SUCCESSOR_DOUBLINGS_MAX);
-            let waited_ms = local.now.boottime_ms.saturating_sub(named.since_ms);
-            if waited_ms < patience_ms {
-                decision.again_in_ms = Some(patience_ms - waited_ms);
+            if let Some(left_ms) = named.left_ms(local) {
+                decision.again_in_ms = Some(left_ms);
                 return;
             }
             if let Some(next) = next_successor(cluster, term, leader.as_ref()) {
                 decision.actions.push(next);
             } else if let Some(leader) = leader.as_ref().filter(|leader| leader.value == *writer)
+                && given_back
                 && !cluster.candidates().iter().any(|one| one.member == *writer && one.eligible)
             {
                 // Rule 10: it keeps the lock of the term that it gave back, and its Patroni does nothing with it.
@@ -176,6 +177,15 @@ fn named(memory: &Memory, term_mod_revision: i64, leader_mod_revision: i64, now_
         Some(old) if old.leader_mod_revision == leader_mod_revision => old,
         Some(old) => new(old.earlier.saturating_add(1)),
         None => new(0),
+    }
+}
+
+impl Named {
+    /// How much of its time the present holder of the leader key has left; `None` when it is over.
+    pub(super) fn left_ms(&self, local: &Local<'_>) -> Option<u64> {
+        let patience_ms = SUCCESSOR_PATIENCE_MS << self.earlier.min(SUCCESSOR_DOUBLINGS_MAX);
+        let waited_ms = local.now.boottime_ms.saturating_sub(self.since_ms);
+        patience_ms.checked_sub(waited_ms).filter(|left_ms| *left_ms > 0)
     }
 }
 

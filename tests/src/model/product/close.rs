@@ -176,7 +176,7 @@ impl Product {
     }
 
     fn candidates(&self, q: &CloseQuestion) -> Vec<Candidate> {
-        let promised = |node: Node| Some(self.candidate(node, q.promises[node.index()]?));
+        let promised = |node: Node| Some(self.candidate(node, q.promises[node.index()]?.end));
         q.eligible.iter().filter_map(promised).collect()
     }
 }

@@ -31,7 +31,7 @@ use holdfast_agent_core::relinquish::Hooks;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_store::StoreError;
 use holdfast_types::record::{MemberFacts, Reign};
-use holdfast_types::{Class, Mode, Now, Term, Timeline};
+use holdfast_types::{Class, Mode, Now, Position, Term, Timeline};
 
 use super::etcd::{Client, Mirror};
 use super::executor::{ProcessId, Signal, ms, wait};
@@ -96,6 +96,7 @@ struct State {
     published: Option<MemberFacts>,
     data_uuid: Option<String>,
     postgres: Option<core::Postgres>,
+    reached: Option<Position>,
     streaming: Option<bool>,
     stream_lost_ms: Option<u64>,
     started_as_primary: bool,
@@ -286,6 +287,7 @@ impl Agent {
                 started_as_primary: state.started_as_primary,
                 patroni_hung: state.patroni_hung,
                 after_stop: state.after_stop.clone(),
+                reached: state.reached,
                 known_term: Term(0),
                 granted: false,
                 hooks: *self.hooks.borrow(),
