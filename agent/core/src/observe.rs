@@ -59,7 +59,7 @@ pub fn as_if_armed(mut cluster: Cluster, term: TermRecord) -> Cluster {
     }
     cluster.mode = Some(Revised { value: mode, mod_revision: 0 });
     cluster.term = Some(Revised { value: term, mod_revision: cluster.revision.max(1) });
-    (cluster.attestation, cluster.hold) = (None, None);
+    (cluster.attestation, cluster.hold, cluster.held) = (None, None, None);
     cluster.promises.clear();
     cluster.events.clear();
     cluster
@@ -74,6 +74,8 @@ pub fn is_worth_saying(action: &Action) -> bool {
             | Action::FollowPatroni { .. }
             | Action::KeepTerm { .. }
             | Action::SayWritable { .. }
+            | Action::SayHeld { .. }
+            | Action::SayBound { .. }
             | Action::KeepFloor(_)
             | Action::Follow { .. }
             | Action::ForgetPhase

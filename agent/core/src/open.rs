@@ -295,7 +295,10 @@ mod tests {
             panic!("not opened")
         };
         assert_eq!((plan.sync_mod_revision, plan.floor.sync_version), (320, 5));
-        assert!(matches!(judge(|v| v.sync = Some(moved("b"))), Answer::Wait(_)), "it never wrote in that term");
+        assert!(
+            matches!(judge(|v| v.sync = Some(moved("b"))), Answer::Wait(_)),
+            "it never wrote in that term"
+        );
         let by_another = judge(|v| (v.sync, v.wrote_last) = (Some(moved("a")), true));
         assert!(matches!(by_another, Answer::Wait(_)));
         let behind =

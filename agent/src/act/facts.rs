@@ -43,7 +43,12 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
     let closed = term_in_force(cluster).is_some_and(|term| term.value.open_holder().is_none());
     let eligible = patroni.map(|patroni| {
         let allowed = !patroni.nofailover && patroni.failover_priority > 0;
-        runs && allowed && !paused && up && !(is_primary && closed) && state.patroni_alive && !state.patroni_hung
+        runs && allowed
+            && !paused
+            && up
+            && !(is_primary && closed)
+            && state.patroni_alive
+            && !state.patroni_hung
     });
     let lost_for_ms = state.stream_lost_ms.map(|lost_ms| clock::boottime_ms().saturating_sub(lost_ms));
     Some(MemberFacts {

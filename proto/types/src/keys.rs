@@ -10,6 +10,7 @@
 //!                                          /facts/<member>   what others need to choose a successor; it stays when the session goes, as the address to cut off
 //!                                          /fence/<member>   keeps a node out until it has been validated
 //!                                          /hold             a second failover waits for a person
+//!                                          /held             the writer may write without a lease, in a pause or a maintenance
 //!                                          /maintenance      a person works on the cluster: nothing automatic until a moment
 //!                                          /route/<pooler>   where a pooler sends its clients; it stays when the session goes, and is then no longer known to be true
 //!                                          /would/<member>   what its agent would have done, in mode observe
@@ -98,6 +99,10 @@ impl ClusterKeys {
     pub fn hold(&self) -> String {
         format!("{}hold", self.ours)
     }
+    /// The writer's word that its fence may be lifted, or is: no CLOSE while it stands.
+    pub fn held(&self) -> String {
+        format!("{}held", self.ours)
+    }
     /// The mark that a person works on the cluster.
     pub fn maintenance(&self) -> String {
         format!("{}maintenance", self.ours)
@@ -148,6 +153,7 @@ impl ClusterKeys {
                 "term" => OurKey::Term,
                 "floor" => OurKey::Floor,
                 "hold" => OurKey::Hold,
+                "held" => OurKey::Held,
                 "maintenance" => OurKey::Maintenance,
                 _ => return None,
             },
@@ -175,6 +181,7 @@ pub enum OurKey<'k> {
     Term,
     Floor,
     Hold,
+    Held,
     Maintenance,
     Promise { member: &'k str, term: Term },
     Attest(Term),
@@ -206,6 +213,7 @@ mod tests {
         assert_eq!(keys.term(), "/holdfast/v1/r1/service/main/term");
         assert_eq!(keys.parse(&keys.term()), Some(OurKey::Term));
         assert_eq!(keys.parse(&keys.maintenance()), Some(OurKey::Maintenance));
+        assert_eq!(keys.parse(&keys.held()), Some(OurKey::Held));
         let promise = keys.promise(&db1, Term(7));
         assert_eq!(keys.parse(&promise), Some(OurKey::Promise { member: "db1.plant", term: Term(7) }));
         assert_eq!(keys.parse(&keys.event(65)), Some(OurKey::Event(1)));

@@ -14,6 +14,7 @@ struct World {
     session_present: bool,
     leader_key: Option<Revised<MemberName>>,
     failover_key: bool,
+    held: bool,
     candidates: Vec<Candidate>,
 }
 
@@ -77,6 +78,7 @@ impl World {
             session_present: false,
             leader_key: Some(Revised { value: name("a"), mod_revision: 190 }),
             failover_key: false,
+            held: false,
             candidates: vec![candidate("b", 150), candidate("c", 140)],
         }
     }
@@ -95,6 +97,8 @@ impl World {
             failover_key: self.failover_key,
             config_mod_revision: 20,
             maintenance_mod_revision: 0,
+            held: self.held,
+            held_mod_revision: 0,
             candidates: &self.candidates,
             now_wall_ms: 9,
         })
@@ -341,4 +345,12 @@ fn a_given_back_term_is_closed_again_by_promises_only() {
     (world.sync.mod_revision, world.sync.version) = (301, 5);
     world.history = vec![SyncKey { version: 4, mod_revision: 300, ..world.sync.clone() }];
     assert!(matches!(world.decide(), Err(NotYet::Promises { promised: 0, .. })));
+}
+
+#[test]
+fn a_writer_that_may_write_without_a_lease_is_closed_only_once_it_has_stopped() {
+    let mut held = World { held: true, ..World::new() };
+    assert_eq!(held.decide(), Err(NotYet::Held));
+    held.attest(StopKind::Stopped);
+    assert!(held.decide().is_ok(), "its own agent says that it has stopped");
 }

@@ -39,6 +39,8 @@ pub(super) fn close(
         failover_key: cluster.failover_key,
         config_mod_revision: cluster.config.map_or(0, |config| config.mod_revision),
         maintenance_mod_revision: cluster.maintenance.as_ref().map_or(0, |found| found.mod_revision),
+        held: cluster.may_be_held(local.now.wall_ms),
+        held_mod_revision: cluster.held.as_ref().map_or(0, |found| found.mod_revision),
         candidates: &candidates,
         now_wall_ms: local.now.wall_ms,
     });

@@ -18,8 +18,7 @@ const OTHERS_FIRST: u32 = 2;
 pub(super) fn may_lead(cluster: &Cluster, term: &Revised<TermRecord>, named: Named) -> bool {
     let Reign::Closed { holder, floor: Some(floor), .. } = &term.value.reign else { return false };
     let facts = cluster.facts.get(holder);
-    let able =
-        facts.is_some_and(|facts| facts.eligible == Some(true) && cluster.agent_alive(&facts.host));
+    let able = facts.is_some_and(|facts| facts.eligible == Some(true) && cluster.agent_alive(&facts.host));
     let others: Vec<_> = cluster.candidates().into_iter().filter(|one| one.member != *holder).collect();
     let is_last = named.earlier >= OTHERS_FIRST || successor::choose(&others, *floor).is_none();
     able && !cluster.fenced(holder) && is_last

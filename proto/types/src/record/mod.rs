@@ -10,8 +10,8 @@ mod reign;
 
 pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
 pub use cluster::{
-    EventRecord, FenceReason, FenceRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord,
-    PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
+    EventRecord, FenceReason, FenceRecord, HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts,
+    ModeRecord, PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
 

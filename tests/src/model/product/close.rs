@@ -108,6 +108,8 @@ impl Product {
             failover_key: false,
             config_mod_revision: 0,
             maintenance_mod_revision: 0,
+            held: false,
+            held_mod_revision: 0,
             candidates: &self.candidates(q),
             now_wall_ms: 0,
         })

@@ -292,6 +292,8 @@ impl Agent {
                 granted: false,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
+                // Neither lease nor guard is simulated.
+                fenced_in: true,
                 phase: state.phase.as_ref(),
                 suspicion: &state.suspicion,
                 network: &state.network,
