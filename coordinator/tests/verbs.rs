@@ -437,3 +437,17 @@ async fn a_stopped_member_comes_back_by_its_agents_word() {
     let back = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert_eq!(back.code, 0, "{back:?}");
 }
+
+#[tokio::test]
+async fn a_person_says_that_a_writer_which_was_lost_in_a_pause_is_off() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.held();
+    built.remove_session(1);
+    ground.plant(&built).await;
+    let ended = ground.run(&["hold", "end", "--reason", "power is off", "--yes"]).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ground.stored(&built.keys.held()).await, None);
+    let orders = ground.run(&["events"]).await;
+    assert!(orders.out.contains("power is off"), "{orders:?}");
+}

@@ -55,6 +55,10 @@ pub struct View<'o> {
     pub config_mod_revision: i64,
     /// Revision of the maintenance record; 0 is absent.
     pub maintenance_mod_revision: i64,
+    /// Rule 24: the writer may still be writing without a lease.
+    pub held: bool,
+    /// Revision of the record that says so; 0 is absent.
+    pub held_mod_revision: i64,
     /// Members that could follow.
     pub candidates: &'o [Candidate],
     /// Wall clock for the record, milliseconds since 1970.
@@ -76,6 +80,12 @@ pub enum NotYet {
     /// Session alive, leader key the writer's or absent, nothing attested.
     #[error("the writer has neither attested a stop nor lost its session or lock")]
     WriterLives,
+    /// Rule 24.
+    #[error(
+        "the writer may write without a lease since a pause or a maintenance, and has not said that it has one again; \
+         if its host is certainly off: holdfast hold end"
+    )]
+    Held,
     /// Rule 2.
     #[error("the configurations in force are unknown: {0}")]
     InForce(#[from] in_force::Unknown),
@@ -169,6 +179,8 @@ pub struct ClosePlan {
     pub maintenance_mod_revision: i64,
     /// Compare: the override that this rests on, or that names the successor.
     pub override_mod_revision: Option<i64>,
+    /// Compare: a writer that has been told of either since may have lifted its fence.
+    pub held_mod_revision: i64,
     /// Compare.
     pub out_of_office: OutOfOffice,
     /// Write.
@@ -196,6 +208,9 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
             && (found.value.stop != StopKind::Relinquished || record.is_given_back_by(&found.value))
     });
     let out_of_office = out_of_office(view, attestation)?;
+    if view.held && attestation.is_none() {
+        return Err(NotYet::Held);
+    }
     let stop = attestation.map(|found| &found.value.stop);
     let (end, evidence, promises) = match (proved(view, stop, floor, sync), view.overriding) {
         (Ok(proved), _) => proved,
@@ -225,6 +240,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         config_mod_revision: view.config_mod_revision,
         maintenance_mod_revision: view.maintenance_mod_revision,
         override_mod_revision: view.overriding.map(|found| found.mod_revision),
+        held_mod_revision: view.held_mod_revision,
         out_of_office,
         closed: TermRecord {
             term: record.term,

@@ -6,13 +6,15 @@
 
 mod asynchronous;
 mod closing;
+mod come_back;
 mod standby;
+mod suspension;
 mod writer;
 
 use std::collections::BTreeSet;
 
-use holdfast_types::record::{Reign, StopKind, TermRecord};
-use holdfast_types::{Class, HostName, Incarnation, MemberName, Now, SessionId, Term, Timings};
+use holdfast_types::record::{HeldRecord, Reign, StopKind, TermRecord};
+use holdfast_types::{Class, HostName, Incarnation, MemberName, Now, Position, SessionId, Term, Timings};
 
 use crate::attest::ControlState;
 use crate::close::{ClosePlan, Revised};
@@ -105,6 +107,8 @@ pub struct Local<'o> {
     pub patroni_hung: bool,
     /// Only when the postmaster of a writer is gone.
     pub after_stop: Option<AfterStop>,
+    /// How far a standby has come: what it has received or replayed, whichever is more.
+    pub reached: Option<Position>,
     /// The highest term that this host remembers.
     pub known_term: Term,
     /// A write lease that we granted without etcd has not run out (rule 22).
@@ -113,6 +117,8 @@ pub struct Local<'o> {
     pub gate_shut: bool,
     /// What promotion hooks have been told by this start of the agent (rule 10).
     pub hooks: Hooks,
+    /// The fence of this host stands by a lease or is shut, as far as it was set by this start of the agent.
+    pub fenced_in: bool,
     /// Where we are in leaving a writer, as it stands on disk.
     pub phase: Option<&'o Phase>,
     /// What we know of the writer's signs of life.
@@ -209,6 +215,22 @@ pub enum Action {
         term_mod_revision: i64,
         /// Compare: the leader key is ours.
         leader_mod_revision: i64,
+    },
+    /// Rule 24: before our fence may be lifted, say that nobody may close our term.
+    SayHeld {
+        /// The record to put.
+        record: HeldRecord,
+        /// Compare; 0 is absent.
+        held_mod_revision: i64,
+        /// Compare.
+        term_mod_revision: i64,
+    },
+    /// Rule 24: our fence stands again; the term may be closed.
+    SayBound {
+        /// Compare.
+        held_mod_revision: i64,
+        /// Compare.
+        term_mod_revision: i64,
     },
     /// Rule 1: publish a new floor record.
     KeepFloor(Begun),
@@ -339,6 +361,9 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
             decision.actions.extend(writer::keep_term(cluster, local));
             if suspended == Some(true) {
                 writer::give_back(cluster, local, &mut decision);
+                if decision.actions.is_empty() {
+                    decision.actions.extend(suspension::hold(cluster, local));
+                }
             }
         }
         return decision;
@@ -346,6 +371,7 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
     if local.patroni_hung && runs {
         decision.actions.push(Action::RestartPatroni);
     }
+    decision.actions.extend(suspension::end(cluster, local));
     match local.class {
         Class::Quorum => with_quorum(cluster, local, memory, &mut decision),
         Class::Off => asynchronous::decide(cluster, local, &mut decision),

@@ -35,6 +35,9 @@ pub struct View<'o> {
     pub replayed: Option<Position>,
     /// Our actual `synchronous_standby_names`, if it is of the form `ANY k (S)`.
     pub actual: Option<&'o AnySetting>,
+    /// Rule 15: we wrote in the closed term, and our data are still those that we wrote:
+    /// [`Cluster::kept_its_data`](crate::cluster::Cluster::kept_its_data).
+    pub wrote_last: bool,
     /// Rule 10: we have given the open term back, by our own state or by the attestation that stands in etcd.
     pub given_back: bool,
     /// The holder of the open term could lead again: [`Cluster::holder_could_lead`](crate::cluster::Cluster::holder_could_lead).
@@ -58,7 +61,7 @@ pub struct OpenPlan {
     pub term_mod_revision: i64,
     /// Compare: ours, at this revision.
     pub leader_mod_revision: i64,
-    /// Compare: what CLOSE wrote.
+    /// Compare: what CLOSE wrote; for its old writer, what it was computed from.
     pub sync_mod_revision: i64,
     /// Compare: the override under which we are below the floor, if we are.
     pub override_mod_revision: Option<i64>,
@@ -124,6 +127,12 @@ fn already_open(view: &View<'_>) -> Option<Term> {
     view.term.filter(term_is_ours).filter(|_| lock_is_ours).map(|term| term.value.term)
 }
 
+/// Rule 15: `/sync` has moved since CLOSE, and whatever was acknowledged under its new values was acknowledged by us. Nobody
+/// else has that, so no other member may open, and once the members of `/sync` were none no CLOSE can say so any more.
+fn moved_by_us(view: &View<'_>, sync: &SyncKey) -> bool {
+    view.wrote_last && sync.leader.as_ref() == Some(view.me)
+}
+
 enum Stop {
     Wait(String),
     Refuse(String),
@@ -158,7 +167,7 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     };
     let Some(sync) = view.sync else { return wait("there is no /sync key") };
     // CLOSE put both in one transaction: equal revisions say that /sync is what CLOSE wrote.
-    if sync.mod_revision != term.mod_revision {
+    if sync.mod_revision != term.mod_revision && !moved_by_us(view, sync) {
         return wait("/sync has changed since the reign was closed; it is closed again first (rule 12)");
     }
     let Some(position) = view.replayed else { return wait("local WAL is not all replayed") };
@@ -204,7 +213,7 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
             data_uuids: view
                 .data_uuids
                 .iter()
-                .filter(|(member, _)| configuration.members.contains(*member))
+                .filter(|(member, _)| configuration.members.contains(*member) || *member == view.me)
                 .map(|(member, uuid)| (member.clone(), uuid.clone()))
                 .collect(),
             configuration,
@@ -255,6 +264,7 @@ mod tests {
             sync: Some(lasting(sync)),
             replayed: Some(at(1, 100)),
             actual: Some(lasting(actual)),
+            wrote_last: false,
             given_back: false,
             holder_could_lead: false,
             overriding: None,
@@ -326,6 +336,33 @@ mod tests {
         let found = Revised { value: overriding("b", 4), mod_revision: 400 };
         let Answer::Open(plan) = judge(|v| v.overriding = Some(lasting(found))) else { panic!("not opened") };
         assert_eq!(plan.override_mod_revision, None, "not needed");
+    }
+
+    #[test]
+    fn the_old_writer_may_open_on_a_sync_that_it_has_moved_itself() {
+        let moved = |leader| {
+            lasting(SyncKey {
+                leader: Some(name(leader)),
+                sync_standby: names(&[]),
+                quorum: 0,
+                version: 5,
+                mod_revision: 320,
+                create_revision: 10,
+            })
+        };
+        let Answer::Open(plan) = judge(|v| (v.sync, v.wrote_last) = (Some(moved("b")), true)) else {
+            panic!("not opened")
+        };
+        assert_eq!((plan.sync_mod_revision, plan.floor.sync_version), (320, 5));
+        assert!(
+            matches!(judge(|v| v.sync = Some(moved("b"))), Answer::Wait(_)),
+            "it never wrote in that term"
+        );
+        let by_another = judge(|v| (v.sync, v.wrote_last) = (Some(moved("a")), true));
+        assert!(matches!(by_another, Answer::Wait(_)));
+        let behind =
+            judge(|v| (v.sync, v.wrote_last, v.replayed) = (Some(moved("b")), true, Some(at(1, 89))));
+        assert!(matches!(behind, Answer::Refuse(_)));
     }
 
     #[test]

@@ -68,6 +68,7 @@ fn compares(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<Vec<
         revision(keys.patroni_leader(), plan.leader_mod_revision),
         revision(keys.patroni_config(), plan.config_mod_revision),
         revision(keys.maintenance(), plan.maintenance_mod_revision),
+        revision(keys.held(), plan.held_mod_revision),
     ];
     for (promiser, is) in &plan.promise_mod_revisions {
         compares.push(revision(keys.promise(promiser, plan.closed.term), *is));

@@ -15,6 +15,7 @@ pub mod outside;
 pub mod page;
 pub mod position;
 pub mod promise;
+pub mod suspension;
 pub mod term;
 pub mod timeline;
 pub mod trace;
@@ -50,6 +51,12 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         }
         Action::FollowPatroni { term, term_mod_revision, leader_mod_revision } => {
             term::follow_patroni(member, cluster, *term, (*term_mod_revision, *leader_mod_revision)).await
+        }
+        Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
+            suspension::say_held(member, cluster, record, (*held_mod_revision, *term_mod_revision)).await
+        }
+        Action::SayBound { held_mod_revision, term_mod_revision } => {
+            suspension::say_bound(member, cluster, (*held_mod_revision, *term_mod_revision)).await
         }
         Action::KeepFloor(begun) => floor::publish(member, cluster, begun).await,
         Action::ShutGate => attest::shut_gate(member).await,
@@ -105,6 +112,10 @@ pub fn describe(action: &Action) -> String {
             format!("said that the writer of term {} is promoted", record.term)
         }
         Action::KeepFloor(begun) => format!("published a floor for version {} of /sync", begun.sync.version),
+        Action::SayHeld { record, .. } => {
+            format!("said that nobody may close term {} meanwhile", record.term)
+        }
+        Action::SayBound { .. } => "said that the fence of the writer stands again".into(),
         Action::ShutGate => "shut the start gate after a shutdown".into(),
         Action::ShutGateAndKill => {
             "shut the start gate and killed Patroni with what is left of PostgreSQL".into()

@@ -151,6 +151,7 @@ impl Member {
             sync: cluster.sync.as_ref(),
             replayed,
             actual: setting.as_ref(),
+            wrote_last: cluster.kept_its_data(&self.instance.member),
             given_back: self.has_given_back(&cluster),
             holder_could_lead: cluster.holder_could_lead(),
             overriding: cluster.override_in_force(),

@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
-use holdfast_agent_core::rollback;
-use holdfast_host::durable;
+use holdfast_agent_core::grant;
+use holdfast_agent_core::rollback::{self, KnownMode};
+use holdfast_host::{clock, durable};
 use holdfast_types::Mode;
 use holdfast_types::record::Stored;
 
@@ -32,8 +33,13 @@ impl Member {
             tracing::info!(cluster = %self.instance.cluster, %mode, "no longer armed: the packet filter is free");
         }
         let fenced = act::why_kept_out(cluster, &self.instance.member);
+        let uptime_ms = clock::boottime_ms().saturating_sub(self.started_ms);
+        let own_ms = self.config.timings.grant_ms();
+        let grant_ms = grant::longest_ms(self.state().remembered.grant_ms, own_ms, uptime_ms);
         self.remember(|remembered| {
             remembered.mode = mode;
+            remembered.mode_at_wall_ms = cluster.mode.as_ref().map_or(0, |found| found.value.at_wall_ms);
+            remembered.grant_ms = grant_ms;
             remembered.fenced = fenced;
         })
         .await;
@@ -42,8 +48,9 @@ impl Member {
     /// Rule 25: what etcd has forgotten.
     pub fn contradiction(&self, cluster: &Cluster) -> Option<String> {
         let state = self.state();
-        let Remembered { mode, reign, .. } = &state.remembered;
-        rollback::contradiction(*mode, reign.as_ref(), cluster).map(|why| why.to_string())
+        let Remembered { mode, mode_at_wall_ms, reign, .. } = &state.remembered;
+        let mode = KnownMode { mode: *mode, at_wall_ms: *mode_at_wall_ms };
+        rollback::contradiction(mode, reign.as_ref(), cluster).map(|why| why.to_string())
     }
 
     pub(super) fn say_contradiction(&self, why: &str) {

@@ -124,6 +124,7 @@ impl Member {
                 .map(|(term, _)| term),
             forgotten,
             paused: cluster.suspended(clock::wall_ms()) == Some(true),
+            held: cluster.held_by(&self.instance.member).is_some(),
             timings: &self.config.timings,
         }
     }

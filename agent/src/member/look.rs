@@ -192,8 +192,9 @@ impl Member {
                 state.streaming = Some(standby.streaming);
                 state.heard_wall_ms = standby.heard_wall_ms.or(state.heard_wall_ms);
                 let timeline = standby.received_timeline.or(state.received_timeline);
-                let timeline = timeline.unwrap_or(standby.control_timeline);
-                state.position = standby.received.or(standby.replayed).map(|lsn| Position { timeline, lsn });
+                // A writer that has come back received its last WAL in an earlier reign than its own.
+                let timeline = timeline.max(Some(standby.control_timeline)).expect("one of them is there");
+                state.position = standby.received.max(standby.replayed).map(|lsn| Position { timeline, lsn });
                 if standby.received_timeline.is_some() {
                     state.received_timeline = standby.received_timeline;
                 }

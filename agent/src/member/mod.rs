@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::grant;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
 use holdfast_agent_core::outside::Devices;
@@ -198,6 +199,10 @@ impl Member {
             tracing::error!(cluster = %instance.cluster, "{why}; until etcd has been read the cluster counts as armed");
             Remembered { mode: Mode::Armed, ..Remembered::default() }
         });
+        // Before anything is granted by this start.
+        let now_ms = clock::boottime_ms();
+        let grant_ms = grant::longest_ms(remembered.grant_ms, config.timings.grant_ms(), 0);
+        let granted_until_ms = now_ms + grant_ms;
         let phase = kept::load_phase(&folder)?;
         let received_timeline = match &phase {
             Some(Phase::Intended { received_timeline, .. }) => *received_timeline,
@@ -218,9 +223,15 @@ impl Member {
             asking_outside: Arc::default(),
             wake: Notify::new(),
             fence_wake: Notify::new(),
-            started_ms: clock::boottime_ms(),
+            started_ms: now_ms,
             disk: Disk::default(),
-            state: Mutex::new(State { received_timeline, remembered, phase, ..State::default() }),
+            state: Mutex::new(State {
+                received_timeline,
+                remembered,
+                phase,
+                granted_until_ms,
+                ..State::default()
+            }),
             instance,
             config,
             world,
@@ -380,10 +391,12 @@ impl Member {
             started_as_primary: state.started_as_primary,
             patroni_hung: state.patroni_hung,
             after_stop: state.after_stop.clone(),
+            reached: state.position,
             known_term: state.remembered.known_term(),
             granted: clock::boottime_ms() < state.granted_until_ms,
             gate_shut: state.remembered.attesting,
             hooks: self.hooks.now(),
+            fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
             phase: state.phase.as_ref(),
             suspicion: &state.suspicion,
             network: &state.network,

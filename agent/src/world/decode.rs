@@ -56,6 +56,7 @@ pub fn cluster<'p>(
 fn note_unreadable(keys: &ClusterKeys, key: &str, cluster: &mut Cluster) {
     match keys.parse(key) {
         Some(OurKey::Mode) => cluster.mode_unreadable = true,
+        Some(OurKey::Held) => cluster.held_unreadable = true,
         Some(OurKey::Maintenance) => cluster.maintenance_unreadable = true,
         Some(OurKey::Term | OurKey::Promise { .. }) => cluster.terms_unreadable = true,
         Some(OurKey::Fence(name)) => cluster.unreadable_fences.extend(MemberName::new(name)),
@@ -82,6 +83,7 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
         OurKey::Term => cluster.term = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Floor => cluster.floor = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Hold => cluster.hold = Some(record(pair, &mut cluster.unknown)?),
+        OurKey::Held => cluster.held = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Maintenance => cluster.maintenance = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Promise { member: name, .. } => {
             let found: Revised<Promise> = record(pair, &mut cluster.unknown)?;

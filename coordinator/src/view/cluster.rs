@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord,
-    MemberFacts, ModeRecord, OutsideRecord, Promise, RouteRecord, SessionRecord, Stored, TermRecord,
-    WouldRecord,
+    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HeldRecord, HoldRecord,
+    MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, Promise, RouteRecord, SessionRecord, Stored,
+    TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -48,6 +48,8 @@ pub struct ClusterView {
     pub floor: Option<Seen<FloorRecord>>,
     /// The last record of a hold; see [`hold`](Self::hold) for whether it still means anything.
     hold: Option<Seen<HoldRecord>>,
+    /// See [`held_by_a_lost_writer`](Self::held_by_a_lost_writer).
+    held: Option<Seen<HeldRecord>>,
     /// The last order of maintenance; see [`maintenance_in_force`](Self::maintenance_in_force).
     maintenance: Option<Seen<MaintenanceRecord>>,
     /// Revision of the key of maintenance, 0 when it is absent; a record that cannot be read has one too.
@@ -105,6 +107,7 @@ impl ClusterView {
             term: None,
             floor: None,
             hold: None,
+            held: None,
             maintenance: None,
             maintenance_revision: 0,
             override_revision: 0,
@@ -145,6 +148,7 @@ impl ClusterView {
             OurKey::Term => self.term = seen(pair, problems),
             OurKey::Floor => self.floor = seen(pair, problems),
             OurKey::Hold => self.hold = seen(pair, problems),
+            OurKey::Held => self.held = seen(pair, problems),
             OurKey::Maintenance => {
                 self.maintenance_revision = pair.mod_revision;
                 self.maintenance = seen(pair, problems);
@@ -232,6 +236,17 @@ impl ClusterView {
     /// The hold that waits for a person.
     pub fn hold_in_force(&self) -> Option<&Seen<HoldRecord>> {
         self.hold().filter(|hold| hold.body().released_by.is_none())
+    }
+
+    /// Rule 24: the writer has said that it may write without a lease, its agent is gone, and nothing but its return or a
+    /// person lets its term be closed now.
+    pub fn held_by_a_lost_writer(&self) -> Option<&Seen<HeldRecord>> {
+        let (term, holder) = self.writer()?;
+        let held =
+            self.held.as_ref().filter(|held| (held.body().term, &held.body().holder) == (term, holder))?;
+        let suspended = self.patroni.switch("pause") == Some(true) || self.maintenance_in_force().is_some();
+        let lost = self.agent_alive(holder) != Some(true);
+        (lost && !suspended && !held.body().has_run_out(self.read_wall_ms)).then_some(held)
     }
 
     /// The maintenance that suspends automatic action at the moment of the reading.

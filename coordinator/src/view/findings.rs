@@ -120,6 +120,21 @@ impl List<'_> {
         }
     }
 
+    /// A writer that was lost in a pause (rule 24).
+    fn held(&mut self) {
+        let view = self.view;
+        if let Some(held) = view.held_by_a_lost_writer().map(Seen::body) {
+            self.outage(
+                format!(
+                    "the writer {} could write without a lease in a pause or a maintenance, and its agent is gone since",
+                    held.holder
+                ),
+                "nobody follows it until it is back, or a person says that its host is off",
+                text::order("hold end", &view.cluster),
+            );
+        }
+    }
+
     /// The term and the hold.
     fn reign(&mut self) {
         let view = self.view;
@@ -131,6 +146,7 @@ impl List<'_> {
                 text::order("hold end", &view.cluster),
             );
         }
+        self.held();
         let Some(term) = view.reign() else {
             let effect = match self.is_asynchronous() {
                 true => "the poolers follow nobody yet",

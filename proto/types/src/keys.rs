@@ -10,6 +10,7 @@
 //!                                          /facts/<member>   what others need to choose a successor; it stays when the session goes, as the address to cut off
 //!                                          /fence/<member>   keeps a node out until it has been validated
 //!                                          /hold             a second failover waits for a person
+//!                                          /held             the writer may write without a lease, in a pause or a maintenance
 //!                                          /maintenance      a person works on the cluster: nothing automatic until a moment
 //!                                          /outside/<member>  what a fence device said to that member's agent when it was asked last
 //!                                          /override         a person accepts a loss, so that one member may follow
@@ -100,6 +101,10 @@ impl ClusterKeys {
     pub fn hold(&self) -> String {
         format!("{}hold", self.ours)
     }
+    /// The writer's word that its fence may be lifted, or is: no CLOSE while it stands.
+    pub fn held(&self) -> String {
+        format!("{}held", self.ours)
+    }
     /// The mark that a person works on the cluster.
     pub fn maintenance(&self) -> String {
         format!("{}maintenance", self.ours)
@@ -158,6 +163,7 @@ impl ClusterKeys {
                 "term" => OurKey::Term,
                 "floor" => OurKey::Floor,
                 "hold" => OurKey::Hold,
+                "held" => OurKey::Held,
                 "maintenance" => OurKey::Maintenance,
                 "override" => OurKey::Override,
                 _ => return None,
@@ -187,6 +193,7 @@ pub enum OurKey<'k> {
     Term,
     Floor,
     Hold,
+    Held,
     Maintenance,
     Override,
     Promise { member: &'k str, term: Term },
@@ -220,6 +227,7 @@ mod tests {
         assert_eq!(keys.term(), "/holdfast/v1/r1/service/main/term");
         assert_eq!(keys.parse(&keys.term()), Some(OurKey::Term));
         assert_eq!(keys.parse(&keys.maintenance()), Some(OurKey::Maintenance));
+        assert_eq!(keys.parse(&keys.held()), Some(OurKey::Held));
         let promise = keys.promise(&db1, Term(7));
         assert_eq!(keys.parse(&promise), Some(OurKey::Promise { member: "db1.plant", term: Term(7) }));
         assert_eq!(keys.parse(&keys.event(65)), Some(OurKey::Event(1)));

@@ -81,7 +81,7 @@ impl World {
                 stale.then(|| state.leader_key = None)
             }
             Action::NameNext(node) => {
-                let may = !state.open && node != state.holder && self.product.may_be_named(state, node);
+                let may = !state.open && self.product.may_be_named(state, node);
                 may.then(|| state.leader_key = Some(node))
             }
             Action::Open(node) => self.open(state, node),

@@ -29,6 +29,7 @@ pub enum Mutant {
     LengthMinusQuorum,
     Majority,
     NotClosedAgain,
+    WriterReturnsWithOtherData,
     DeposedWriterRuns,
     DeadlineFromReply,
     NoMargin,
@@ -63,6 +64,7 @@ impl Mutant {
             | Self::SettingNotChecked
             | Self::FloorNotReachedAtOpen
             | Self::TimelineTwice => "14",
+            Self::WriterReturnsWithOtherData => "15",
             Self::DeadlineFromReply | Self::NoMargin => "19",
             Self::DeposedWriterRuns => "20 (G)",
             Self::WriterIsPaused => "19 (clocks)",
@@ -102,6 +104,9 @@ impl Mutant {
             Self::LengthMinusQuorum => "|M| - q promises are enough",
             Self::Majority => "a majority of M is enough",
             Self::NotClosedAgain => "a closed reign whose /sync has moved is not closed again",
+            Self::WriterReturnsWithOtherData => {
+                "the old writer opens on a /sync that it moved after CLOSE, with other data than it wrote"
+            }
             Self::DeposedWriterRuns => {
                 "nothing stops a deposed writer: its Patroni may still empty synchronous_standby_names"
             }

@@ -16,6 +16,7 @@ struct World {
     session_present: bool,
     leader_key: Option<Revised<MemberName>>,
     failover_key: bool,
+    held: bool,
     candidates: Vec<Candidate>,
 }
 
@@ -85,6 +86,7 @@ impl World {
             session_present: false,
             leader_key: Some(Revised { value: name("a"), mod_revision: 190 }),
             failover_key: false,
+            held: false,
             candidates: vec![candidate("b", 150), candidate("c", 140)],
         }
     }
@@ -105,6 +107,8 @@ impl World {
             failover_key: self.failover_key,
             config_mod_revision: 20,
             maintenance_mod_revision: 0,
+            held: self.held,
+            held_mod_revision: 0,
             candidates: &self.candidates,
             now_wall_ms: 9,
         })
@@ -410,4 +414,12 @@ fn an_override_that_was_not_needed_only_names_the_successor() {
     let Reign::Closed { evidence, successor, .. } = &plan.closed.reign else { panic!("not closed") };
     assert!(matches!(evidence, Evidence::Revoked { .. }), "the proof is there");
     assert_eq!((successor, plan.override_mod_revision), (&Some(name("c")), Some(400)));
+}
+
+#[test]
+fn a_writer_that_may_write_without_a_lease_is_closed_only_once_it_has_stopped() {
+    let mut held = World { held: true, ..World::new() };
+    assert_eq!(held.decide(), Err(NotYet::Held));
+    held.attest(StopKind::Stopped);
+    assert!(held.decide().is_ok(), "its own agent says that it has stopped");
 }

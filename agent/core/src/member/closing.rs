@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use holdfast_types::MemberName;
 use holdfast_types::record::{Evidence, OverrideRecord, Reign, TermRecord};
 
-use super::{Action, Decision, Local, Memory, Named};
+use super::{Action, Decision, Local, Memory, Named, come_back};
 use crate::close::{self, ClosePlan, Revised};
 use crate::cluster::Cluster;
 use crate::{hold, in_force, outside, successor};
@@ -41,6 +41,8 @@ pub(super) fn close(
         failover_key: cluster.failover_key,
         config_mod_revision: cluster.config.map_or(0, |config| config.mod_revision),
         maintenance_mod_revision: cluster.maintenance.as_ref().map_or(0, |found| found.mod_revision),
+        held: cluster.may_be_held(local.now.wall_ms),
+        held_mod_revision: cluster.held.as_ref().map_or(0, |found| found.mod_revision),
         candidates: &candidates,
         now_wall_ms: local.now.wall_ms,
     });
@@ -139,6 +141,9 @@ pub(super) fn while_closed(
         if local.gate_shut {
             decision.actions.push(Action::OpenGate);
         }
+        if overriding.is_none() {
+            return come_back::name_itself(cluster, local, term, named, decision);
+        }
         if !wanted {
             return;
         }
@@ -154,19 +159,20 @@ pub(super) fn while_closed(
         return;
     }
     match &cluster.leader_key {
-        Some(leader) if leader.value == *writer && !given_back => {
+        Some(leader)
+            if leader.value == *writer && !given_back && !come_back::may_lead(cluster, term, named) =>
+        {
             decision.actions.push(take(leader, term));
         }
         leader => {
-            let patience_ms = SUCCESSOR_PATIENCE_MS << named.earlier.min(SUCCESSOR_DOUBLINGS_MAX);
-            let waited_ms = local.now.boottime_ms.saturating_sub(named.since_ms);
-            if waited_ms < patience_ms {
-                decision.again_in_ms = Some(patience_ms - waited_ms);
+            if let Some(left_ms) = named.left_ms(local) {
+                decision.again_in_ms = Some(left_ms);
                 return;
             }
             if let Some(next) = next_successor(cluster, term, leader.as_ref()) {
                 decision.actions.push(next);
             } else if let Some(leader) = leader.as_ref().filter(|leader| leader.value == *writer)
+                && given_back
                 && !cluster.candidates().iter().any(|one| one.member == *writer && one.eligible)
             {
                 // Rule 10: it keeps the lock of the term that it gave back, and its Patroni does nothing with it.
@@ -211,6 +217,15 @@ fn named(memory: &Memory, term_mod_revision: i64, leader_mod_revision: i64, now_
         Some(old) if old.leader_mod_revision == leader_mod_revision => old,
         Some(old) => new(old.earlier.saturating_add(1)),
         None => new(0),
+    }
+}
+
+impl Named {
+    /// How much of its time the present holder of the leader key has left; `None` when it is over.
+    pub(super) fn left_ms(&self, local: &Local<'_>) -> Option<u64> {
+        let patience_ms = SUCCESSOR_PATIENCE_MS << self.earlier.min(SUCCESSOR_DOUBLINGS_MAX);
+        let waited_ms = local.now.boottime_ms.saturating_sub(self.since_ms);
+        patience_ms.checked_sub(waited_ms).filter(|left_ms| *left_ms > 0)
     }
 }
 

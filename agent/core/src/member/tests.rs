@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::record::{
-    Attestation, FenceReason, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord, ModeRecord, Promise,
-    SessionRecord, Step,
+    Attestation, FenceReason, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
+    ModeRecord, Promise, SessionRecord, Step,
 };
 use holdfast_types::{Configuration, Mode, Profile};
 
@@ -136,9 +136,11 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         started_as_primary: member == "a",
         patroni_hung: false,
         after_stop: None,
+        reached: None,
         known_term: Term(0),
         granted: false,
         gate_shut: false,
+        fenced_in: true,
         hooks: Hooks::default(),
         phase: None,
         suspicion: lasting(Suspicion::default()),
@@ -353,10 +355,15 @@ fn another_start_of_the_agent_keeps_the_term() {
     assert_eq!(actions(&cluster(), &unknown), []);
 }
 
+fn held(until_wall_ms: Option<i64>) -> Option<Revised<HeldRecord>> {
+    Some(revised(HeldRecord { term: Term(4), holder: name("a"), until_wall_ms }, 97))
+}
+
 #[test]
 fn another_start_of_the_agent_keeps_the_term_also_while_automatic_action_is_suspended() {
     let mut paused = cluster();
     paused.config.as_mut().unwrap().paused = true;
+    paused.held = held(None);
     let later = local("a", |l| {
         l.own = Some(OwnSession { session: A_SESSION, incarnation: Incarnation(2) });
     });
@@ -580,8 +587,6 @@ fn a_fenced_node_is_ended_and_does_not_vote() {
     assert_eq!(actions(&fenced, &local("b", |l| l.suspicion = silent)), [Action::KillFenced]);
 }
 
-mod given_back;
-
 #[test]
 fn an_override_names_the_successor_of_a_closed_term_whoever_has_the_key() {
     let mut closed = cluster();
@@ -593,7 +598,7 @@ fn an_override_names_the_successor_of_a_closed_term_whoever_has_the_key() {
         successor: None,
         at_wall_ms: 0,
     };
-    closed.term = Some(revised(TermRecord { term: Term(4), reign, trace: None }, 90));
+    closed.term = Some(revised(TermRecord { term: Term(4), reign, trace: None, timeline: None }, 90));
     closed.overriding = Some(revised(overriding("C", 4), 400));
     let named = |to: &str, member_lease| Action::NameNext {
         to: name(to),
@@ -615,3 +620,7 @@ fn an_override_names_the_successor_of_a_closed_term_whoever_has_the_key() {
     closed.overriding = Some(revised(overriding("c", 3), 400));
     assert!(!actions(&closed, &follows).contains(&named("c", 62)), "of a term that is over");
 }
+
+mod come_back;
+mod given_back;
+mod suspension;

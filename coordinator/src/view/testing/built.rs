@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord,
-    MaintenanceRecord, MemberFacts, ModeRecord, PatroniFile, Promise, Reign, RouteRecord, SessionRecord,
-    SetupSeen, Step, StopKind, Stored, TermRecord, WouldLine, WouldRecord,
+    Attestation, AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HeldRecord,
+    HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, PatroniFile, Promise, Reign, RouteRecord,
+    SessionRecord, SetupSeen, Step, StopKind, Stored, TermRecord, WouldLine, WouldRecord,
 };
 use holdfast_types::{
     ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, Profile,
@@ -232,6 +232,11 @@ impl Built {
 
     pub fn hold(&mut self) {
         self.hold_released_by(None);
+    }
+
+    pub fn held(&mut self) {
+        let held = HeldRecord { term: Term(4), holder: db(1), until_wall_ms: None };
+        self.record(&self.keys.held(), held);
     }
 
     pub fn released_hold(&mut self) {

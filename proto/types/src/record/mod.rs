@@ -12,8 +12,8 @@ mod reign;
 
 pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
 pub use cluster::{
-    EventRecord, FenceReason, FenceRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord,
-    PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
+    EventRecord, FenceReason, FenceRecord, HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts,
+    ModeRecord, PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;

@@ -162,7 +162,8 @@ pub struct FloorRecord {
     pub sync_create_revision: i64,
     /// `M` and `q`.
     pub configuration: Configuration,
-    /// The id of each member's data directory: a promise of other data does not count until there is a newer record.
+    /// The id of each member's data directory: a promise of other data does not count until there is a newer record. Of the
+    /// writer's too: it may come back only with what it wrote (rule 15).
     #[serde(default)]
     pub data_uuids: BTreeMap<MemberName, String>,
     /// `F`: what at least `|M| - q` members had flushed when this was written.

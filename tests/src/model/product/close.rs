@@ -112,6 +112,8 @@ impl Product {
             failover_key: false,
             config_mod_revision: 0,
             maintenance_mod_revision: 0,
+            held: false,
+            held_mod_revision: 0,
             candidates: &self.candidates(q),
             now_wall_ms: 0,
         })
@@ -181,7 +183,7 @@ impl Product {
     }
 
     fn candidates(&self, q: &CloseQuestion) -> Vec<Candidate> {
-        let promised = |node: Node| Some(self.candidate(node, q.promises[node.index()]?));
+        let promised = |node: Node| Some(self.candidate(node, q.promises[node.index()]?.end));
         q.eligible.iter().filter_map(promised).collect()
     }
 }

@@ -21,7 +21,7 @@ use holdfast_types::{
 use crate::model::log::End;
 use crate::model::mutant::Mutant;
 use crate::model::node::{NODES_MAX, Node, NodeSet};
-use crate::model::state::{Configurations, Promise, Setting, State, Sync};
+use crate::model::state::{Configurations, Postgres, Setting, State, Sync};
 
 mod close;
 
@@ -72,8 +72,9 @@ pub enum Hook {
     No,
 }
 
-/// Term, candidate, `/sync` is what CLOSE wrote, `/sync`, leader key, position if all is replayed, actual setting.
-type OpenQuestion = (TermView, Node, bool, Sync, Option<Node>, Option<End>, Setting);
+/// Term, candidate, `/sync` is what CLOSE wrote, it wrote last and its data are the same, `/sync`, leader key, position if all
+/// is replayed, actual setting.
+type OpenQuestion = (TermView, Node, bool, bool, Sync, Option<Node>, Option<End>, Setting);
 /// Term, standby, leader key, attested, the writer's session exists.
 type PromiseQuestion = (TermView, Node, Option<Node>, bool, bool);
 
@@ -152,10 +153,10 @@ impl Product {
         }
     }
 
-    fn candidate(&self, node: Node, promise: Promise) -> Candidate {
+    fn candidate(&self, node: Node, end: End) -> Candidate {
         Candidate {
             member: name(node).clone(),
-            position: self.position(promise.end),
+            position: self.position(end),
             eligible: true,
             nosync: false,
             priority: 1,
@@ -163,11 +164,17 @@ impl Product {
         }
     }
 
-    /// Rules 13 and 16: whether `successor::choose` could name this member.
+    /// Rules 13, 15 and 16: whether `successor::choose` could name this member. The old writer has no promise; it names itself
+    /// by what it has.
     pub fn may_be_named(&self, state: &State, node: Node) -> bool {
-        let Some(promise) = state.promise(node) else { return false };
+        let host = state.host(node);
+        let end = if node != state.holder {
+            state.promise(node).map(|promise| promise.end)
+        } else {
+            (host.up && host.postgres == Postgres::Replica && !host.replaying).then(|| host.log.end())
+        };
         let floor = self.position(state.closed_floor);
-        successor::choose(&[self.candidate(node, promise)], floor).is_some()
+        end.is_some_and(|end| successor::choose(&[self.candidate(node, end)], floor).is_some())
     }
 
     /// Rule 14: `open::decide`.
@@ -175,22 +182,25 @@ impl Product {
         let host = state.host(me);
         let settled = !host.replaying || self.is(Mutant::PositionWhileReplaying);
         let as_closed = state.sync_is_closes || self.is(Mutant::SyncNotComparedAtOpen);
+        let kept = !host.data_replaced || self.is(Mutant::WriterReturnsWithOtherData);
         let question = (
             TermView::of(state),
             me,
             as_closed,
+            !state.open && state.holder == me && kept,
             state.sync,
             state.leader_key,
             settled.then(|| host.log.end()),
             host.setting,
         );
         ask(&self.opens, question, || {
-            let (term, me, as_closed, sync, leader_key, replayed, setting) = question;
+            let (term, me, as_closed, wrote_last, sync, leader_key, replayed, setting) = question;
             let floor = Some(self.position(term.floor)).filter(|_| !self.is(Mutant::FloorNotReachedAtOpen));
             let revision = if as_closed { TERM_REVISION } else { OTHER_REVISION };
             let counted = sync.counted(me);
             let configuration =
                 Configuration { members: names(counted.members), quorum: usize::from(counted.quorum) };
+            let key = Self::sync_key(sync.leader, configuration, FLOOR_VERSION, revision);
             let fitting = Setting { count: counted.members.len(), names: counted.members };
             let setting = if self.is(Mutant::SettingNotChecked) { fitting } else { setting };
             let answer = open::decide(&open::View {
@@ -201,9 +211,10 @@ impl Product {
                 term_unreadable: false,
                 data_uuids: &BTreeMap::new(),
                 leader_key: leader_key.map(|leader| revised(name(leader).clone())).as_ref(),
-                sync: Some(&Self::sync_key(me, configuration, FLOOR_VERSION, revision)),
+                sync: Some(&key),
                 replayed: replayed.map(|end| self.position(end)),
                 actual: any(setting).as_ref(),
+                wrote_last,
                 given_back: false,
                 holder_could_lead: false,
                 overriding: None,

@@ -8,7 +8,7 @@ use holdfast_agent_core::open::OpenPlan;
 use holdfast_agent_core::sync::SyncKey;
 use holdfast_store::{Compare, Read, Write, decode_from};
 use holdfast_types::record::{
-    Attestation, EventRecord, FloorRecord, HoldRecord, Reign, Step, StopKind, Stored, TermRecord,
+    Attestation, EventRecord, FloorRecord, HeldRecord, HoldRecord, Reign, Step, StopKind, Stored, TermRecord,
 };
 use holdfast_types::{MemberName, Term, keys};
 
@@ -38,6 +38,18 @@ impl Agent {
                 Ok(())
             }
             Action::FollowPatroni { .. } => unreachable!("the simulated cluster is of class quorum"),
+            Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
+                self.say_held(cluster, record, (*held_mod_revision, *term_mod_revision)).await
+            }
+            Action::SayBound { held_mod_revision, term_mod_revision } => {
+                self.step(&"says that its fence stands again").await;
+                let key = self.world.keys.held();
+                let compares = vec![
+                    self.term_is(*term_mod_revision),
+                    Compare::ModRevision { key: key.clone(), is: *held_mod_revision },
+                ];
+                self.changed_or(cluster, compares, vec![Write::Delete { key }]).await
+            }
             Action::KeepFloor(begun) => self.publish_floor(cluster, begun).await,
             Action::ShutGate => self.shut_gate().await,
             Action::ShutGateAndKill => self.shut_gate_and_kill().await,
@@ -116,6 +128,26 @@ impl Agent {
         let value = Stored::keeping(record.clone(), cluster.unknown.get(&key)).encode();
         self.step(&"rewrites its own term record").await;
         self.changed_or(cluster, vec![self.term_is(mod_revision)], vec![Write::put(key, value)]).await
+    }
+
+    async fn say_held(
+        &self,
+        cluster: &Cluster,
+        record: &HeldRecord,
+        (held_mod_revision, term_mod_revision): (i64, i64),
+    ) -> Done {
+        self.step(&"says that nobody may close its term meanwhile").await;
+        let keys = &self.world.keys;
+        let revision = |key: String, is: i64| Compare::ModRevision { key, is };
+        let maintenance = cluster.maintenance.as_ref().map_or(0, |found| found.mod_revision);
+        let compares = vec![
+            self.term_is(term_mod_revision),
+            revision(keys.held(), held_mod_revision),
+            revision(keys.patroni_config(), cluster.config.map_or(0, |config| config.mod_revision)),
+            revision(keys.maintenance(), maintenance),
+        ];
+        let value = Stored::keeping(record.clone(), cluster.unknown.get(&keys.held())).encode();
+        self.changed_or(cluster, compares, vec![Write::put(keys.held(), value)]).await
     }
 
     fn opening(&self, cluster: &Cluster, opened: &TermRecord, floor: &FloorRecord) -> Vec<Write> {
@@ -345,6 +377,7 @@ impl Agent {
             revision(keys.patroni_leader(), plan.leader_mod_revision),
             revision(keys.patroni_config(), plan.config_mod_revision),
             revision(keys.maintenance(), plan.maintenance_mod_revision),
+            revision(keys.held(), plan.held_mod_revision),
         ];
         for (promiser, is) in &plan.promise_mod_revisions {
             compares.push(revision(keys.promise(promiser, plan.closed.term), *is));

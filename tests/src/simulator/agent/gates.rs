@@ -234,6 +234,7 @@ impl Agent {
             sync: cluster.sync.as_ref(),
             replayed,
             actual: setting.as_ref(),
+            wrote_last: cluster.kept_its_data(me),
             given_back: self.has_given_back(&cluster),
             holder_could_lead: cluster.holder_could_lead(),
             overriding: cluster.override_in_force(),

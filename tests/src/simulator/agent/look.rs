@@ -80,7 +80,7 @@ impl Agent {
         }
         if postmaster.is_some() && number(&postmaster) != number(&eyes.postmaster) {
             let mut state = self.state.borrow_mut();
-            (state.killed, state.postgres) = (false, None);
+            (state.killed, state.postgres, state.reached) = (false, None, None);
         }
         let stopped = patroni.is_some_and(|process| self.world.executor.is_frozen(process));
         {
@@ -161,6 +161,7 @@ impl Agent {
             Some(true) => {
                 let Ok(standby) = self.standby().await else { return };
                 let now_ms = self.now_ms();
+                let reached = self.position(&standby).ok();
                 let mut state = self.state.borrow_mut();
                 state.stream_lost_ms = match (standby.streaming, state.streaming) {
                     (true, _) => None,
@@ -168,12 +169,16 @@ impl Agent {
                     (false, Some(false) | None) => state.stream_lost_ms,
                 };
                 state.streaming = Some(standby.streaming);
+                state.reached = reached;
                 if standby.received_timeline.is_some() {
                     state.received_timeline = standby.received_timeline;
                 }
             }
             Some(false) => {
-                self.state.borrow_mut().streaming = Some(true);
+                {
+                    let mut state = self.state.borrow_mut();
+                    (state.streaming, state.reached) = (Some(true), None);
+                }
                 // A floor record is also due when a member's data have moved under an unchanged `/sync`.
                 let recorded = cluster.floor.as_ref().map(|floor| floor.value.sync_mod_revision);
                 let unread = self.state.borrow().setting.is_none();

@@ -32,7 +32,7 @@ use holdfast_agent_core::relinquish::Hooks;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_store::StoreError;
 use holdfast_types::record::{MemberFacts, Reign};
-use holdfast_types::{Class, Mode, Now, Term, Timeline};
+use holdfast_types::{Class, Mode, Now, Position, Term, Timeline};
 
 use super::etcd::{Client, Mirror};
 use super::executor::{ProcessId, Signal, ms, wait};
@@ -99,6 +99,7 @@ struct State {
     published: Option<MemberFacts>,
     data_uuid: Option<String>,
     postgres: Option<core::Postgres>,
+    reached: Option<Position>,
     streaming: Option<bool>,
     stream_lost_ms: Option<u64>,
     started_as_primary: bool,
@@ -289,10 +290,13 @@ impl Agent {
                 started_as_primary: state.started_as_primary,
                 patroni_hung: state.patroni_hung,
                 after_stop: state.after_stop.clone(),
+                reached: state.reached,
                 known_term: Term(0),
                 granted: false,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
+                // Neither lease nor guard is simulated.
+                fenced_in: true,
                 phase: state.phase.as_ref(),
                 suspicion: &state.suspicion,
                 network: &state.network,
