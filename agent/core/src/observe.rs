@@ -104,6 +104,7 @@ mod tests {
             highest_term: Term(0),
             contradiction: None,
             setup: None,
+            warned: None,
         }
     }
 

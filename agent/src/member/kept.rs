@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::member::Postgres;
 use holdfast_agent_core::rollback;
 use holdfast_host::durable;
 use holdfast_types::Mode;
@@ -32,11 +33,14 @@ impl Member {
             tracing::info!(cluster = %self.instance.cluster, %mode, "no longer armed: the packet filter is free");
         }
         let fenced = act::why_kept_out(cluster, &self.instance.member);
-        self.remember(|remembered| {
+        let newly = mode == Mode::Armed && fenced.is_some() && self.state().remembered.fenced.is_none();
+        let kept = self.remember(|remembered| {
             remembered.mode = mode;
             remembered.fenced = fenced;
-        })
-        .await;
+        });
+        if kept.await && newly && self.state().postgres == Some(Postgres::Gone) {
+            act::fenced::kept_out(self, cluster);
+        }
     }
 
     /// Rule 25: what etcd has forgotten.

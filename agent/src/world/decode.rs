@@ -99,7 +99,7 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
             cluster.fences.insert(member(name)?, found);
         }
         OurKey::Event(_) => cluster.events.push(record(pair, &mut cluster.unknown)?),
-        OurKey::Attest(_) | OurKey::Route(_) | OurKey::Would(_) | OurKey::Audit(_) => {}
+        OurKey::Attest(_) | OurKey::Route(_) | OurKey::Would(_) | OurKey::Audit(_) | OurKey::Fenced(_) => {}
     }
     Ok(())
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord,
-    MemberFacts, ModeRecord, Promise, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    Attestation, AuditRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord, HoldRecord,
+    MaintenanceRecord, MemberFacts, ModeRecord, Promise, RouteRecord, SessionRecord, Stored, TermRecord,
+    WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -59,6 +60,8 @@ pub struct ClusterView {
     pub facts: BTreeMap<MemberName, MemberFacts>,
     /// Who is kept out.
     pub fences: BTreeMap<MemberName, Seen<FenceRecord>>,
+    /// The fences that the agents tell of, oldest first.
+    pub fenced: Vec<FencedRecord>,
     /// Where the poolers send their clients, by `host.name`.
     pub routes: BTreeMap<String, RouteRecord>,
     /// The last incidents, oldest first.
@@ -106,6 +109,7 @@ impl ClusterView {
             attestations: Vec::new(),
             facts: BTreeMap::new(),
             fences: BTreeMap::new(),
+            fenced: Vec::new(),
             routes: BTreeMap::new(),
             events: Vec::new(),
             would: BTreeMap::new(),
@@ -128,6 +132,8 @@ impl ClusterView {
         }
         view.events.sort_by_key(|event| event.number);
         view.audits.sort_by_key(|audit| audit.number);
+        // Each agent counts for itself, so only time gives them an order.
+        view.fenced.sort_by_key(|fenced| fenced.done_wall_ms);
         view
     }
 
@@ -158,6 +164,7 @@ impl ClusterView {
                     self.fences.insert(name, fence);
                 }
             }
+            OurKey::Fenced(_) => self.fenced.extend(body::<FencedRecord>(pair, problems)),
             OurKey::Route(pooler) => {
                 if let Some(route) = body(pair, problems) {
                     self.routes.insert(pooler.to_owned(), route);

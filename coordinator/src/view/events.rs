@@ -1,4 +1,4 @@
-//! `events` and `history`: the incidents that the agents recorded, and Patroni's own list of timelines.
+//! `events` and `history`: the incidents and fences that the agents recorded, and Patroni's own list of timelines.
 
 use std::fmt::Write;
 
@@ -7,6 +7,7 @@ use holdfast_types::{MemberName, Term};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
+use super::fenced::{self, FencedReport};
 use super::status::FORMAT;
 use super::text;
 use super::would::{self, WouldReport};
@@ -77,6 +78,8 @@ pub struct EventsReport {
     pub cluster: String,
     /// Newest first.
     pub events: Vec<EventReport>,
+    /// What the layers of the fence have done, newest first.
+    pub fences: Vec<FencedReport>,
     /// The orders that people gave, newest first.
     pub orders: Vec<OrderReport>,
     /// What the members' agents would have done in mode observe, newest first.
@@ -153,13 +156,17 @@ impl EventsReport {
     pub fn new(view: &ClusterView, limit: usize) -> Self {
         let events = view.events.iter().rev().take(limit).map(EventReport::new).collect();
         let orders = view.audits.iter().rev().take(limit).map(OrderReport::new).collect();
+        let fences = view.fenced.iter().rev().take(limit).map(FencedReport::new).collect();
         let would = would::all(view).into_iter().take(limit).collect();
-        Self { format: FORMAT, cluster: view.cluster.to_string(), events, orders, would }
+        Self { format: FORMAT, cluster: view.cluster.to_string(), events, fences, orders, would }
     }
 
     /// For people.
     pub fn text(&self) -> String {
-        self.incidents() + &self.orders() + &would::text(&self.would, usize::MAX)
+        self.incidents()
+            + &fenced::text(&self.fences)
+            + &self.orders()
+            + &would::text(&self.would, usize::MAX)
     }
 
     fn orders(&self) -> String {

@@ -6,6 +6,7 @@
 
 mod account;
 mod cluster;
+mod fenced;
 mod reign;
 
 pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
@@ -13,6 +14,7 @@ pub use cluster::{
     EventRecord, FenceReason, FenceRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord,
     PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
+pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
 
 use serde::Serialize;
