@@ -24,12 +24,14 @@
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
 //! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
 //! | [`outside`] | when a fence device is asked, and what its word proves | 11 |
+//! | [`fenced`] | which fences are told, and once each | I4 |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
 
 pub mod attest;
 pub mod close;
 pub mod cluster;
 pub mod detach;
+pub mod fenced;
 pub mod floor;
 pub mod grant;
 pub mod hold;

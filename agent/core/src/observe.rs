@@ -107,6 +107,7 @@ mod tests {
             highest_term: Term(0),
             contradiction: None,
             setup: None,
+            warned: None,
         }
     }
 

@@ -111,6 +111,7 @@ mod tests {
             highest_term: Term(0),
             contradiction: None,
             setup: None,
+            warned: None,
         };
         Cluster {
             mode: Some(Revised { value: mode, mod_revision: 1 }),

@@ -37,6 +37,7 @@ pub(crate) fn facts(member: &str) -> holdfast_types::record::MemberFacts {
         highest_term: holdfast_types::Term(0),
         contradiction: None,
         setup: None,
+        warned: None,
     }
 }
 

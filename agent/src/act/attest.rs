@@ -11,14 +11,15 @@ use holdfast_types::Term;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{Attestation, StopKind, Stored};
 
-use super::{armed_txn, trace, txn};
+use super::{armed_txn, fenced, trace, txn};
 use crate::member::Member;
 
 /// Puts the attestation. The gate was shut and the processes were seen gone before this was decided.
 pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> Result<()> {
     let start = SystemTime::now();
     shut_gate(member).await?;
-    put(member, cluster, term, stop).await?;
+    put(member, cluster, term, stop.clone()).await?;
+    fenced::attested(member, cluster, term, &stop);
     let attributes = [("holdfast.term", term.to_string())];
     trace::step(&member.telemetry, trace::of_incident(cluster), "attestation", start, &attributes);
     tracing::warn!(cluster = %member.instance.cluster, term = term.0, "attested: our PostgreSQL has stopped");
@@ -64,6 +65,7 @@ async fn put(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> 
 
 /// Keeps PostgreSQL from starting until the attestation is used or taken back.
 pub async fn shut_gate(member: &Member) -> Result<()> {
+    member.state().stop_begun_ms.get_or_insert_with(clock::boottime_ms);
     if !member.remember(|remembered| remembered.attesting = true).await {
         bail!("the shut gate cannot be kept on disk");
     }

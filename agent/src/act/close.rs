@@ -10,7 +10,7 @@ use holdfast_types::MemberName;
 use holdfast_types::keys;
 use holdfast_types::record::{Reign, Stored};
 
-use super::{armed_txn, encoded, incident, not_fenced, override_is, term_is, trace, txn};
+use super::{armed_txn, encoded, fenced, incident, not_fenced, override_is, term_is, trace, txn};
 use crate::member::Member;
 
 /// Runs the transaction of the plan. The order of its writes matters: Patroni's cache applies events one by one, and the
@@ -52,6 +52,7 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
         ("holdfast.leader_key", plan.leader_key.to_string()),
     ];
     trace::step(&member.telemetry, context, "close", start, &attributes);
+    fenced::closed(member, cluster, plan);
     if !given_back {
         revoke_the_old_patroni(member, cluster, plan).await;
     }

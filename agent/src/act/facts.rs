@@ -64,6 +64,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         data_uuid: state.data_uuid.clone(),
         highest_term: state.remembered.known_term(),
         contradiction: state.contradiction.clone(),
+        warned: state.warned.clone(),
         setup: state.setup.clone().map(|setup| SetupSeen {
             profile: Some(member.config.profile),
             // A standby has one too; it means nothing there.

@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_host::cgroup::Cgroup;
+use holdfast_host::clock;
 use holdfast_host::process::PidFd;
+use holdfast_types::record::FenceCause;
 
-use super::{attest, trace};
+use super::{attest, fenced as told, trace};
 use crate::member::Member;
 use crate::observe::processes;
 
@@ -41,18 +43,24 @@ pub async fn shut_gate_and_kill(member: &Member) -> Result<()> {
 }
 
 /// Kills a PostgreSQL that accepts writes although the term is another's. Patroni comes back and rejoins it.
-pub async fn deposed(member: &Member) -> Result<()> {
+pub async fn deposed(member: &Member, cluster: &Cluster) -> Result<()> {
+    let begun_ms = clock::boottime_ms();
     tracing::warn!(
         cluster = %member.instance.cluster,
         "this node's PostgreSQL accepted writes in a term that is not its own; killed. Patroni rejoins it as a standby"
     );
-    all(member).await
+    all(member).await?;
+    told::killed(member, cluster, FenceCause::Deposed, begun_ms);
+    Ok(())
 }
 
 /// Ends the PostgreSQL of a node that a person has fenced. Its Patroni comes back and finds the start gate shut.
-pub async fn fenced(member: &Member) -> Result<()> {
+pub async fn fenced(member: &Member, cluster: &Cluster) -> Result<()> {
+    let begun_ms = clock::boottime_ms();
     tracing::warn!(cluster = %member.instance.cluster, "this node is fenced; its PostgreSQL is ended");
-    all(member).await
+    all(member).await?;
+    told::killed(member, cluster, told::order(member, cluster), begun_ms);
+    Ok(())
 }
 
 async fn all(member: &Member) -> Result<()> {

@@ -6,6 +6,7 @@ pub mod attest;
 pub mod close;
 pub mod facts;
 pub mod fence;
+pub mod fenced;
 pub mod floor;
 pub mod incident;
 pub mod kill;
@@ -70,8 +71,8 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         }
         Action::OpenGate => attest::open_gate(member).await,
         Action::RestartPatroni => kill::restart_patroni(member, cluster),
-        Action::KillDeposed => kill::deposed(member).await,
-        Action::KillFenced => kill::fenced(member).await,
+        Action::KillDeposed => kill::deposed(member, cluster).await,
+        Action::KillFenced => kill::fenced(member, cluster).await,
         Action::Follow { source } => network::follow(member, source.as_ref()).await,
         Action::Promise { term, writer } => promise::promise(member, cluster, *term, writer).await,
         Action::WithdrawPromise { promise_mod_revision, term_mod_revision, writers_session } => {

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant;
+use holdfast_agent_core::member::Postgres;
 use holdfast_agent_core::rollback::{self, KnownMode};
 use holdfast_host::{clock, durable};
 use holdfast_types::Mode;
@@ -36,13 +37,16 @@ impl Member {
         let uptime_ms = clock::boottime_ms().saturating_sub(self.started_ms);
         let own_ms = self.config.timings.grant_ms();
         let grant_ms = grant::longest_ms(self.state().remembered.grant_ms, own_ms, uptime_ms);
-        self.remember(|remembered| {
+        let newly = mode == Mode::Armed && fenced.is_some() && self.state().remembered.fenced.is_none();
+        let kept = self.remember(|remembered| {
             remembered.mode = mode;
             remembered.mode_at_wall_ms = cluster.mode.as_ref().map_or(0, |found| found.value.at_wall_ms);
             remembered.grant_ms = grant_ms;
             remembered.fenced = fenced;
-        })
-        .await;
+        });
+        if kept.await && newly && self.state().postgres == Some(Postgres::Gone) {
+            act::fenced::kept_out(self, cluster);
+        }
     }
 
     /// Rule 25: what etcd has forgotten.

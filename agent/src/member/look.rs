@@ -43,6 +43,8 @@ pub struct Eyes {
     /// A question to Patroni that is on its way: the loop never waits for the answer.
     asking: Option<JoinHandle<patroni_rest::Heard>>,
     rest_silences: u32,
+    /// PostgreSQL's log.
+    pub(super) log: super::warned::Log,
 }
 
 impl Eyes {
@@ -78,6 +80,7 @@ impl Member {
                 // What was known of the one before says nothing about this one.
                 let mut state = self.state();
                 (state.killed, state.postgres, state.position) = (false, None, None);
+                state.stop_begun_ms = None;
             }
             Postmaster::Alive(_) => {}
             Postmaster::Gone | Postmaster::Unknown => eyes.postmaster = None,
@@ -122,6 +125,9 @@ impl Member {
         };
         if changed || thorough || unsettled || self.promotion_is_due(cluster) {
             self.ask_postgres(cluster, thorough).await;
+        }
+        if thorough {
+            self.count_warned(eyes, cluster).await;
         }
     }
 

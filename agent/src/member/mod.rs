@@ -6,6 +6,7 @@
 mod followers;
 mod gates;
 mod hooks;
+mod journal;
 mod kept;
 mod lease;
 mod look;
@@ -13,6 +14,7 @@ mod network;
 mod setup;
 pub mod sql;
 mod suspect;
+mod warned;
 mod would;
 
 use std::sync::atomic::AtomicBool;
@@ -34,7 +36,7 @@ use holdfast_proto::message::TermSeen;
 use holdfast_proto::tls::Identity;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{MemberFacts, Reign, SetupSeen, TermRecord};
+use holdfast_types::record::{MemberFacts, Reign, SetupSeen, TermRecord, WarnedCommits};
 use holdfast_types::{Mode, Position, Term, Timeline};
 use tokio::sync::{Notify, watch};
 
@@ -121,6 +123,14 @@ pub struct State {
     pub granted_until_ms: u64,
     /// The term that a hook of ours opens, and how long that is waited for, `CLOCK_BOOTTIME` in milliseconds.
     pub opening: Option<(Term, u64)>,
+    /// The end of the lease whose closed port was told last.
+    pub closure_told_ms: Option<u64>,
+    /// When our start gate was first shut after this stop, `CLOCK_BOOTTIME` in milliseconds.
+    pub stop_begun_ms: Option<u64>,
+    /// The record of our fences.
+    pub fences: journal::Fences,
+    /// Our commits that ended with a warning, once they are counted.
+    pub warned: Option<WarnedCommits>,
     /// What etcd has forgotten, if it has (rule 25).
     pub contradiction: Option<String>,
     /// The fence that was set last by this start of the agent; `None` when that is not known.
@@ -230,6 +240,7 @@ impl Member {
                 remembered,
                 phase,
                 granted_until_ms,
+                fences: journal::Fences::load(&folder),
                 ..State::default()
             }),
             instance,
@@ -290,6 +301,7 @@ impl Member {
     async fn once(&self, memory: &mut Memory, eyes: &mut look::Eyes) -> (bool, Duration) {
         let (watched, connected) = self.world.watched(&self.keys);
         self.look(eyes, &watched).await;
+        self.keep_fences(eyes, &watched, connected).await;
         {
             let mut state = self.state();
             if connected {

@@ -63,6 +63,19 @@ impl WriterState {
     }
 }
 
+/// Where a server's log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `pg_current_logfile()`, below the data directory unless absolute; absent without a logging collector.
+    pub current_logfile: Option<String>,
+    /// `log_destination`.
+    pub log_destination: String,
+    /// `log_min_messages`.
+    pub log_min_messages: String,
+    /// `lc_messages`.
+    pub lc_messages: String,
+}
+
 /// What a standby is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StandbyState {
@@ -164,6 +177,25 @@ impl Sql {
     pub async fn setting_text(&self) -> Result<String, SqlError> {
         let rows = self.rows("select current_setting('synchronous_standby_names')").await?;
         Ok(rows.first().and_then(|row| row.get(0)).unwrap_or_default().to_owned())
+    }
+
+    /// Where its log goes, and in which words.
+    pub async fn log_settings(&self) -> Result<LogSettings, SqlError> {
+        let rows = self
+            .rows(
+                "select pg_current_logfile(), current_setting('log_destination'), \
+                 current_setting('log_min_messages'), current_setting('lc_messages')",
+            )
+            .await?;
+        let row = rows.first().ok_or_else(|| SqlError::Nonsense("no row".into()))?;
+        let text = |column: usize| row.get(column).unwrap_or_default().to_owned();
+        let current_logfile = row.get(0).map(str::to_owned);
+        Ok(LogSettings {
+            current_logfile,
+            log_destination: text(1),
+            log_min_messages: text(2),
+            lc_messages: text(3),
+        })
     }
 
     /// What a standby has received and replayed.

@@ -9,3 +9,4 @@ pub mod patroni_rest;
 pub mod processes;
 pub mod synchronous_standby_names;
 pub mod walreceiver;
+pub mod warned;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HeldRecord, HoldRecord,
+    Attestation, AuditRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord, HeldRecord, HoldRecord,
     MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, Promise, RouteRecord, SessionRecord, Stored,
     TermRecord, WouldRecord,
 };
@@ -66,6 +66,8 @@ pub struct ClusterView {
     pub facts: BTreeMap<MemberName, MemberFacts>,
     /// Who is kept out.
     pub fences: BTreeMap<MemberName, Seen<FenceRecord>>,
+    /// The fences that the agents tell of, oldest first.
+    pub fenced: Vec<FencedRecord>,
     /// Where the poolers send their clients, by `host.name`.
     pub routes: BTreeMap<String, RouteRecord>,
     /// The last incidents, oldest first.
@@ -116,6 +118,7 @@ impl ClusterView {
             attestations: Vec::new(),
             facts: BTreeMap::new(),
             fences: BTreeMap::new(),
+            fenced: Vec::new(),
             routes: BTreeMap::new(),
             events: Vec::new(),
             would: BTreeMap::new(),
@@ -138,6 +141,8 @@ impl ClusterView {
         }
         view.events.sort_by_key(|event| event.number);
         view.audits.sort_by_key(|audit| audit.number);
+        // Each agent counts for itself, so only time gives them an order.
+        view.fenced.sort_by_key(|fenced| fenced.done_wall_ms);
         view
     }
 
@@ -175,6 +180,7 @@ impl ClusterView {
                     self.fences.insert(name, fence);
                 }
             }
+            OurKey::Fenced(_) => self.fenced.extend(body::<FencedRecord>(pair, problems)),
             OurKey::Route(pooler) => {
                 if let Some(route) = body(pair, problems) {
                     self.routes.insert(pooler.to_owned(), route);

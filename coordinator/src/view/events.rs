@@ -1,4 +1,4 @@
-//! `events` and `history`: the incidents that the agents recorded, and Patroni's own list of timelines.
+//! `events` and `history`: the incidents and fences that the agents recorded, and Patroni's own list of timelines.
 
 use std::fmt::Write;
 
@@ -7,6 +7,7 @@ use holdfast_types::{MemberName, Term};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
+use super::fenced::{self, FencedReport};
 use super::status::FORMAT;
 use super::text;
 use super::would::{self, WouldReport};
@@ -93,6 +94,8 @@ pub struct EventsReport {
     pub cluster: String,
     /// Newest first.
     pub events: Vec<EventReport>,
+    /// What the layers of the fence have done, newest first.
+    pub fences: Vec<FencedReport>,
     /// The orders that people gave, newest first.
     pub orders: Vec<OrderReport>,
     /// What fence devices have said, by the member that asked: the last time of each.
@@ -171,6 +174,7 @@ impl EventsReport {
     pub fn new(view: &ClusterView, limit: usize) -> Self {
         let events = view.events.iter().rev().take(limit).map(EventReport::new).collect();
         let orders = view.audits.iter().rev().take(limit).map(OrderReport::new).collect();
+        let fences = view.fenced.iter().rev().take(limit).map(FencedReport::new).collect();
         let would = would::all(view).into_iter().take(limit).collect();
         let outside = |(asker, record): (&MemberName, &OutsideRecord)| OutsideReport {
             asked_by: asker.to_string(),
@@ -179,12 +183,16 @@ impl EventsReport {
             record: record.clone(),
         };
         let outside = view.outside.iter().map(outside).collect();
-        Self { format: FORMAT, cluster: view.cluster.to_string(), events, orders, outside, would }
+        Self { format: FORMAT, cluster: view.cluster.to_string(), events, fences, orders, outside, would }
     }
 
     /// For people.
     pub fn text(&self) -> String {
-        self.incidents() + &self.orders() + &self.devices() + &would::text(&self.would, usize::MAX)
+        self.incidents()
+            + &fenced::text(&self.fences)
+            + &self.orders()
+            + &self.devices()
+            + &would::text(&self.would, usize::MAX)
     }
 
     fn devices(&self) -> String {

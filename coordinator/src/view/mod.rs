@@ -10,6 +10,7 @@ pub mod class;
 pub mod cluster;
 pub mod doctor;
 pub mod events;
+pub mod fenced;
 pub mod fencing;
 pub mod findings;
 pub mod maintenance;
@@ -18,6 +19,7 @@ pub mod patroni;
 pub mod setup;
 pub mod status;
 pub mod text;
+pub mod warned;
 pub mod would;
 
 #[cfg(test)]

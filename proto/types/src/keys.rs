@@ -9,6 +9,7 @@
 //!                                          /attest/<term>    the writer's own word that it has stopped
 //!                                          /facts/<member>   what others need to choose a successor; it stays when the session goes, as the address to cut off
 //!                                          /fence/<member>   keeps a node out until it has been validated
+//!                                          /fenced/<member>/<nn>  a ring of the fences that the agent of a member tells of
 //!                                          /hold             a second failover waits for a person
 //!                                          /held             the writer may write without a lease, in a pause or a maintenance
 //!                                          /maintenance      a person works on the cluster: nothing automatic until a moment
@@ -26,6 +27,8 @@ use crate::term::Term;
 
 /// How many events a cluster keeps: the ring's keys are `event/00` to `event/63`.
 pub const EVENTS_KEPT: u64 = 64;
+/// How many fences an agent keeps of a cluster: the ring's keys are `fenced/<member>/00` to `fenced/<member>/31`.
+pub const FENCED_KEPT: u64 = 32;
 /// How many orders a cluster keeps, likewise.
 pub const AUDITS_KEPT: u64 = 64;
 
@@ -96,6 +99,14 @@ impl ClusterKeys {
     /// The fence record of a member.
     pub fn fence(&self, member: &MemberName) -> String {
         format!("{}fence/{member}", self.ours)
+    }
+    /// One place of the ring of fences that the agent of a member tells of.
+    pub fn fenced(&self, member: &MemberName, number: u64) -> String {
+        format!("{}{:02}", self.fenced_by(member), number % FENCED_KEPT)
+    }
+    /// Prefix of that ring.
+    pub fn fenced_by(&self, member: &MemberName) -> String {
+        format!("{}fenced/{member}/", self.ours)
     }
     /// The mark that the next failover waits for a person.
     pub fn hold(&self) -> String {
@@ -176,6 +187,10 @@ impl ClusterKeys {
             Some(("facts", member)) => OurKey::Facts(member),
             Some(("fence", member)) => OurKey::Fence(member),
             Some(("outside", member)) => OurKey::Outside(member),
+            Some(("fenced", path)) => {
+                let (_, number) = path.rsplit_once('/')?;
+                OurKey::Fenced(number.parse().ok()?)
+            }
             Some(("route", pooler)) => OurKey::Route(pooler),
             Some(("would", member)) => OurKey::Would(member),
             Some(("audit", number)) => OurKey::Audit(number.parse().ok()?),
@@ -201,6 +216,7 @@ pub enum OurKey<'k> {
     Facts(&'k str),
     Fence(&'k str),
     Outside(&'k str),
+    Fenced(u64),
     Route(&'k str),
     Would(&'k str),
     Event(u64),
@@ -234,6 +250,8 @@ mod tests {
         assert_eq!(keys.parse(&keys.audit(65)), Some(OurKey::Audit(1)));
         assert_eq!(keys.parse(&keys.outside(&db1)), Some(OurKey::Outside("db1.plant")));
         assert_eq!(keys.parse(&keys.overriding()), Some(OurKey::Override));
+        assert_eq!(keys.fenced(&db1, 33), "/holdfast/v1/r1/service/main/fenced/db1.plant/01");
+        assert_eq!(keys.parse(&keys.fenced(&db1, 33)), Some(OurKey::Fenced(1)));
         assert_eq!(keys.parse(&keys.would(&db1)), Some(OurKey::Would("db1.plant")));
         assert_eq!(keys.parse("/holdfast/v1/r1/service/main/later"), None);
         assert_eq!(keys.parse("/holdfast/v1/r1/service/other/term"), None);

@@ -133,6 +133,7 @@ impl Built {
             highest_term: Term(0),
             contradiction: None,
             setup: Some(setup(n)),
+            warned: None,
         };
         change(&mut facts);
         self.record(&self.keys.facts(&db(n)), facts);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::WarnedCommits;
 use crate::{HostName, Incarnation, MemberName, Mode, Position, Profile, Term};
 
 /// What a cluster lets Holdfast do, and who said so.
@@ -68,6 +69,9 @@ pub struct MemberFacts {
     /// How Patroni is set up there; absent from builds that do not tell, and until it has been looked at.
     #[serde(default)]
     pub setup: Option<SetupSeen>,
+    /// Commits there that ended with a warning; absent from builds that do not count, and until the log was looked at.
+    #[serde(default)]
+    pub warned: Option<WarnedCommits>,
 }
 
 /// What only its own host can see of how Patroni is set up. It is for `doctor`, `status` and `arm`; no decision of an agent

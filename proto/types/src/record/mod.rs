@@ -6,6 +6,7 @@
 
 mod account;
 mod cluster;
+mod fenced;
 mod outside;
 mod overriding;
 mod reign;
@@ -15,6 +16,7 @@ pub use cluster::{
     EventRecord, FenceReason, FenceRecord, HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts,
     ModeRecord, PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
+pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};

@@ -61,6 +61,7 @@ impl Agent {
             highest_term: Term(0),
             contradiction: None,
             setup: None,
+            warned: None,
         })
     }
 }
