@@ -98,7 +98,8 @@ pub struct Member {
     pub fence_wake: Notify,
     session: watch::Receiver<Held>,
     started_ms: u64,
-    disk: Disk,
+    /// Writes what must be durable, on a thread of its own.
+    pub disk: Disk,
     state: Mutex<State>,
 }
 

@@ -21,8 +21,13 @@ fn the_old_writer_comes_back_when_nobody_else_can_lead() {
     let cluster = nobody_else();
     assert_eq!(decide(&cluster, &a, &mut memory).actions, [], "Patroni's own race has its time");
     a.now.boottime_ms += SUCCESSOR_PATIENCE_MS;
-    let names_itself =
-        Action::NameNext { to: name("a"), member_lease: 60, leader_mod_revision: 0, term_mod_revision: 200 };
+    let names_itself = Action::NameNext {
+        to: name("a"),
+        member_lease: 60,
+        leader_mod_revision: 0,
+        term_mod_revision: 200,
+        override_mod_revision: None,
+    };
     let late = |change: &dyn Fn(&mut Cluster, &mut Local<'static>)| {
         let (mut cluster, mut a, mut memory) = (cluster.clone(), a.clone(), memory.clone());
         change(&mut cluster, &mut a);
