@@ -102,6 +102,7 @@ fn attestation() -> Attestation {
         incarnation: Incarnation(1),
         session: A_SESSION,
         stop: StopKind::Stopped,
+        stuck: Vec::new(),
         at_wall_ms: 0,
     }
 }
@@ -134,6 +135,7 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         postgres: Postgres::Running { in_recovery: Some(member != "a") },
         started_as_primary: member == "a",
         patroni_hung: false,
+        pulse: None,
         after_stop: None,
         known_term: Term(0),
         granted: false,
@@ -560,3 +562,4 @@ fn a_fenced_node_is_ended_and_does_not_vote() {
 }
 
 mod given_back;
+mod hung;
