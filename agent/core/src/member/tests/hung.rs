@@ -78,7 +78,7 @@ fn what_was_ended_for_hanging_is_attested_and_not_ended_twice() {
     };
     let attest = Action::Attest { term: Term(4), stop: StopKind::Stopped };
     for control in [ControlState::NotRead, ControlState::InProduction] {
-        assert_eq!(actions(&cluster(), &ended(true, control.clone())), [attest.clone()]);
+        assert_eq!(actions(&cluster(), &ended(true, control.clone())), std::slice::from_ref(&attest));
         assert_eq!(actions(&cluster(), &ended(false, control)), [Action::ShutGateAndKill]);
     }
     // Nobody closed the term, Patroni starts it on the spot, and it hangs again before it has written.
