@@ -45,6 +45,7 @@ pub fn status() -> HostStatus {
         waits: vec!["etcd is not heard".into()],
         would: vec!["would have: promised".into()],
         problems: vec!["disk".into()],
+        hung_ms: Some(0),
     };
     let InstanceName { namespace, scope, .. } = instance();
     let pooler =

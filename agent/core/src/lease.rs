@@ -40,6 +40,8 @@ pub struct View<'o> {
     pub opening: Option<Term>,
     /// etcd has forgotten what this host knows; and whether, by all that is told, our reign was the last one (rule 25).
     pub forgotten: Option<bool>,
+    /// A PostgreSQL that hung was ended here, and something of it may be left in the kernel (rule 9).
+    pub ends_hung: bool,
     /// Somebody works on the cluster by hand: Patroni was paused, or there was a maintenance, when it was last heard.
     pub paused: bool,
     /// Rule 24: the record stands by which nobody closes our term meanwhile.
@@ -69,12 +71,18 @@ pub enum Fence {
     Expiring,
     /// The term is another's, or closed: shut at once.
     Closed,
+    /// A PostgreSQL that hung is being ended: shut at once, whoever's the term is. The guard goes on until it has been seen
+    /// ended.
+    Ended,
 }
 
 /// Decides the fence.
 pub fn decide(view: &View<'_>) -> Fence {
     if !view.fences {
         return Fence::None;
+    }
+    if view.ends_hung {
+        return Fence::Ended;
     }
     if let Some(ours) = view.forgotten {
         // No agent that remembers promises, closes or opens anything: the last writer has no rival, and nobody else gets
@@ -177,6 +185,7 @@ mod tests {
             accepts_writes: Some(true),
             opening: None,
             forgotten: None,
+            ends_hung: false,
             paused: false,
             held: false,
             timings: lasting(Timings::of(Profile::Fast)),
@@ -293,6 +302,16 @@ mod tests {
         assert_eq!(decide(&granted_once), Fence::Paused, "a grant that has run out is none");
         let deposed = View { term: Some(lasting(term_open("b", 3, true))), ..alone };
         assert_eq!(decide(&deposed), Fence::Closed, "a pause gives nobody the term of another");
+    }
+
+    #[test]
+    fn a_writer_that_hung_and_was_ended_has_no_lease_whatever_else_holds() {
+        let ended = View { ends_hung: true, ..view() };
+        assert_eq!(decide(&ended), Fence::Ended);
+        assert_eq!(decide(&View { paused: true, ..ended.clone() }), Fence::Ended);
+        let after_close = View { term: Some(lasting(term_open("b", 3, true))), ..ended.clone() };
+        assert_eq!(decide(&View { accepts_writes: Some(false), ..after_close }), Fence::Ended);
+        assert_eq!(decide(&View { fences: false, ..ended }), Fence::None, "disarmed is disarmed");
     }
 
     #[test]

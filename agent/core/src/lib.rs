@@ -9,6 +9,7 @@
 //! | [`in_force`] | which synchronous configurations may still acknowledge | 2 |
 //! | [`floor`] | when the writer may publish a new floor record | 1 |
 //! | [`detach`] | whether a standby may promise, and the order of its steps | 4, 5, 7 |
+//! | [`hung`] | whether the writer's PostgreSQL or its disk hangs | 9 |
 //! | [`attest`] | whether a stopped writer gives its term away, or starts again on the spot | 9, 9a |
 //! | [`close`] | whether a reign has ended, and the transaction that says so | 8, 9, 12, 13 |
 //! | [`relinquish`] | whether a term that nobody uses may be given back | 10 |
@@ -35,6 +36,7 @@ pub mod fenced;
 pub mod floor;
 pub mod grant;
 pub mod hold;
+pub mod hung;
 pub mod in_force;
 pub mod lease;
 pub mod member;

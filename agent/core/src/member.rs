@@ -21,6 +21,7 @@ use crate::close::{ClosePlan, Revised};
 use crate::cluster::Cluster;
 use crate::detach::{Life, Phase};
 use crate::floor::Begun;
+use crate::hung::{Hung, Pulse};
 use crate::outside::{self, Devices, Silent, Target};
 use crate::relinquish::Hooks;
 use crate::sync::AnySetting;
@@ -64,7 +65,7 @@ impl Postgres {
 /// What was seen after the postmaster of a writer went.
 #[derive(Debug, Clone)]
 pub struct AfterStop {
-    /// No process of PostgreSQL is left; after a crash, none of Patroni's either.
+    /// No process of PostgreSQL is left, or none that can run again (rule 9); after a crash, none of Patroni's either.
     pub processes_gone: bool,
     /// What the control file says.
     pub control: ControlState,
@@ -105,6 +106,8 @@ pub struct Local<'o> {
     pub started_as_primary: bool,
     /// Patroni does not answer although PostgreSQL is healthy: stopped by a signal, or its REST API silent twice.
     pub patroni_hung: bool,
+    /// What is felt of our PostgreSQL, when it is the writer; `None`: it is not asked.
+    pub pulse: Option<Pulse>,
     /// Only when the postmaster of a writer is gone.
     pub after_stop: Option<AfterStop>,
     /// How far a standby has come: what it has received or replayed, whichever is more.
@@ -238,6 +241,8 @@ pub enum Action {
     ShutGate,
     /// Shut the start gate and kill Patroni together with what is left of PostgreSQL.
     ShutGateAndKill,
+    /// Rule 9: our PostgreSQL hangs and somebody can follow: shut the start gate and the port, and kill it with its Patroni.
+    EndHung(Hung),
     /// Rules 9 and 10: put the attestation.
     Attest {
         /// The term.

@@ -151,6 +151,7 @@ mod tests {
             incarnation: Incarnation(1),
             session: SessionId(5),
             stop: StopKind::Relinquished,
+            stuck: Vec::new(),
             at_wall_ms: 0,
         };
         cluster.attestation = Some(Revised { value: word, mod_revision: 3 });

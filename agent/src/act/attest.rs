@@ -54,6 +54,7 @@ async fn put(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> 
         incarnation: own.incarnation,
         session: own.session,
         stop,
+        stuck: member.state().stuck.clone(),
         at_wall_ms: clock::wall_ms(),
     };
     let record = cluster.term.as_ref().context("the term record is gone")?;
@@ -141,6 +142,7 @@ mod tests {
             incarnation: Incarnation(1),
             session: SessionId(8),
             stop: StopKind::Relinquished,
+            stuck: Vec::new(),
             at_wall_ms: 0,
         };
         // Sent twice, because the first gave no answer; the second one arrives first.

@@ -122,7 +122,9 @@ async fn put(
             shut(member, dead_man, "there is no lease any more", FenceCause::LeaseOver).await
         }
         Fence::Expiring => Ok(before),
-        Fence::None | Fence::Paused | Fence::Kept | Fence::Closed if before == Some(fence) => Ok(before),
+        Fence::None | Fence::Paused | Fence::Kept | Fence::Closed | Fence::Ended if before == Some(fence) => {
+            Ok(before)
+        }
         Fence::Kept if matches!(dead_man.door()?, Door::Closed) => {
             member.ladder.guard.release(member)?;
             Ok(Some(fence))
@@ -141,6 +143,10 @@ async fn put(
             Ok(Some(fence))
         }
         Fence::Closed => shut(member, dead_man, "the term is not ours", FenceCause::Deposed).await,
+        Fence::Ended => {
+            shut(member, dead_man, "PostgreSQL hung and is ended", FenceCause::Hung).await?;
+            Ok(Some(fence))
+        }
     }
 }
 
@@ -174,6 +180,25 @@ pub async fn close_before_start(member: &Member) -> Result<()> {
         member.state().fence = Some(Fence::Closed);
     }
     Ok(())
+}
+
+/// Whether the kernel keeps the port closed now. A door that somebody has taken away is put back by the next look at the
+/// lease.
+pub async fn is_closed(member: &Member) -> bool {
+    let mut dead_man = member.ladder.dead_man.lock().await;
+    let closed = matches!(dead_man.door(), Ok(Door::Closed));
+    if !closed {
+        member.state().fence = None;
+        member.fence_wake.notify_one();
+    }
+    closed
+}
+
+/// What was guarded has been seen ended: nothing is owed any more, not even to the watchdog.
+pub fn release_guard(member: &Member) {
+    if let Err(error) = member.ladder.guard.release(member) {
+        tracing::warn!(cluster = %member.instance.cluster, "the guard is not released after the stop: {error}");
+    }
 }
 
 /// The guard first: it would end a writer whose fence takes long to lift. One that does not answer keeps nobody closed.

@@ -81,19 +81,28 @@ pub fn kept_out(member: &Member, cluster: &Cluster) {
 
 /// Rule 9: our PostgreSQL has stopped, and the term is given away.
 pub fn attested(member: &Member, cluster: &Cluster, term: Term, stop: &StopKind) {
-    let (killed, begun_ms) = {
+    let (killed, begun_ms, stuck, hung) = {
         let mut state = member.state();
-        (state.killed, state.stop_begun_ms.take())
+        (state.killed, state.stop_begun_ms.take(), state.stuck.clone(), state.remembered.ends_hung)
     };
     let layer = if killed { FenceLayer::Agent } else { FenceLayer::Gate };
-    let cause =
-        if cluster.fenced(&member.instance.member) { order(member, cluster) } else { FenceCause::Stopped };
+    let cause = match (cluster.fenced(&member.instance.member), hung) {
+        (true, _) => order(member, cluster),
+        (false, true) => FenceCause::Hung,
+        (false, false) => FenceCause::Stopped,
+    };
     let control = match stop {
         StopKind::Clean { end } => format!("shut down at {end}"),
         StopKind::Stopped | StopKind::Relinquished => "in production".to_owned(),
     };
-    let verified =
-        format!("no process of PostgreSQL is left, its control file says {control}, the start gate is shut");
+    let processes = if stuck.is_empty() {
+        "no process of PostgreSQL is left".to_owned()
+    } else {
+        format!(
+            "the processes {stuck:?} of PostgreSQL are killed, and the kernel holds them until the disk answers"
+        )
+    };
+    let verified = format!("{processes}, its control file says {control}, the start gate is shut");
     let took_ms = begun_ms.map_or(0, |begun_ms| clock::boottime_ms().saturating_sub(begun_ms));
     tell(member, layer, cause, Some(term), verified, took_ms);
 }

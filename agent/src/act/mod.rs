@@ -62,6 +62,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         Action::KeepFloor(begun) => floor::publish(member, cluster, begun).await,
         Action::ShutGate => attest::shut_gate(member).await,
         Action::ShutGateAndKill => kill::shut_gate_and_kill(member).await,
+        Action::EndHung(hung) => kill::end_hung(member, *hung).await,
         Action::Attest { term, stop: StopKind::Relinquished } => {
             attest::relinquish(member, cluster, *term).await
         }
@@ -121,6 +122,7 @@ pub fn describe(action: &Action) -> String {
         Action::ShutGateAndKill => {
             "shut the start gate and killed Patroni with what is left of PostgreSQL".into()
         }
+        Action::EndHung(hung) => format!("shut the start gate and the port, and killed PostgreSQL: {hung}"),
         Action::Attest { term, stop: StopKind::Relinquished } => {
             format!("given term {term} back, because its hook was lost before it was answered")
         }

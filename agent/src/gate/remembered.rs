@@ -25,6 +25,9 @@ pub struct Remembered {
     pub fenced: Option<String>,
     /// The member attests that it has stopped: no start until that is used or withdrawn.
     pub attesting: bool,
+    /// A PostgreSQL that hung is being ended, or something of it is left in the kernel: its port stays closed (rule 9).
+    #[serde(default)]
+    pub ends_hung: bool,
     /// The last reign that the watch has shown in force (rule 25).
     #[serde(default)]
     pub reign: Option<KnownReign>,

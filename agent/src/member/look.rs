@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::attest::ControlState;
 use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::hung::{Cause, Hung, Pulse};
 use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
 use holdfast_host::process::PidFd;
 use holdfast_host::{clock, durable};
@@ -61,6 +62,10 @@ impl Member {
     /// Looks at the instance and keeps what was seen in the state.
     pub(super) async fn look(&self, eyes: &mut Eyes, cluster: &Cluster) {
         self.look_at_network().await;
+        if self.look_at_rest(cluster).await {
+            eyes.postmaster = None;
+            return;
+        }
         let changed = cluster.revision != eyes.revision;
         eyes.revision = cluster.revision;
         eyes.looks = eyes.looks.wrapping_add(1);
@@ -175,7 +180,9 @@ impl Member {
     }
 
     async fn ask_postgres(&self, cluster: &Cluster, thorough: bool) {
-        let in_recovery = self.sql.is_in_recovery().await.ok();
+        // One that is known to hang is not waited for.
+        let hangs = matches!(self.state().pulse, Some(Pulse::Hung(Hung { cause: Cause::Processes, .. })));
+        let in_recovery = if hangs { None } else { self.sql.is_in_recovery().await.ok() };
         let (before, now) = {
             let mut state = self.state();
             let before = state.accepts_writes();

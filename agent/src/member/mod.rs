@@ -11,6 +11,8 @@ mod kept;
 mod lease;
 mod look;
 mod network;
+mod pulse;
+mod rest;
 mod setup;
 pub mod sql;
 mod suspect;
@@ -25,6 +27,7 @@ use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant;
+use holdfast_agent_core::hung::Pulse;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
 use holdfast_agent_core::outside::Devices;
@@ -146,6 +149,10 @@ pub struct State {
     pub guard_problem: Option<String>,
     /// The instance's processes were killed by us, and nothing has been started since.
     pub killed: bool,
+    /// What is felt of our PostgreSQL, when it is the writer; `None`: it is not asked.
+    pub pulse: Option<Pulse>,
+    /// Processes of a PostgreSQL that hung and was ended which the kernel still holds.
+    pub stuck: Vec<i32>,
     /// The facts that etcd holds of us.
     pub published: Option<MemberFacts>,
     /// The data directory's own id.
@@ -277,6 +284,7 @@ impl Member {
     pub async fn run(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self).suspect());
         tokio::spawn(Arc::clone(&self).keep_fence());
+        tokio::spawn(Arc::clone(&self).feel_pulse());
         let mut changes = self.world.changes();
         let mut memory = Memory::default();
         let mut eyes = look::Eyes::default();
@@ -403,6 +411,7 @@ impl Member {
             postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
             started_as_primary: state.started_as_primary,
             patroni_hung: state.patroni_hung,
+            pulse: state.pulse,
             after_stop: state.after_stop.clone(),
             reached: state.position,
             known_term: state.remembered.known_term(),

@@ -78,6 +78,19 @@ pub fn look(cgroup: &Path, data_dir: &Path) -> Seen {
     seen
 }
 
+/// Processor time of PostgreSQL's processes in the cgroup, in milliseconds; `None`: there are none, or it cannot be told.
+pub fn ran_ms(cgroup: &Path) -> Option<u64> {
+    let ran = postgres(cgroup).ok()?.into_iter().map(|(_, stat)| stat.ran_ticks * process::TICK_MS);
+    ran.reduce(|a, b| a + b)
+}
+
+/// PostgreSQL's processes in the cgroup that have not ended, without a look at the data directory.
+pub fn postgres(cgroup: &Path) -> std::io::Result<Vec<(i32, process::Stat)>> {
+    let pids = Cgroup::open(cgroup)?.pids()?;
+    let stats = pids.into_iter().filter_map(|pid| Some((pid, process::stat(pid).ok()?)));
+    Ok(stats.filter(|(_, stat)| stat.comm == "postgres" && stat.state != 'Z').collect())
+}
+
 /// Patroni's processes alone, without a look at the data directory.
 pub fn patroni(cgroup: &Path) -> std::io::Result<Vec<i32>> {
     let pids = Cgroup::open(cgroup)?.pids()?;

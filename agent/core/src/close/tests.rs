@@ -121,6 +121,7 @@ impl World {
             incarnation: Incarnation(1),
             session: SessionId(5),
             stop,
+            stuck: Vec::new(),
             at_wall_ms: 0,
         };
         self.session_present = true;

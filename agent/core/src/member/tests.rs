@@ -103,6 +103,7 @@ fn attestation() -> Attestation {
         incarnation: Incarnation(1),
         session: A_SESSION,
         stop: StopKind::Stopped,
+        stuck: Vec::new(),
         at_wall_ms: 0,
     }
 }
@@ -135,6 +136,7 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         postgres: Postgres::Running { in_recovery: Some(member != "a") },
         started_as_primary: member == "a",
         patroni_hung: false,
+        pulse: None,
         after_stop: None,
         reached: None,
         known_term: Term(0),
@@ -623,4 +625,5 @@ fn an_override_names_the_successor_of_a_closed_term_whoever_has_the_key() {
 
 mod come_back;
 mod given_back;
+mod hung;
 mod suspension;

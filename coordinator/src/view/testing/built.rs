@@ -275,6 +275,7 @@ impl Built {
             incarnation: Incarnation(1),
             session: SessionId(0x1000 + 1),
             stop: StopKind::Stopped,
+            stuck: Vec::new(),
             at_wall_ms: NOW_WALL_MS - 1_000,
         };
         self.record(&self.keys.attest(Term(term)), attestation);

@@ -76,6 +76,8 @@ pub enum FenceCause {
     LeaseOver,
     /// It accepted writes in a term that was another's.
     Deposed,
+    /// Its PostgreSQL hung, or the disk under it, and was ended by its own agent.
+    Hung,
     /// Its PostgreSQL had stopped, and the term was given away.
     Stopped,
     /// Its term was closed by others.

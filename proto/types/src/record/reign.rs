@@ -205,6 +205,10 @@ pub struct Attestation {
     pub session: SessionId,
     /// How it stopped.
     pub stop: StopKind,
+    /// Processes that were still there: in uninterruptible sleep with SIGKILL pending, behind a port that the kernel keeps
+    /// closed. Empty: all were gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<i32>,
     /// Wall clock, milliseconds since 1970.
     pub at_wall_ms: i64,
 }
@@ -218,7 +222,8 @@ pub enum StopKind {
         /// The end of its WAL.
         end: Position,
     },
-    /// `pg_control` says "in production": a crash or a kill. Its own disk may be ahead of what was acknowledged.
+    /// `pg_control` says "in production", or the disk did not let it be read after its agent had ended a PostgreSQL that
+    /// hung: a crash or a kill. Its own disk may be ahead of what was acknowledged.
     Stopped,
     /// It never began: PostgreSQL is in recovery, and no promotion hook of the term has been or will be let pass (rule 10).
     Relinquished,

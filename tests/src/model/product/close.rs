@@ -178,6 +178,7 @@ impl Product {
             incarnation: Incarnation(1),
             session: SessionId(5),
             stop,
+            stuck: Vec::new(),
             at_wall_ms: 0,
         }))
     }

@@ -52,7 +52,7 @@ impl Agent {
             }
             Action::KeepFloor(begun) => self.publish_floor(cluster, begun).await,
             Action::ShutGate => self.shut_gate().await,
-            Action::ShutGateAndKill => self.shut_gate_and_kill().await,
+            Action::ShutGateAndKill | Action::EndHung(_) => self.shut_gate_and_kill().await,
             Action::Attest { term, stop: StopKind::Relinquished } => self.relinquish(cluster, *term).await,
             Action::Attest { term, stop } => self.attest(cluster, *term, stop.clone()).await,
             Action::WithdrawAttestation { attestation_mod_revision, term_mod_revision } => {
@@ -283,6 +283,7 @@ impl Agent {
             incarnation: own.incarnation,
             session: own.session,
             stop,
+            stuck: Vec::new(),
             at_wall_ms: self.wall_ms(),
         };
         let record = cluster.term.as_ref().ok_or("the term record is gone")?;

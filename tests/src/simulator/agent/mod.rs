@@ -289,6 +289,8 @@ impl Agent {
                 postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
                 started_as_primary: state.started_as_primary,
                 patroni_hung: state.patroni_hung,
+                // Hangs of PostgreSQL are waited for here.
+                pulse: None,
                 after_stop: state.after_stop.clone(),
                 reached: state.reached,
                 known_term: Term(0),

@@ -28,6 +28,7 @@ fn given_back() -> Cluster {
         incarnation: Incarnation(1),
         session: A_SESSION,
         stop: StopKind::Relinquished,
+        stuck: Vec::new(),
         at_wall_ms: 0,
     };
     Cluster { attestation: Some(revised(word, 120)), ..unused() }
