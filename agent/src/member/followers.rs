@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use holdfast_agent_core::attest::ControlState;
 use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::member::AfterStop;
 use holdfast_proto::message::{InstanceName, Life, LifeQuestion};
 use holdfast_types::{MemberName, Term};
 use tokio::task::JoinSet;
@@ -17,8 +19,26 @@ use super::Member;
 const DEADLINE: Duration = Duration::from_millis(300);
 
 impl Member {
+    /// Who answers after a stop of our own PostgreSQL: asked once for each stop, and only where it decides something.
+    pub(super) async fn answering_after_stop(
+        &self,
+        cluster: &Cluster,
+        term: Term,
+        control: &ControlState,
+    ) -> BTreeSet<MemberName> {
+        let is_crash =
+            |control: &ControlState| matches!(control, ControlState::InProduction | ControlState::NotRead);
+        let asked = |seen: &&AfterStop| is_crash(&seen.control);
+        let known = self.state().after_stop.as_ref().filter(asked).map(|seen| seen.answering.clone());
+        match known {
+            Some(known) => known,
+            None if is_crash(control) => self.followers(cluster, term).await,
+            None => BTreeSet::new(),
+        }
+    }
+
     /// The members whose agents say that their PostgreSQL answers, of those that stream by the last facts.
-    pub(super) async fn followers(&self, cluster: &Cluster, term: Term) -> BTreeSet<MemberName> {
+    async fn followers(&self, cluster: &Cluster, term: Term) -> BTreeSet<MemberName> {
         let mut asked = JoinSet::new();
         for (member, facts) in &cluster.facts {
             let follows = facts.streaming == Some(true) && cluster.agent_alive(&facts.host);

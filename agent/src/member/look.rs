@@ -3,7 +3,6 @@
 //! An idle look costs two reads of `/proc` and no query: PostgreSQL is asked when something changed, and otherwise every
 //! [`QUIET_TICKS`] looks, because the agent's whole budget at rest is 0.07 % of a core.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -278,14 +277,7 @@ impl Member {
         };
         let control = control_data::state(&self.instance.bin_dir, &self.instance.data_dir).await;
         let control = control.unwrap_or_else(|error| ControlState::Other(error.to_string()));
-        let asked = |seen: &&AfterStop| seen.control == ControlState::InProduction;
-        let known = self.state().after_stop.as_ref().filter(asked).map(|seen| seen.answering.clone());
-        let answering = match known {
-            Some(known) => known,
-            // Once for each stop, and only where it decides something.
-            None if control == ControlState::InProduction => self.followers(&considered, term).await,
-            None => BTreeSet::new(),
-        };
+        let answering = self.answering_after_stop(&considered, term, &control).await;
         let mut state = self.state();
         // A crashed writer's Patroni may be starting it again at this moment: it must have been killed with it. After
         // that the supervisor brings Patroni back, and the shut gate keeps it from starting anything.

@@ -51,13 +51,15 @@ impl Member {
             state.postmaster = None;
         }
         let considered = self.considered(cluster.clone());
-        let ours = term_in_force(&considered)
-            .is_some_and(|term| term.value.open_holder() == Some(&self.instance.member));
-        let after_stop = if ours && gate_shut {
-            let control = self.control_of_rest(!held.is_empty()).await;
-            Some(AfterStop { processes_gone: killed && others.is_empty() && closed, control })
-        } else {
-            None
+        let ours =
+            term_in_force(&considered).filter(|term| term.value.open_holder() == Some(&self.instance.member));
+        let after_stop = match ours.map(|term| term.value.term) {
+            Some(term) if gate_shut => {
+                let control = self.control_of_rest(!held.is_empty()).await;
+                let answering = self.answering_after_stop(&considered, term, &control).await;
+                Some(AfterStop { processes_gone: killed && others.is_empty() && closed, control, answering })
+            }
+            _ => None,
         };
         self.state().after_stop = after_stop;
         true

@@ -84,6 +84,7 @@ impl FencedReport {
         match &self.cause {
             FenceCause::LeaseOver => "its write lease was over".into(),
             FenceCause::Deposed => "the term was another's".into(),
+            FenceCause::Hung => "its PostgreSQL, or the disk under it, hung".into(),
             FenceCause::Stopped => "its PostgreSQL had stopped".into(),
             FenceCause::Closed { evidence } => format!("its term was closed: {evidence}"),
             FenceCause::Ordered { by, text } => format!("{by} ordered it: {text}"),

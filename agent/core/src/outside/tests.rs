@@ -51,6 +51,7 @@ fn local(member: &str, now_ms: u64, silent: bool) -> Local<'static> {
         fenced_in: false,
         started_as_primary: false,
         patroni_hung: false,
+        pulse: None,
         after_stop: None,
         known_term: Term(0),
         granted: false,

@@ -73,7 +73,7 @@ fn what_was_ended_for_hanging_is_attested_and_not_ended_twice() {
     let ended = |processes_gone, control| {
         writer(|l| {
             (l.postgres, l.gate_shut) = (Postgres::Gone, true);
-            l.after_stop = Some(AfterStop { processes_gone, control });
+            l.after_stop = Some(AfterStop { processes_gone, control, answering: names(&["b", "c"]) });
         })
     };
     let attest = Action::Attest { term: Term(4), stop: StopKind::Stopped };
