@@ -114,6 +114,7 @@ pub async fn open_gate(member: &Member) -> Result<()> {
     if !member.remember(|remembered| remembered.attesting = false).await {
         bail!("the open gate cannot be kept on disk");
     }
+    member.state().stop_begun_ms = None;
     Ok(())
 }
 

@@ -84,7 +84,6 @@ impl Member {
                 // What was known of the one before says nothing about this one.
                 let mut state = self.state();
                 (state.killed, state.postgres, state.position) = (false, None, None);
-                state.stop_begun_ms = None;
             }
             Postmaster::Alive(_) => {}
             Postmaster::Gone | Postmaster::Unknown => eyes.postmaster = None,
