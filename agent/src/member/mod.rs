@@ -89,7 +89,7 @@ pub struct Member {
     pub fence_wake: Notify,
     session: watch::Receiver<Held>,
     started_ms: u64,
-    disk: Disk,
+    pub disk: Disk,
     state: Mutex<State>,
 }
 
