@@ -5,10 +5,10 @@
 //! | here | there |
 //! | --- | --- |
 //! | this file | `agent/src/member/mod.rs` |
-//! | [`look`] | `agent/src/member/{look,network,sql}.rs` |
+//! | [`look`] | `agent/src/member/{followers,look,network,sql}.rs` |
 //! | [`suspect`] | `agent/src/member/suspect.rs` |
 //! | [`act`], [`promise`], [`facts`] | `agent/src/act/*.rs` |
-//! | [`gates`] | `agent/src/member/gates.rs`, `agent/src/gate/*.rs` |
+//! | [`gates`] | `agent/src/member/gates.rs`, `agent/src/gate/*.rs`, `agent/src/act/timeline.rs` |
 //! | [`session`] | `agent/src/session.rs` |
 
 mod act;
