@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::record::{FloorRecord, OverrideRecord, Reign, TermRecord};
-use holdfast_types::{Incarnation, MemberName, Position, SessionId, Term};
+use holdfast_types::{Configuration, Incarnation, MemberName, Position, SessionId, Term};
 
 use crate::close::Revised;
 use crate::sync::{AnySetting, Misfit, SyncKey};
@@ -181,14 +181,7 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
         )));
     }
     let configuration = sync.configuration(view.me);
-    if !configuration.members.is_empty() {
-        let fit = view.actual.ok_or(Misfit::NoAcknowledgement).and_then(|actual| actual.fits(&configuration));
-        match fit {
-            Ok(()) => {}
-            Err(why) if view.waited_ms < SETTING_WAIT_MS_MAX => return Err(Stop::Wait(why.to_string())),
-            Err(why) => return Err(Stop::Refuse(format!("{why}: a later failover could lose a write"))),
-        }
-    }
+    setting_fits(view, &configuration)?;
     let next = term.value.term.next();
     let (incarnation, session) = (view.incarnation, view.session);
     // What was accepted as lost is asked of nobody again (rule 10): the reign begins at our own position.
@@ -220,6 +213,18 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
             floor: position,
         },
     })
+}
+
+/// Rule 14: our actual setting is one of the configuration that `/sync` names.
+fn setting_fits(view: &View<'_>, configuration: &Configuration) -> Result<(), Stop> {
+    if configuration.members.is_empty() {
+        return Ok(());
+    }
+    match view.actual.ok_or(Misfit::NoAcknowledgement).and_then(|actual| actual.fits(configuration)) {
+        Ok(()) => Ok(()),
+        Err(why) if view.waited_ms < SETTING_WAIT_MS_MAX => Err(Stop::Wait(why.to_string())),
+        Err(why) => Err(Stop::Refuse(format!("{why}: a later failover could lose a write"))),
+    }
 }
 
 #[cfg(test)]

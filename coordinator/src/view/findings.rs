@@ -158,11 +158,7 @@ impl List<'_> {
         match &term.reign {
             Reign::Closed { holder, at_wall_ms, evidence, successor, .. } => {
                 let when = text::ago(*at_wall_ms, view.read_wall_ms);
-                let waits = view.read_wall_ms.saturating_sub(*at_wall_ms) > CLOSED_PATIENCE_MS;
-                let next = match waits {
-                    true => self.give_up("look at the members that have everything, and start them"),
-                    false => self.command("status --watch 1"),
-                };
+                let next = self.after_close(*at_wall_ms);
                 let follows = successor.as_ref().map_or("nobody".into(), ToString::to_string);
                 self.outage(
                     format!("term {} of {holder} was closed {when} ({})", term.term, evidence_word(evidence)),
@@ -266,6 +262,14 @@ impl List<'_> {
                 format!("{first}; if they are lost for good: {}", self.command(&verb))
             }
             None => first.to_owned(),
+        }
+    }
+
+    /// A successor that does not come wants a person.
+    fn after_close(&self, closed_wall_ms: i64) -> String {
+        match self.view.read_wall_ms.saturating_sub(closed_wall_ms) > CLOSED_PATIENCE_MS {
+            true => self.give_up("look at the members that have everything, and start them"),
+            false => self.command("status --watch 1"),
         }
     }
 
