@@ -173,7 +173,7 @@ impl Action<'_> {
         mut compares: Vec<Compare>,
         write: Write,
     ) -> Result<Settled, Failure> {
-        let number = view.audits.last().map_or(0, |last| last.number + 1);
+        let number = view.audits.last().map_or(0, |last| last.number.saturating_add(1));
         let record = AuditRecord {
             number,
             verb: self.name.to_owned(),
