@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not seen as tests.
 
 mod ground;
+#[path = "../src/cli/permissions.rs"]
+mod permissions;
 
 use ground::built::{Built, db, position};
 use ground::built_host::host_status;
@@ -450,4 +452,46 @@ async fn a_person_says_that_a_writer_which_was_lost_in_a_pause_is_off() {
     assert_eq!(ground.stored(&built.keys.held()).await, None);
     let orders = ground.run(&["events"]).await;
     assert!(orders.out.contains("power is off"), "{orders:?}");
+}
+
+/// Every verb with every certificate: who may not is refused before anything is written.
+#[tokio::test]
+async fn every_line_of_the_permissions_holds_for_every_certificate() {
+    const BY_NAME: (i32, &str) = (3, "may look, not act");
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.fence(3);
+    ground.plant(&built).await;
+    let before = ground.revision().await;
+    let everyone = async |what: &str, look: &[i32], act: (i32, &str)| {
+        for (words, more, who) in permissions::TABLE {
+            let run = ground.run(&[*words, *more].concat()).await;
+            if *who == permissions::Who::Operator {
+                assert!(run.code == act.0 && run.err.contains(act.1), "{what}: {words:?}: {run:?}");
+            } else {
+                assert!(look.contains(&run.code), "{what}: {words:?}: {run:?}");
+            }
+        }
+        assert_eq!(ground.revision().await, before, "{what} has written");
+    };
+    // The doctor ends with 1 where it finds something.
+    let may_look: &[i32] = &[0, 1];
+    let host = |region, name| ["host", "--region", region, "--host", name, "--address", "127.0.0.1"];
+    ground.become_holder(&["viewer", "--name", "wall"]);
+    everyone("a viewer", may_look, BY_NAME).await;
+    for (what, region, name) in [
+        ("a pooler", "r1", "pool1"),
+        ("a member's host", "r1", "db1"),
+        ("another region's host", "r2", "db1"),
+    ] {
+        ground.become_holder(&host(region, name));
+        everyone(what, may_look, BY_NAME).await;
+    }
+    ground.become_outdated("holdfast://operator/ann", true);
+    everyone("an operator of the past", &[2], (2, "ended on")).await;
+    ground.become_outdated("holdfast://operator/ann", false);
+    everyone("an operator of another authority", &[2], (2, "is not accepted by the authority")).await;
+    ground.become_holder(&["operator", "--name", "eve"]);
+    ground.revoke_operator();
+    everyone("a revoked operator", &[2], (2, "Revoked")).await;
 }

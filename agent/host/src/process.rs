@@ -31,7 +31,7 @@ pub fn stat(pid: i32) -> io::Result<Stat> {
 }
 
 /// The name may hold spaces and brackets: it ends at the last bracket.
-fn parse(text: &str) -> Option<Stat> {
+pub(crate) fn parse(text: &str) -> Option<Stat> {
     let (head, tail) = text.rsplit_once(')')?;
     let comm = head.split_once('(')?.1.to_owned();
     let mut fields = tail.split_whitespace();

@@ -8,6 +8,7 @@ mod reader;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_host::durable;
 use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_types::{
     Class, ClusterId, HostName, MemberName, Namespace, Profile, RegionName, Scope, Timings,
@@ -19,6 +20,9 @@ use reader::{Reader, number, one_of, parsed, path, text, texts};
 
 /// Where the configuration is, unless `HOLDFAST_CONFIG` or `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/holdfast/agent.toml";
+
+/// The longest file that is read: a host has a few instances of some hundred bytes each.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -124,16 +128,16 @@ pub fn load_with_identity(file: &Path) -> Result<(Config, Identity), Vec<Problem
 
 /// The paths of the identity in a file that is otherwise not right.
 fn tls_alone(file: &Path) -> Option<TlsPaths> {
-    let table: toml::Table = std::fs::read_to_string(file).ok()?.parse().ok()?;
+    let table: toml::Table = durable::read_text(file, FILE_BYTES_MAX).ok()?.parse().ok()?;
     let path = |name: &str| Some(PathBuf::from(table.get("tls")?.get(name)?.as_str()?));
-    Some(TlsPaths { ca: path("ca")?, cert: path("cert")?, key: path("key")? })
+    Some(TlsPaths { ca: path("ca")?, cert: path("cert")?, key: path("key")?, crl: path("crl") })
 }
 
 /// Reads and checks the file alone: the gates run as Patroni's user, who need not be able to read our key.
 pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     let at = file.display().to_string();
     let one = |text: String| vec![Problem { path: at.clone(), text }];
-    let content = std::fs::read_to_string(file).map_err(|error| {
+    let content = durable::read_text(file, FILE_BYTES_MAX).map_err(|error| {
         one(format!("cannot be read: {error}; name the file with --config or HOLDFAST_CONFIG"))
     })?;
     match parse(&content).map_err(one)? {
@@ -143,7 +147,7 @@ pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 /// What the text says, as far as it can be understood, and what is wrong with it.
-fn parse(content: &str) -> Result<(Option<Config>, Vec<Problem>), String> {
+pub(super) fn parse(content: &str) -> Result<(Option<Config>, Vec<Problem>), String> {
     let table: toml::Table =
         content.parse().map_err(|error: toml::de::Error| format!("is not TOML: {error}"))?;
     let mut problems = Vec::new();
@@ -162,7 +166,8 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     let tls = top.table("tls", |tls| {
         let (ca, cert, key) =
             (tls.required("ca", path), tls.required("cert", path), tls.required("key", path));
-        Some(TlsPaths { ca: ca?, cert: cert?, key: key? })
+        let crl = tls.optional("crl", path);
+        Some(TlsPaths { ca: ca?, cert: cert?, key: key?, crl })
     });
     let etcd = top.table("etcd", |etcd| etcd.required("endpoints", texts));
     let grpc_listen = top.table("grpc", |grpc| grpc.required("listen", parsed(socket)));

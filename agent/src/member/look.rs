@@ -297,6 +297,9 @@ struct OnDisk {
     setup: Option<SetupSeen>,
 }
 
+/// A name and a UUID; whoever may write into the data directory can write anything.
+const DATA_UUID_BYTES_MAX: u64 = 1024;
+
 /// Reads or makes the data directory's own id. It names the member too: pg_rewind and a base backup copy the file of
 /// their source, and a copied id is no id. It belongs to PostgreSQL's user: pg_rewind opens every file for writing, and
 /// one that it may not write made Patroni throw the whole data directory away (seen in the lab).
@@ -304,7 +307,7 @@ struct OnDisk {
 fn data_uuid(data_dir: &Path, member: &MemberName, may_write: bool) -> Option<String> {
     let file = data_dir.join("holdfast.data_uuid");
     let own = format!("{member} ");
-    let found = std::fs::read_to_string(&file).ok().filter(|text| text.starts_with(&own));
+    let found = durable::read_text(&file, DATA_UUID_BYTES_MAX).ok().filter(|text| text.starts_with(&own));
     let text = found.or_else(|| {
         // Not into an empty directory: Patroni takes one that is not empty for a damaged cluster.
         if !may_write || !data_dir.join("PG_VERSION").exists() {

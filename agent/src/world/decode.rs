@@ -106,7 +106,11 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
             cluster.outside.insert(member(asker)?, found);
         }
         OurKey::Override => cluster.overriding = Some(record(pair, &mut cluster.unknown)?),
-        OurKey::Attest(_) | OurKey::Route(_) | OurKey::Would(_) | OurKey::Audit(_) | OurKey::Fenced(_) => {}
+        OurKey::Attest(_)
+        | OurKey::Route(_)
+        | OurKey::Would(_)
+        | OurKey::Audit(_)
+        | OurKey::Fenced { .. } => {}
     }
     Ok(())
 }

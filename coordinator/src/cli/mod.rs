@@ -11,6 +11,8 @@ mod fence;
 mod hold;
 mod maintenance;
 mod order;
+#[cfg(test)]
+mod permissions;
 pub mod print;
 mod show;
 mod target;
@@ -87,5 +89,30 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Doctor(options) => doctor::doctor(options).await,
         Verb::Maintenance(verb) => maintenance::run(verb).await,
         Verb::Hold(hold::HoldVerb::End(options)) => hold::end(options).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(command: &clap::Command, words: &[String], found: &mut Vec<String>) {
+        let words = [words, &[command.get_name().to_owned()]].concat();
+        if command.get_subcommands().next().is_none() {
+            found.push(words[1..].join(" "));
+        }
+        for inner in command.get_subcommands() {
+            leaves(inner, &words, found);
+        }
+    }
+
+    #[test]
+    fn every_verb_has_one_line_among_the_permissions() {
+        let (mut verbs, mut lines) = (Vec::new(), Vec::new());
+        leaves(&Verb::augment_subcommands(clap::Command::new("holdfast")), &[], &mut verbs);
+        lines.extend(permissions::TABLE.iter().map(|(words, _, _)| words.join(" ")));
+        verbs.sort_unstable();
+        lines.sort_unstable();
+        assert_eq!(lines, verbs, "who may give the new verb? Say so in permissions.rs");
     }
 }

@@ -184,7 +184,7 @@ impl Action<'_> {
         write: Write,
         accepted: Option<String>,
     ) -> Result<Settled, Failure> {
-        let number = view.audits.last().map_or(0, |last| last.number + 1);
+        let number = view.audits.last().map_or(0, |last| last.number.saturating_add(1));
         let record = AuditRecord {
             number,
             verb: self.name.to_owned(),

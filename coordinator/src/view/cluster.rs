@@ -180,7 +180,7 @@ impl ClusterView {
                     self.fences.insert(name, fence);
                 }
             }
-            OurKey::Fenced(_) => self.fenced.extend(body::<FencedRecord>(pair, problems)),
+            OurKey::Fenced { .. } => self.fenced.extend(body::<FencedRecord>(pair, problems)),
             OurKey::Route(pooler) => {
                 if let Some(route) = body(pair, problems) {
                     self.routes.insert(pooler.to_owned(), route);

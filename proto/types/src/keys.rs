@@ -188,8 +188,8 @@ impl ClusterKeys {
             Some(("fence", member)) => OurKey::Fence(member),
             Some(("outside", member)) => OurKey::Outside(member),
             Some(("fenced", path)) => {
-                let (_, number) = path.rsplit_once('/')?;
-                OurKey::Fenced(number.parse().ok()?)
+                let (member, number) = path.rsplit_once('/')?;
+                OurKey::Fenced { member, number: number.parse().ok()? }
             }
             Some(("route", pooler)) => OurKey::Route(pooler),
             Some(("would", member)) => OurKey::Would(member),
@@ -216,7 +216,7 @@ pub enum OurKey<'k> {
     Facts(&'k str),
     Fence(&'k str),
     Outside(&'k str),
-    Fenced(u64),
+    Fenced { member: &'k str, number: u64 },
     Route(&'k str),
     Would(&'k str),
     Event(u64),
@@ -251,7 +251,10 @@ mod tests {
         assert_eq!(keys.parse(&keys.outside(&db1)), Some(OurKey::Outside("db1.plant")));
         assert_eq!(keys.parse(&keys.overriding()), Some(OurKey::Override));
         assert_eq!(keys.fenced(&db1, 33), "/holdfast/v1/r1/service/main/fenced/db1.plant/01");
-        assert_eq!(keys.parse(&keys.fenced(&db1, 33)), Some(OurKey::Fenced(1)));
+        assert_eq!(
+            keys.parse(&keys.fenced(&db1, 33)),
+            Some(OurKey::Fenced { member: "db1.plant", number: 1 })
+        );
         assert_eq!(keys.parse(&keys.would(&db1)), Some(OurKey::Would("db1.plant")));
         assert_eq!(keys.parse("/holdfast/v1/r1/service/main/later"), None);
         assert_eq!(keys.parse("/holdfast/v1/r1/service/other/term"), None);
