@@ -6,15 +6,19 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_store::KeyValue;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FORMAT, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord,
-    MemberFacts, ModeRecord, Promise, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    Attestation, AuditRecord, EventRecord, FORMAT, FenceRecord, FencedRecord, FloorRecord, HeldRecord,
+    HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, OverrideRecord, Promise,
+    RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Namespace, RegionName, Scope, Term};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+// The simulator compiles these two as well; the fuzz targets compile this file without it.
+#[allow(clippy::duplicate_mod)]
 #[path = "../../../agent/src/world/decode.rs"]
 mod decode;
+#[allow(clippy::duplicate_mod)]
 #[path = "../../../agent/src/world/patroni.rs"]
 mod patroni;
 #[allow(dead_code)] // The agent uses the rest of this file.
@@ -28,11 +32,15 @@ pub fn record(bytes: &[u8]) -> bool {
         stored::<AuditRecord>(bytes),
         stored::<EventRecord>(bytes),
         stored::<FenceRecord>(bytes),
+        stored::<FencedRecord>(bytes),
         stored::<FloorRecord>(bytes),
+        stored::<HeldRecord>(bytes),
         stored::<HoldRecord>(bytes),
         stored::<MaintenanceRecord>(bytes),
         stored::<MemberFacts>(bytes),
         stored::<ModeRecord>(bytes),
+        stored::<OutsideRecord>(bytes),
+        stored::<OverrideRecord>(bytes),
         stored::<Promise>(bytes),
         stored::<RouteRecord>(bytes),
         stored::<SessionRecord>(bytes),
