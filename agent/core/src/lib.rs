@@ -22,6 +22,7 @@
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
 //! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
+//! | [`mutant`] | nothing: which rule a test build leaves out | |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
 
 pub mod attest;
@@ -34,6 +35,7 @@ pub mod hold;
 pub mod in_force;
 pub mod lease;
 pub mod member;
+pub mod mutant;
 pub mod observe;
 pub mod open;
 pub mod relinquish;

@@ -2,6 +2,8 @@
 //!
 //! It holds no secret; keys are named by their paths. Read at start and by `check-config`, never changed while running.
 
+#[cfg(feature = "mutants")]
+pub mod mutant;
 mod reader;
 
 use std::net::SocketAddr;
@@ -150,6 +152,8 @@ fn parse(content: &str) -> Result<(Option<Config>, Vec<Problem>), String> {
 }
 
 fn read(top: &mut Reader<'_>) -> Option<Config> {
+    #[cfg(feature = "mutants")]
+    mutant::read(top)?;
     let region = top.required("region", parsed(RegionName::new));
     let host = top.required("host", parsed(HostName::new));
     let run_dir = top.required("run_dir", path);

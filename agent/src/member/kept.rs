@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_agent_core::rollback;
 use holdfast_host::durable;
 use holdfast_types::Mode;
@@ -79,7 +80,9 @@ impl Member {
     pub async fn set_phase(&self, phase: Option<Phase>) -> std::io::Result<()> {
         let file = remembered::folder(&self.config.state_dir, &self.instance.cluster).join(PHASE_FILE);
         let bytes = phase.as_ref().map(|phase| Stored::new(phase.clone()).encode());
-        self.disk.keep(file, bytes).await?;
+        if !left_out(Mutant::PromiseNotKept) {
+            self.disk.keep(file, bytes).await?;
+        }
         self.state().phase = phase;
         Ok(())
     }

@@ -560,3 +560,12 @@ fn a_fenced_node_is_ended_and_does_not_vote() {
 }
 
 mod given_back;
+
+#[cfg(feature = "mutants")]
+#[test]
+fn without_the_rule_who_accepts_writes_in_anothers_term_goes_on() {
+    use crate::mutant::{Mutant, without};
+    let deposed = local("b", |l| l.postgres = Postgres::Running { in_recovery: Some(false) });
+    let done = without(Mutant::OlderTermWrites, || actions(&cluster(), &deposed));
+    assert!(!done.contains(&Action::KillDeposed), "{done:?}");
+}
