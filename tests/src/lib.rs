@@ -5,5 +5,8 @@ pub mod campaign;
 pub mod checker;
 pub mod lab;
 pub mod model;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod otlp;
+pub mod scene;
 pub mod simulator;

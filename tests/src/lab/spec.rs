@@ -37,6 +37,8 @@ pub struct Spec {
     pub paging_command: Option<Vec<String>>,
     /// Where the agents send their traces, for example `http://10.77.0.61:4317`.
     pub otlp_endpoint: Option<String>,
+    /// Test builds only: the rule that the agents leave out, or `none`.
+    pub mutant: Option<String>,
     /// Whether every database host keeps its data on a file system of its own, which can hang and fail. Costs a second
     /// and some disk.
     pub own_disk: bool,
@@ -186,6 +188,7 @@ impl Default for Spec {
             arm: true,
             paging_command: None,
             otlp_endpoint: None,
+            mutant: None,
             own_disk: false,
             fake_clock: false,
             patroni: Patroni::default(),

@@ -37,6 +37,9 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
     if let Some(endpoint) = &plan.spec.otlp_endpoint {
         tables.insert("telemetry".into(), json!({ "otlp_endpoint": endpoint }));
     }
+    if let Some(mutant) = &plan.spec.mutant {
+        tables.insert("mutant".into(), json!(mutant));
+    }
     match host.host.role {
         Role::Database => tables.insert("instance".into(), instances(plan, host)),
         Role::Pooler => tables.insert("pooler".into(), poolers(plan, host)),
