@@ -50,6 +50,8 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     for folder in [&config.run_dir, &config.state_dir] {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
+    #[cfg(feature = "mutants")]
+    tracing::error!("{}", crate::config::mutant::warning());
     let config = Arc::new(config);
     let telemetry = Telemetry::new(config.otlp_endpoint.as_deref(), &config.region, &config.host)?;
     let etcd = EtcdOptions::new(config.etcd.clone(), Some(identity.source(Protocol::Http2)));

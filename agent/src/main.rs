@@ -31,8 +31,17 @@ use config::Problem;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
+/// What `version` prints. A test build says what it is.
+#[cfg(not(feature = "mutants"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+#[cfg(feature = "mutants")]
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " WITH MUTANTS: a test build that can leave out rules; never for real data"
+);
+
 #[derive(Debug, Parser)]
-#[command(name = "holdfast-agent", version, about = "The agent of one host of a PostgreSQL fleet")]
+#[command(name = "holdfast-agent", version = VERSION, about = "The agent of one host of a PostgreSQL fleet")]
 struct Arguments {
     /// The configuration file.
     #[arg(long, global = true, env = "HOLDFAST_CONFIG", default_value = config::DEFAULT_PATH)]
@@ -78,7 +87,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.verb {
         Verb::Version => {
-            println!("holdfast-agent {}", env!("CARGO_PKG_VERSION"));
+            println!("holdfast-agent {VERSION}");
             return ExitCode::SUCCESS;
         }
         Verb::StartGate { arguments: of_postgres } => {

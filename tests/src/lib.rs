@@ -6,5 +6,8 @@ pub mod checker;
 pub mod decoders;
 pub mod lab;
 pub mod model;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod otlp;
+pub mod scene;
 pub mod simulator;

@@ -14,6 +14,9 @@ use holdfast_lab::lab::fault::{self, Direction, Kind, Order};
 use holdfast_lab::lab::spec::Spec;
 use holdfast_lab::lab::{arm, describe, down, exec, files, health, plan, repoint, scenario, supervise, up};
 use holdfast_lab::model::command;
+#[cfg(feature = "mutants")]
+use holdfast_lab::mutants;
+use holdfast_lab::scene::hole;
 use holdfast_lab::simulator;
 use serde_json::{Value, json};
 
@@ -92,6 +95,11 @@ enum Verb {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Play Patroni's resolver hole on real servers: what becomes of one acknowledged row, under each system
+    ResolverHole(hole::Options),
+    /// Leave rules out of the agents, one at a time, and print after how many faults each is found (test builds only)
+    #[cfg(feature = "mutants")]
+    Mutants(mutants::Options),
     /// Check the protocol's model, and that every mutant of it is caught
     Model(command::Options),
     /// Take a lab down, in whatever state it is
@@ -203,6 +211,9 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::Down { lab: None, prefix, .. } => down::all(&prefix).await,
         Verb::Repoint { lab, host, scope } => repoint::run(&files::load(&lab)?, &host, &scope).await,
         Verb::Campaign(options) => campaign(&options).await,
+        Verb::ResolverHole(options) => hole::run(&options).await,
+        #[cfg(feature = "mutants")]
+        Verb::Mutants(options) => mutants::run(&options).await,
         Verb::CampaignReport { files } => {
             print!("{}", report::render(&record::read(&files)?));
             Ok(())

@@ -166,6 +166,46 @@ fn core_and_types_crates_are_pure() {
     assert!(problems.is_empty(), "move these to a shell crate:\n{}", problems.join("\n"));
 }
 
+/// Rules are left out in test builds only: no manifest turns the feature on by itself, and nothing that builds what is
+/// shipped names it.
+#[test]
+fn no_ordinary_build_has_mutants() {
+    let mut problems = Vec::new();
+    for path in run("git", &["ls-files", "*Cargo.toml"]).lines() {
+        for line in read(&root().join(path)).lines().filter(|line| line.contains("mutants")) {
+            let is_a_feature_of_its_own = line.starts_with("mutants = [") || line.starts_with('#');
+            if !is_a_feature_of_its_own {
+                problems.push(format!("{path}: {line}"));
+            }
+        }
+    }
+    let builders = run(
+        "git",
+        &[
+            "ls-files",
+            "packaging",
+            "systemd",
+            ".ci",
+            ".config",
+            "tests/all",
+            "tests/bench",
+            "tests/lab",
+            "tests/demo",
+        ],
+    );
+    for path in builders.lines() {
+        let text = fs::read(root().join(path)).unwrap();
+        if String::from_utf8_lossy(&text).contains("mutants") {
+            problems.push(format!("{path} names mutants"));
+        }
+    }
+    assert!(
+        problems.is_empty(),
+        "only tests/mutants builds agents that leave rules out:\n{}",
+        problems.join("\n")
+    );
+}
+
 #[test]
 fn the_top_level_is_what_the_design_names() {
     let listing = run("git", &["ls-files"]);

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use holdfast_types::record::StopKind;
 use holdfast_types::{Configuration, MemberName, Position};
 
+use crate::mutant::{Mutant, left_out};
+
 /// What `pg_controldata` says of the cluster's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlState {
@@ -125,7 +127,7 @@ pub fn decide(stopped: &Stopped<'_>) -> Verdict {
             return Verdict::RestartInPlace(why);
         }
     }
-    match (&kind, stopped.gate_shut, stopped.processes_gone) {
+    match (&kind, stopped.gate_shut, stopped.processes_gone || left_out(Mutant::AttestedAlive)) {
         (_, true, true) => Verdict::Attest(kind),
         (StopKind::Clean { .. }, false, true) => Verdict::Shut,
         _ => Verdict::ShutAndKill,
@@ -221,5 +223,13 @@ mod tests {
         assert_eq!(judge(|s| (s.control, s.gate_shut) = (&clean, false)), Verdict::Shut);
         let starting = judge(|s| (s.control, s.processes_gone) = (&clean, false));
         assert_eq!(starting, Verdict::ShutAndKill, "it had passed the gate before that was shut");
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        use crate::mutant::without;
+        let alive = || judge(|s| s.processes_gone = false);
+        assert_eq!(without(Mutant::AttestedAlive, alive), Verdict::Attest(StopKind::Stopped));
     }
 }

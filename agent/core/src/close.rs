@@ -11,6 +11,7 @@ use holdfast_types::record::{
 use holdfast_types::{Configuration, MemberName, Position, SessionId};
 
 use crate::in_force;
+use crate::mutant::{Mutant, left_out};
 use crate::successor::{self, Candidate};
 use crate::sync::SyncKey;
 use crate::timeline;
@@ -343,7 +344,7 @@ fn by_promises(
 fn record_can_be_closed(term: &Revised<TermRecord>, sync: &SyncKey) -> bool {
     match term.value.reign {
         Reign::Open { .. } => true,
-        Reign::Closed { .. } => sync.mod_revision != term.mod_revision,
+        Reign::Closed { .. } => sync.mod_revision != term.mod_revision && !left_out(Mutant::NotClosedAgain),
     }
 }
 
@@ -396,13 +397,14 @@ fn count(
     };
     let promises: Vec<_> = view.promises.iter().filter(valid).collect();
     let promisers: BTreeSet<MemberName> = promises.iter().map(|(member, _)| (*member).clone()).collect();
-    if let Some(open) = in_force.iter().find(|one| !one.is_closed_by(&promisers)) {
+    let weaker = |one: &Configuration| left_out(Mutant::QuorumIsEnough) && one.promised(&promisers) > 0;
+    if let Some(open) = in_force.iter().find(|one| !one.is_closed_by(&promisers) && !weaker(one)) {
         let (promised, members, quorum) = (open.promised(&promisers), open.members.len(), open.quorum);
         return Err(NotYet::Promises { promised, members, quorum });
     }
     let best = promises.iter().map(|(_, promise)| promise.value.position).max();
     let best = best.expect("a configuration that is closed has a promiser");
-    if best < floor.floor {
+    if best < floor.floor && !left_out(Mutant::FloorNotReached) {
         return Err(NotYet::BehindFloor { best, floor: floor.floor });
     }
     let revisions =

@@ -8,6 +8,8 @@ use holdfast_types::record::{Promise, TermRecord};
 use holdfast_types::{MemberName, Position, Term, Timeline};
 use serde::{Deserialize, Serialize};
 
+use crate::mutant::{Mutant, left_out};
+
 /// One probe of the writer's PostgreSQL port by a fresh connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
@@ -84,7 +86,7 @@ pub fn may_promise(view: &View<'_>) -> Result<Term, NotNow> {
     if view.barred {
         return Err(NotNow::Barred);
     }
-    if view.grant_in_force || !view.up_long_enough {
+    if (view.grant_in_force || !view.up_long_enough) && !left_out(Mutant::GrantDoesNotBlock) {
         return Err(NotNow::Granted);
     }
     // An absent key is not enough: it is what a healthy writer looks like that has lost only etcd.
@@ -95,7 +97,8 @@ pub fn may_promise(view: &View<'_>) -> Result<Term, NotNow> {
     if view.session_present {
         return Err(NotNow::NothingWrong);
     }
-    if !is_silent(view.silent_ms, view.suspect_after_ms, view.probes) {
+    let silent = is_silent(view.silent_ms, view.suspect_after_ms, view.probes);
+    if !silent && !left_out(Mutant::SilenceNotNeeded) {
         return Err(NotNow::SignsOfLife);
     }
     Ok(record.term)
@@ -103,9 +106,12 @@ pub fn may_promise(view: &View<'_>) -> Result<Term, NotNow> {
 
 /// Whether a writer gives no sign of life: silent for long enough, and the two newest probes failed.
 pub fn is_silent(silent_ms: u64, suspect_after_ms: u64, probes: &[Life]) -> bool {
-    let two_probes_failed =
-        probes.len() >= 2 && probes.iter().rev().take(2).all(|probe| *probe == Life::None);
+    let two_probes_failed = probes.len() >= 2 && probes.iter().rev().take(2).all(|probe| is_death(*probe));
     silent_ms >= suspect_after_ms && two_probes_failed
+}
+
+fn is_death(probe: Life) -> bool {
+    probe == Life::None || (left_out(Mutant::UnknownProbeIsDeath) && probe == Life::Unknown)
 }
 
 /// How far a standby has come in leaving a writer. Stored durably before the action that it names is begun.
@@ -175,6 +181,9 @@ pub enum NextStep {
 
 /// Rule 5: the order of the steps, whatever the order in which the shell observes.
 pub fn next_step(progress: &Progress) -> NextStep {
+    if left_out(Mutant::PositionBeforeCut) && progress.position.is_none() {
+        return NextStep::ReadPosition;
+    }
     if !progress.cut_in_place {
         return NextStep::Cut;
     }
@@ -199,7 +208,7 @@ pub fn replication_source<'r>(
     let record = record?;
     let writer = record.open_holder()?;
     let bound = promised_in_store || on_disk.is_some_and(|phase| phase.term() == record.term);
-    (writer != me && !bound).then_some(writer)
+    (writer != me && (!bound || left_out(Mutant::PromiseDoesNotBind))).then_some(writer)
 }
 
 #[cfg(test)]
@@ -333,5 +342,22 @@ mod tests {
         assert_eq!(replication_source(None, &b, None, false), None);
         let of_the_last_term = Phase::Promised { promise: promise(3) };
         assert_eq!(replication_source(Some(&record), &b, Some(&of_the_last_term), false), Some(&name("a")));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        use crate::mutant::without;
+        let unknown = || judge(|v| v.probes = &[Life::None, Life::Unknown]);
+        assert_eq!(without(Mutant::UnknownProbeIsDeath, unknown), Ok(Term(4)));
+        let alive = || judge(|v| v.probes = &[Life::None, Life::Alive]);
+        assert_eq!(without(Mutant::SilenceNotNeeded, alive), Ok(Term(4)));
+        let granted = || judge(|v| v.grant_in_force = true);
+        assert_eq!(without(Mutant::GrantDoesNotBlock, granted), Ok(Term(4)));
+        let first = || next_step(&Progress::default());
+        assert_eq!(without(Mutant::PositionBeforeCut, first), NextStep::ReadPosition);
+        let (record, b) = (open(4, "a"), name("b"));
+        let bound = || replication_source(Some(&record), &b, None, true).cloned();
+        assert_eq!(without(Mutant::PromiseDoesNotBind, bound), Some(name("a")));
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use holdfast_types::record::FloorRecord;
 use holdfast_types::{Configuration, MemberName, Position, Term};
 
+use crate::mutant::{Mutant, left_out};
 use crate::sync::{AnySetting, Misfit, SyncKey};
 
 /// Why no new floor record can be begun now; each is looked at again when one of its inputs changes.
@@ -79,7 +80,8 @@ pub fn publish(
 ) -> Option<FloorRecord> {
     let reached = |member: &&MemberName| flushed.get(*member).is_some_and(|position| *position >= floor);
     let acknowledged = begun.configuration.members.iter().filter(reached).count();
-    (acknowledged >= begun.configuration.acknowledgers_needed()).then(|| FloorRecord {
+    let enough = acknowledged >= begun.configuration.acknowledgers_needed();
+    (enough || left_out(Mutant::FloorNotHeldBack)).then(|| FloorRecord {
         term,
         sync_version: begun.sync.version,
         sync_mod_revision: begun.sync.mod_revision,
@@ -160,5 +162,14 @@ mod tests {
             Err(NotYet::Misfit(_))
         ));
         assert_eq!(begin(None, &sync(), None, &name("a"), Term(1), &ids()), Err(NotYet::NotQuorumCommit));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        use crate::mutant::without;
+        let begun = begin(None, &sync(), Some(&any(&["b", "c"])), &name("a"), Term(1), &ids()).unwrap();
+        let nobody = || publish(&begun, at(1, 100), &BTreeMap::new(), Term(1));
+        assert!(without(Mutant::FloorNotHeldBack, nobody).is_some());
     }
 }

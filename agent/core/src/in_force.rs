@@ -8,6 +8,7 @@ use holdfast_types::Configuration;
 use holdfast_types::MemberName;
 use holdfast_types::record::FloorRecord;
 
+use crate::mutant::{Mutant, left_out};
 use crate::sync::SyncKey;
 
 /// Why the configurations in force cannot be told.
@@ -45,6 +46,9 @@ pub fn configurations(
     history: &[SyncKey],
     writer: &MemberName,
 ) -> Result<Vec<Configuration>, Unknown> {
+    if left_out(Mutant::PresentSyncOnly) {
+        return Ok(vec![present.configuration(writer)]);
+    }
     if present.create_revision != floor.sync_create_revision {
         return Err(Unknown::Recreated {
             recorded: floor.sync_create_revision,
@@ -136,5 +140,14 @@ mod tests {
         ));
         let older = sync(2, &["b", "c"], 1);
         assert!(matches!(configurations(&floor(3), &older, &[], &name("a")), Err(Unknown::WentBack { .. })));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        use crate::mutant::without;
+        let hole = || configurations(&floor(3), &sync(4, &["c"], 0), &[], &name("a"));
+        let found = without(Mutant::PresentSyncOnly, hole).unwrap();
+        assert!(found.iter().all(|one| one.is_closed_by(&names(&["c"]))), "{found:?}");
     }
 }

@@ -11,6 +11,7 @@ use holdfast_types::record::{FloorRecord, Reign, TermRecord};
 use holdfast_types::{MemberName, Term, Timings};
 
 use crate::member::OwnSession;
+use crate::mutant::{Mutant, left_out};
 
 /// What the writer's agent knows when it asks itself how long it may write.
 #[derive(Debug, Clone)]
@@ -102,7 +103,7 @@ pub fn decide(view: &View<'_>) -> Fence {
             None => Fence::Expiring,
         };
     }
-    let deadline_ms = by_session(view, term).max(by_grants(view, term));
+    let deadline_ms = by_session(view, term).max(by_grants(view, term)).max(by_itself(view));
     // While people work on the cluster the fence is lifted before it closes, not after it has.
     let lifts = view.paused && view.held;
     let needed_ms = if lifts { view.now_ms + view.timings.renew_interval_ms() * 3 / 2 } else { view.now_ms };
@@ -121,7 +122,14 @@ pub fn needs_grants(view: &View<'_>) -> bool {
     };
     let overdue =
         |sent_ms: u64| view.now_ms.saturating_sub(sent_ms) > view.timings.renew_interval_ms() * 5 / 4;
+    if left_out(Mutant::GrantsNotAsked) {
+        return false;
+    }
     !view.term_is_heard || by_session(view, term).is_none() || view.renewed_ms.is_none_or(overdue)
+}
+
+fn by_itself(view: &View<'_>) -> Option<u64> {
+    left_out(Mutant::LeaseNeverEnds).then(|| view.now_ms + view.timings.write_lease_ms())
 }
 
 fn by_session(view: &View<'_>, term: &TermRecord) -> Option<u64> {
@@ -325,5 +333,14 @@ mod tests {
         assert!(!needs_grants(&View { now_ms: 99_000, fences: false, ..view() }));
         let others = View { term: Some(lasting(term_open("b", 3, true))), ..view() };
         assert!(!needs_grants(&View { now_ms: 99_000, ..others }));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        use crate::mutant::without;
+        let alone = View { own: None, ..view() };
+        assert_eq!(without(Mutant::LeaseNeverEnds, || decide(&alone)), until(10_000 + LEASE_MS));
+        assert!(!without(Mutant::GrantsNotAsked, || needs_grants(&alone)));
     }
 }

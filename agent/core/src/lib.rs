@@ -26,6 +26,7 @@
 //! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
 //! | [`outside`] | when a fence device is asked, and what its word proves | 11 |
 //! | [`fenced`] | which fences are told, and once each | I4 |
+//! | [`mutant`] | nothing: which rule a test build leaves out | |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
 
 pub mod attest;
@@ -40,6 +41,7 @@ pub mod hung;
 pub mod in_force;
 pub mod lease;
 pub mod member;
+pub mod mutant;
 pub mod observe;
 pub mod open;
 pub mod outside;

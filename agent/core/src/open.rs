@@ -9,6 +9,7 @@ use holdfast_types::record::{FloorRecord, OverrideRecord, Reign, TermRecord};
 use holdfast_types::{Configuration, Incarnation, MemberName, Position, SessionId, Term};
 
 use crate::close::Revised;
+use crate::mutant::{Mutant, left_out};
 use crate::sync::{AnySetting, Misfit, SyncKey};
 use crate::timeline;
 
@@ -98,6 +99,9 @@ pub fn decide(view: &View<'_>) -> Answer {
     if let Some(why) = view.barred {
         return Answer::Refuse(why.to_owned());
     }
+    if left_out(Mutant::HookPasses) {
+        return Answer::NoTermYet;
+    }
     if let Some(term) = already_open(view).filter(|_| !view.given_back) {
         return Answer::AlreadyOpen(term);
     }
@@ -167,7 +171,8 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     };
     let Some(sync) = view.sync else { return wait("there is no /sync key") };
     // CLOSE put both in one transaction: equal revisions say that /sync is what CLOSE wrote.
-    if sync.mod_revision != term.mod_revision && !moved_by_us(view, sync) {
+    let moved = sync.mod_revision != term.mod_revision && !moved_by_us(view, sync);
+    if moved && !left_out(Mutant::SyncNotComparedAtOpen) {
         return wait("/sync has changed since the reign was closed; it is closed again first (rule 12)");
     }
     let Some(position) = view.replayed else { return wait("local WAL is not all replayed") };
@@ -175,7 +180,8 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     let overriding = view.overriding.filter(|found| {
         below.is_some() && (found.value.term, &found.value.successor) == (term.value.term, view.me)
     });
-    if let Some(floor) = below.filter(|_| overriding.is_none()) {
+    let refused = overriding.is_none() && !left_out(Mutant::FloorNotReachedAtOpen);
+    if let Some(floor) = below.filter(|_| refused) {
         return Err(Stop::Refuse(format!(
             "this node has {position}, the acknowledged writes end at {floor}"
         )));
@@ -475,5 +481,25 @@ mod tests {
         assert!(matches!(judge(|v| (v.actual, v.waited_ms) = (None, 1_000)), Answer::Refuse(_)));
         let older = AnySetting { acknowledgements: 1, names: names(&["c", "d", "e"]) };
         assert!(matches!(judge(|v| (v.actual, v.waited_ms) = (Some(&older), 1_000)), Answer::Refuse(_)));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        use crate::mutant::without;
+        let behind = || judge(|v| v.replayed = Some(at(1, 89)));
+        assert!(matches!(without(Mutant::FloorNotReachedAtOpen, behind), Answer::Open(_)));
+        let no_lock = || judge(|v| v.leader_key = None);
+        assert_eq!(without(Mutant::HookPasses, no_lock), Answer::NoTermYet);
+        let moved = SyncKey {
+            leader: Some(name("a")),
+            sync_standby: names(&["b", "c"]),
+            quorum: 1,
+            version: 5,
+            mod_revision: 302,
+            create_revision: 10,
+        };
+        let overtaken = || judge(|v| v.sync = Some(&moved));
+        assert!(matches!(without(Mutant::SyncNotComparedAtOpen, overtaken), Answer::Open(_)));
     }
 }

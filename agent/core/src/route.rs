@@ -10,6 +10,7 @@ use holdfast_types::{MemberName, Term};
 
 use crate::cluster::Cluster;
 use crate::member::term_in_force;
+use crate::mutant::{Mutant, left_out};
 
 /// What a pooler should do with its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
         return Route::Leave;
     };
     let number = term.value.term;
-    if applied.is_some_and(|applied| number < applied) {
+    if applied.is_some_and(|applied| number < applied) && !left_out(Mutant::OlderTermRouted) {
         return Route::Leave;
     }
     let address =
@@ -131,6 +132,13 @@ mod tests {
     fn an_older_term_is_never_gone_back_to() {
         assert_eq!(decide(&cluster(true), Some(Term(5))), Route::Leave);
         assert!(matches!(decide(&cluster(true), Some(Term(4))), Route::To { .. }));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        let older = || decide(&cluster(true), Some(Term(5)));
+        assert!(matches!(crate::mutant::without(Mutant::OlderTermRouted, older), Route::To { .. }));
     }
 
     #[test]

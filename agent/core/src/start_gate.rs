@@ -6,6 +6,8 @@
 use holdfast_types::record::TermRecord;
 use holdfast_types::{MemberName, Mode};
 
+use crate::mutant::{Mutant, left_out};
+
 /// How PostgreSQL would come up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAs {
@@ -56,11 +58,11 @@ pub enum Answer {
 
 /// Decides whether the postmaster may start.
 pub fn decide(view: &View<'_>) -> Answer {
-    if view.mode.unwrap_or(view.last_known_mode) != Mode::Armed {
+    if view.mode.unwrap_or(view.last_known_mode) != Mode::Armed || left_out(Mutant::StartGateOpen) {
         return Answer::Pass;
     }
     let me = view.me;
-    if let Some(why) = view.fenced {
+    if let Some(why) = view.fenced.filter(|_| !left_out(Mutant::FenceIgnored)) {
         return refuse(format!("{me} is fenced ({why}); validate and clear it with: holdfast unfence {me}"));
     }
     if view.attesting {
@@ -188,5 +190,16 @@ mod tests {
         };
         assert!(!forgotten(StartAs::Primary));
         assert!(forgotten(StartAs::Standby));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        use crate::mutant::without;
+        let fenced = || judge(|v| v.fenced = Some("test"));
+        assert!(without(Mutant::FenceIgnored, fenced));
+        let others = open("b");
+        let primary = || judge(|v| v.term = Some(&others));
+        assert!(without(Mutant::StartGateOpen, primary));
     }
 }

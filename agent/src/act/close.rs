@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::close::{ClosePlan, LeaderKey, OutOfOffice};
 use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_store::{Compare, Write};
 use holdfast_types::MemberName;
 use holdfast_types::keys;
@@ -34,6 +35,7 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
     if plan.delete_failover {
         writes.push(Write::Delete { key: member.keys.patroni_failover() });
     }
+    writes.retain(|write| !(left_out(Mutant::SyncNotBumped) && matches!(write, Write::PutSameValue { .. })));
     let leader = member.keys.patroni_leader();
     match &plan.leader_key {
         LeaderKey::Give { to, member_lease } => {

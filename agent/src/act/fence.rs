@@ -11,6 +11,7 @@ use std::sync::PoisonError;
 
 use anyhow::{Context as _, Result};
 use holdfast_agent_core::lease::Fence;
+use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_guard::client::{Client, GuardError};
 use holdfast_guard::wire::{Name, Refusal, State};
 use holdfast_host::clock;
@@ -175,7 +176,7 @@ pub async fn prepare(member: &Member, term: Term, deadline_ms: u64) -> Result<()
 /// Before PostgreSQL starts as a primary: the port is closed unless a lease already holds it open.
 pub async fn close_before_start(member: &Member) -> Result<()> {
     let mut dead_man = member.ladder.dead_man.lock().await;
-    if dead_man.door()? == Door::Absent {
+    if dead_man.door()? == Door::Absent && !left_out(Mutant::DeadManNotArmed) {
         dead_man.arm(None).await.context("the kernel's dead-man")?;
         member.state().fence = Some(Fence::Closed);
     }
@@ -220,6 +221,9 @@ async fn open_until(
     deadline_ms: u64,
     before: Option<Fence>,
 ) -> Result<bool> {
+    if left_out(Mutant::DeadManNotArmed) {
+        return dead_man.remove().await.map(|()| true).context("the kernel's dead-man");
+    }
     let refreshed = match before {
         Some(Fence::Until { .. }) => refresh(member, dead_man, deadline_ms),
         _ => dead_man.arm(Some(deadline_ms)).await,
@@ -264,6 +268,9 @@ fn refresh(member: &Member, dead_man: &mut DeadMan, deadline_ms: u64) -> Result<
 }
 
 fn extend(member: &Member, term: Term, deadline_ms: u64) {
+    if left_out(Mutant::GuardNotTold) {
+        return;
+    }
     let guard = &member.ladder.guard;
     let deadline_ns = (deadline_ms + guard.grace_ms) * 1_000_000;
     let postmaster = member.state().postmaster;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::{self, NextStep, Phase, Progress};
+use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_host::clock;
 use holdfast_host::nftables::Lost;
 use holdfast_store::{Compare, Write};
@@ -168,6 +169,7 @@ pub async fn withdraw(
         Compare::ModRevision { key: key.clone(), is: promise_mod_revision },
         Compare::Lease { key: keys::session(&member.config.region, &session.host), is: writers_session.0 },
     ];
+    let compares = if left_out(Mutant::WithdrawnAlone) { Vec::new() } else { compares };
     // A promise that never arrived is compared as absent; there is nothing to delete then.
     let writes = if promise_mod_revision == 0 { Vec::new() } else { vec![Write::Delete { key }] };
     if !armed_txn(member, cluster, txn(compares, writes)).await? {

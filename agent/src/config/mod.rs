@@ -2,6 +2,8 @@
 //!
 //! It holds no secret; keys are named by their paths. Read at start and by `check-config`, never changed while running.
 
+#[cfg(feature = "mutants")]
+pub mod mutant;
 mod outside;
 mod reader;
 
@@ -158,6 +160,8 @@ pub(super) fn parse(content: &str) -> Result<(Option<Config>, Vec<Problem>), Str
 }
 
 fn read(top: &mut Reader<'_>) -> Option<Config> {
+    #[cfg(feature = "mutants")]
+    mutant::read(top)?;
     let region = top.required("region", parsed(RegionName::new));
     let host = top.required("host", parsed(HostName::new));
     let run_dir = top.required("run_dir", path);

@@ -8,6 +8,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant;
 use holdfast_agent_core::member::Postgres;
+use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_agent_core::rollback::{self, KnownMode};
 use holdfast_host::{clock, durable};
 use holdfast_types::Mode;
@@ -90,7 +91,9 @@ impl Member {
     pub async fn set_phase(&self, phase: Option<Phase>) -> std::io::Result<()> {
         let file = remembered::folder(&self.config.state_dir, &self.instance.cluster).join(PHASE_FILE);
         let bytes = phase.as_ref().map(|phase| Stored::new(phase.clone()).encode());
-        self.disk.keep(file, bytes).await?;
+        if !left_out(Mutant::PromiseNotKept) {
+            self.disk.keep(file, bytes).await?;
+        }
         self.state().phase = phase;
         Ok(())
     }

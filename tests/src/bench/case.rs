@@ -39,6 +39,10 @@ pub enum Case {
     EtcdDownHostDeath,
     /// SIGKILL of the primary's agent.
     AgentKill,
+    /// The primary's agent ends in order and is started again, as an upgrade of its package does it.
+    AgentRestart,
+    /// The primary's agent hangs for good: its lease runs out, and another follows.
+    AgentGone,
     /// A host, a link, etcd or a disk stands still for 0.2 to 10 s.
     Stalls,
     /// pgbench with the cluster armed and disarmed, in pairs.
@@ -102,6 +106,14 @@ impl Case {
                 and(both, When::After(ETCD_BACK), What::Heal(0))
             }
             Self::AgentKill => on_primary("kill", Some("agent"), false, Hold::Fixed(AGENT)),
+            Self::AgentRestart => Script {
+                steps: vec![Step {
+                    when: When::After(Duration::ZERO),
+                    what: What::Terminate { place: Place::Primary, unit: "agent" },
+                }],
+                hold: Hold::Fixed(AGENT),
+            },
+            Self::AgentGone => on_primary("stop", Some("agent"), true, until_return(10)),
             Self::Stalls | Self::ArmedCost | Self::Idle => return None,
         };
         Some(script)
@@ -114,7 +126,7 @@ impl Case {
 
     /// Whether it breaks agents, which Patroni alone does not have.
     pub fn needs_agents(self) -> bool {
-        self == Self::AgentKill
+        matches!(self, Self::AgentKill | Self::AgentRestart | Self::AgentGone)
     }
 
     /// Its name on the command line and in records.

@@ -1,6 +1,6 @@
 //! What `etcdctl` says of the lab's etcd: records with their revisions, and how far its log has come.
 //!
-//! It reads only, and no read of it adds to the log: `get` asks for a read index, `endpoint status` one server. `settle`
+//! But for `revoke` it reads only, and no read of it adds to the log: `get` asks for a read index, `endpoint status` one server. `settle`
 //! and `writes` call it, from the network namespace of the clients.
 
 use std::collections::BTreeMap;
@@ -67,6 +67,18 @@ impl Etcd {
     /// All keys below a prefix.
     pub async fn below(&self, prefix: &str) -> anyhow::Result<BTreeMap<String, Key>> {
         keys(&self.ask(&["get", "--prefix", prefix, "-w", "fields"]).await?)
+    }
+
+    /// The lease of a key; none without the key.
+    pub async fn lease_of(&self, key: &str) -> anyhow::Result<Option<i64>> {
+        let said = self.ask(&["get", key, "-w", "fields"]).await?;
+        let lease = said.lines().find_map(|line| line.strip_prefix("\"Lease\" : "));
+        lease.map(|lease| lease.parse().with_context(|| format!("etcdctl printed {lease:?}"))).transpose()
+    }
+
+    /// Ends a lease and what hangs on it.
+    pub async fn revoke(&self, lease: i64) -> anyhow::Result<()> {
+        self.ask(&["lease", "revoke", &format!("{lease:x}")]).await.map(drop)
     }
 
     /// How far the server has come.

@@ -98,7 +98,12 @@ impl Lab {
     pub async fn operator(&self, words: &[&str]) -> anyhow::Result<String> {
         let describe = self.describe().await?;
         let (_, _, client) = self.place(&describe)?;
-        let arguments = [&["exec", &self.name, &client.name, "--", "holdfast"], words].concat();
+        self.on_host(&client.name, &[&["holdfast"], words].concat()).await
+    }
+
+    /// What a command on a host says.
+    pub async fn on_host(&self, host: &str, command: &[&str]) -> anyhow::Result<String> {
+        let arguments = [&["exec", &self.name, host, "--"], command].concat();
         output(&self.program, &arguments, VERB).await
     }
 

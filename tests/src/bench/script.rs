@@ -56,6 +56,13 @@ pub enum What {
         /// It needs a heal.
         lasts: bool,
     },
+    /// Ends a unit of ours in order (SIGTERM); its supervisor starts it again.
+    Terminate {
+        /// Where.
+        place: Place,
+        /// Which.
+        unit: &'static str,
+    },
     /// Heals what the step of that number, from 0, broke. The gap is counted from here too.
     Heal(usize),
 }
@@ -139,6 +146,15 @@ pub async fn play(lab: &Lab, watch: &mut Watch, script: &Script, primary: &str) 
                 }
                 ids.push(lasts.then_some(injected.id));
             }
+            What::Terminate { place, unit } => {
+                let at_us = monotonic_us();
+                stage.terminate(place, unit)?;
+                if first.is_none() {
+                    first = Some((at_us, 0));
+                    begin = Instant::now();
+                }
+                ids.push(None);
+            }
             What::Heal(number) => {
                 let id = ids.get_mut(number).and_then(Option::take).context("it heals what was broken")?;
                 lab.heal(&id).await.context("a heal between")?;
@@ -180,6 +196,20 @@ impl Stage<'_> {
             }
         }
         Ok(None)
+    }
+
+    fn terminate(&self, place: Place, unit: &str) -> anyhow::Result<()> {
+        let name = self.host(place, None)?.context("a unit is on a host")?;
+        let (region, ..) = self.lab.place(self.describe)?;
+        let cgroup = region.host(&name).and_then(|host| host.cgroup.as_ref()).context("the host's cgroup")?;
+        let file = cgroup.join(unit).join("cgroup.procs");
+        let processes = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        for pid in processes.lines() {
+            let pid = nix::unistd::Pid::from_raw(pid.parse().context("a process id")?);
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM)
+                .with_context(|| format!("SIGTERM to {pid}"))?;
+        }
+        Ok(())
     }
 
     /// The host that is meant; none for the whole etcd.

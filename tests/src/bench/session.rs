@@ -17,7 +17,7 @@ use super::plan::{Turn, turns};
 use super::record::{FORMAT, Records, RunRecord, Unmeasured, append};
 use super::run::{self, Plan};
 use super::script::Script;
-use super::stalls::{Stall, Thing};
+use super::stalls::{LENGTHS_MS, Stall, Thing};
 use super::{armed, idle, summary};
 use crate::checker::describe::Choice;
 use crate::checker::table;
@@ -69,6 +69,9 @@ pub struct Options {
     /// stalls: only of these; everything by default
     #[arg(long, value_enum, value_delimiter = ',')]
     pub stalls_of: Vec<Thing>,
+    /// stalls: only of these lengths, in milliseconds: 200, 500, 1000, 2000, 3000, 5000, 10000; all by default
+    #[arg(long, value_delimiter = ',')]
+    pub stall_ms: Vec<u64>,
     /// idle: seconds of the measurement
     #[arg(long, default_value_t = 60)]
     pub idle_seconds: u64,
@@ -141,9 +144,15 @@ fn lab_name(system: System, mode: Mode, own_disk: bool) -> String {
 /// What each run of a case does: the same every time, or one stall after the other.
 fn scripts(options: &Options) -> anyhow::Result<Vec<(Option<Stall>, Script)>> {
     if options.case == Case::Stalls {
-        let is_meant = |stall: &Stall| options.stalls_of.is_empty() || options.stalls_of.contains(&stall.of);
-        let meant = Stall::all().into_iter().filter(is_meant);
-        return Ok(meant.map(|stall| (Some(stall), stall.script())).collect());
+        let of_length =
+            |stall: &Stall| options.stall_ms.is_empty() || options.stall_ms.contains(&stall.length_ms);
+        let of_thing = |stall: &Stall| options.stalls_of.is_empty() || options.stalls_of.contains(&stall.of);
+        let meant: Vec<Stall> =
+            Stall::all().into_iter().filter(|stall| of_length(stall) && of_thing(stall)).collect();
+        if meant.is_empty() {
+            bail!("there is no such stall; the lengths are {LENGTHS_MS:?} ms");
+        }
+        return Ok(meant.into_iter().map(|stall| (Some(stall), stall.script())).collect());
     }
     Ok(vec![(None, options.case.script().context("the case has no fault")?)])
 }

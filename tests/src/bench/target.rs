@@ -115,6 +115,8 @@ const ETCD_CUT: &str = "issue 4, section 7: only the primary loses etcd";
 const ETCD_DOWN: &str = "issue 4, section 7: etcd down 60 s";
 const ETCD_BACK: &str = "issue 4, section 7: etcd down, host death meanwhile, etcd back";
 const AGENT: &str = "issue 4, section 7: agent killed on the primary";
+const AGENT_RESTART: &str = "issue 4, section 7: agent restarted, upgraded on the primary";
+const AGENT_GONE: &str = "issue 4, section 7: agent gone for good on the primary";
 const STALLS: &str = "issue 4, section 7: stalls";
 
 /// All of them, in the order of the issues.
@@ -168,6 +170,10 @@ pub const TARGETS: &[Target] = &[
     gap(Case::AgentKill, Mode::Quorum, BOTH, NO_GAP_S, AGENT),
     of_both(Case::AgentKill, Mode::Quorum, Demand::NoRoleChange, AGENT),
     of_both(Case::AgentKill, Mode::Quorum, Demand::NothingLost, AGENT),
+    gap(Case::AgentRestart, Mode::Quorum, BOTH, NO_GAP_S, AGENT_RESTART),
+    of_both(Case::AgentRestart, Mode::Quorum, Demand::NoRoleChange, AGENT_RESTART),
+    of_both(Case::AgentRestart, Mode::Quorum, Demand::NothingLost, AGENT_RESTART),
+    of_both(Case::AgentGone, Mode::Quorum, Demand::NothingLost, AGENT_GONE),
     Target {
         case: Case::Stalls,
         mode: Mode::Quorum,
@@ -210,6 +216,7 @@ mod tests {
             (Case::EtcdCut, Quorum, NO_GAP_S, NO_GAP_S),
             (Case::EtcdDown, Quorum, NO_GAP_S, NO_GAP_S),
             (Case::AgentKill, Quorum, NO_GAP_S, NO_GAP_S),
+            (Case::AgentRestart, Quorum, NO_GAP_S, NO_GAP_S),
         ] {
             assert_eq!(gap_of(case, mode, HoldfastFast), [fast], "{case:?}");
             assert_eq!(gap_of(case, mode, HoldfastNormal), [normal], "{case:?}");

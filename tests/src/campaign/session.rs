@@ -53,6 +53,10 @@ pub struct Options {
     /// holdfast-fast (timed as in the spec quick) or patroni-tuned
     #[arg(long, value_enum, default_value = "holdfast-fast")]
     system: System,
+    /// The rule that the agents leave out, or `none` (test builds only)
+    #[cfg(feature = "mutants")]
+    #[arg(long, default_value = "none")]
+    mutant: holdfast_agent_core::mutant::LeftOut,
     /// Name of the lab
     #[arg(long, default_value = "campaign", value_parser = lab_name)]
     name: String,
@@ -253,7 +257,20 @@ fn specification(options: &Options) -> anyhow::Result<String> {
         System::PatroniTuned => include_str!("../../specs/patroni-tuned.toml"),
         other => bail!("a campaign runs against holdfast-fast or patroni-tuned, not {}", other.name()),
     };
-    Ok(format!("own_disk = true\nfake_clock = true\n{of_system}"))
+    Ok(format!("{}own_disk = true\nfake_clock = true\n{of_system}", mutant(options)))
+}
+
+#[cfg(not(feature = "mutants"))]
+fn mutant(_: &Options) -> &'static str {
+    ""
+}
+
+/// Such a build's agents must be told; Patroni alone has none.
+#[cfg(feature = "mutants")]
+fn mutant(options: &Options) -> String {
+    let holdfast_agent_core::mutant::LeftOut(mutant) = options.mutant;
+    let name = mutant.map_or("none", holdfast_agent_core::mutant::Mutant::name);
+    format!("mutant = \"{name}\"\n")
 }
 
 /// The sources as they are now, and the agent that is run.

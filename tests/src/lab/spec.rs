@@ -39,6 +39,8 @@ pub struct Spec {
     pub otlp_endpoint: Option<String>,
     /// The fence device of each database host, which the agents of the others may ask.
     pub outside: Option<Outside>,
+    /// Test builds only: the rule that the agents leave out, or `none`.
+    pub mutant: Option<String>,
     /// Whether every database host keeps its data on a file system of its own, which can hang and fail. Costs a second
     /// and some disk.
     pub own_disk: bool,
@@ -204,6 +206,7 @@ impl Default for Spec {
             paging_command: None,
             otlp_endpoint: None,
             outside: None,
+            mutant: None,
             own_disk: false,
             fake_clock: false,
             patroni: Patroni::default(),

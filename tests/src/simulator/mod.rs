@@ -26,7 +26,7 @@ pub mod mutant;
 mod patroni;
 mod postgres;
 mod run;
-mod search;
+pub mod search;
 mod world;
 
 pub use checker::{Promise, Violation};

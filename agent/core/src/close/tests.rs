@@ -424,3 +424,25 @@ fn a_writer_that_may_write_without_a_lease_is_closed_only_once_it_has_stopped() 
     held.attest(StopKind::Stopped);
     assert!(held.decide().is_ok(), "its own agent says that it has stopped");
 }
+
+#[cfg(feature = "mutants")]
+#[test]
+fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+    use crate::mutant::without;
+    let mut hole = World::new();
+    hole.sync =
+        SyncKey { sync_standby: names(&["c"]), quorum: 0, version: 4, mod_revision: 104, ..hole.sync };
+    hole.promises.remove(&name("b"));
+    assert!(without(Mutant::PresentSyncOnly, || hole.decide()).is_ok());
+    assert!(without(Mutant::QuorumIsEnough, || hole.decide()).is_ok());
+    let mut behind = World::new();
+    behind.floor.as_mut().unwrap().value.floor = at(1, 151);
+    assert!(without(Mutant::FloorNotReached, || behind.decide()).is_ok());
+    let mut overtaken = World::new();
+    overtaken.term.value = overtaken.decide().unwrap().closed;
+    overtaken.term.mod_revision = 300;
+    overtaken.sync.mod_revision = 301;
+    overtaken.sync.version = 5;
+    assert!(overtaken.decide() != Err(NotYet::AlreadyClosed));
+    assert_eq!(without(Mutant::NotClosedAgain, || overtaken.decide()), Err(NotYet::AlreadyClosed));
+}

@@ -9,6 +9,7 @@ use super::{Action, Decision, Local, Memory};
 use crate::close::Revised;
 use crate::cluster::Cluster;
 use crate::detach::{self, Phase};
+use crate::mutant::{Mutant, left_out};
 use crate::outside;
 
 pub(super) fn decide(
@@ -21,7 +22,7 @@ pub(super) fn decide(
 ) {
     let number = term.value.term;
     memory.attested_since_ms = None;
-    if local.accepts_writes() {
+    if local.accepts_writes() && !left_out(Mutant::OlderTermWrites) {
         decision.actions.push(Action::KillDeposed);
         return;
     }

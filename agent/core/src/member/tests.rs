@@ -623,6 +623,15 @@ fn an_override_names_the_successor_of_a_closed_term_whoever_has_the_key() {
     assert!(!actions(&closed, &follows).contains(&named("c", 62)), "of a term that is over");
 }
 
+#[cfg(feature = "mutants")]
+#[test]
+fn without_the_rule_who_accepts_writes_in_anothers_term_goes_on() {
+    use crate::mutant::{Mutant, without};
+    let deposed = local("b", |l| l.postgres = Postgres::Running { in_recovery: Some(false) });
+    let done = without(Mutant::OlderTermWrites, || actions(&cluster(), &deposed));
+    assert!(!done.contains(&Action::KillDeposed), "{done:?}");
+}
+
 mod come_back;
 mod given_back;
 mod hung;

@@ -40,6 +40,9 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
     if let Some(outside) = plan.spec.outside.as_ref().filter(|_| host.host.role == Role::Database) {
         tables.insert("outside".into(), devices(region, host, outside));
     }
+    if let Some(mutant) = &plan.spec.mutant {
+        tables.insert("mutant".into(), json!(mutant));
+    }
     match host.host.role {
         Role::Database => tables.insert("instance".into(), instances(plan, host)),
         Role::Pooler => tables.insert("pooler".into(), poolers(plan, host)),
