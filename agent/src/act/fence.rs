@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use anyhow::{Context as _, Result};
@@ -343,11 +343,9 @@ impl Guard {
         ask: impl Fn(&Client, Name) -> Result<T, GuardError>,
     ) -> Result<T, Trouble> {
         let path = &member.instance.cgroup;
-        let opened = File::open(path).and_then(|cgroup| Ok((cgroup.metadata()?.ino(), cgroup)));
-        let (inode, cgroup) = match opened {
-            Ok(opened) => opened,
-            Err(error) => return link.ask_of_before(&ask, self.name, path, error),
-        };
+        let no_cgroup = |error| Trouble::Cgroup(path.display().to_string(), error);
+        let cgroup = File::open(path).map_err(no_cgroup)?;
+        let inode = cgroup.metadata().map_err(no_cgroup)?.ino();
         if let Some((client, registered)) = link.registered.take()
             && registered == inode
         {
@@ -371,21 +369,6 @@ impl Guard {
         let answer = ask(&client, self.name);
         link.registered = Some((client, inode));
         Ok(answer?)
-    }
-}
-
-impl Link {
-    /// Patroni's unit does not run, so its cgroup is not there. What was registered of it keeps its deadline with the lease:
-    /// one that passes meanwhile would keep the guard from what starts next, until it has proved that nobody is left.
-    fn ask_of_before<T>(
-        &mut self,
-        ask: impl Fn(&Client, Name) -> Result<T, GuardError>,
-        name: Name,
-        path: &Path,
-        error: std::io::Error,
-    ) -> Result<T, Trouble> {
-        let answered = self.registered.as_ref().and_then(|(client, _)| ask(client, name).ok());
-        answered.ok_or_else(|| Trouble::Cgroup(path.display().to_string(), error))
     }
 }
 
