@@ -155,7 +155,15 @@ impl Agent {
 
     async fn ask_postgres(&self, cluster: &Cluster) {
         let in_recovery = self.is_in_recovery().await.ok();
-        self.state.borrow_mut().postgres = Some(Postgres::Running { in_recovery });
+        let (before, now) = {
+            let mut state = self.state.borrow_mut();
+            let before = state.accepts_writes();
+            state.postgres = Some(Postgres::Running { in_recovery });
+            (before, state.accepts_writes())
+        };
+        if before != now {
+            self.fence_wake.raise();
+        }
         match in_recovery {
             Some(true) => {
                 let Ok(standby) = self.standby().await else { return };

@@ -7,13 +7,17 @@
 //! | this file | `agent/src/member/mod.rs` |
 //! | [`look`] | `agent/src/member/{look,network,sql}.rs` |
 //! | [`suspect`] | `agent/src/member/suspect.rs` |
-//! | [`act`], [`promise`], [`facts`] | `agent/src/act/*.rs` |
+//! | [`act`], [`close`], [`promise`], [`facts`], [`fence`] | `agent/src/act/*.rs` |
+//! | [`lease`] | `agent/src/member/lease.rs` |
 //! | [`gates`] | `agent/src/member/gates.rs`, `agent/src/gate/*.rs` |
 //! | [`session`] | `agent/src/session.rs` |
 
 mod act;
+mod close;
 mod facts;
+mod fence;
 mod gates;
+mod lease;
 mod look;
 mod promise;
 mod session;
@@ -24,6 +28,7 @@ use std::rc::Rc;
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{
     self as core, Action, AfterStop, Decision, Memory, Network, OwnSession, Suspicion,
 };
@@ -35,6 +40,7 @@ use holdfast_types::{Class, Mode, Now, Term, Timeline};
 
 use super::etcd::{Client, Mirror};
 use super::executor::{ProcessId, Signal, ms, wait};
+use super::fault::Moment;
 use super::mutant::Mutant;
 use super::world::{Host, Remembered, Sim, StateDir, World};
 
@@ -79,6 +85,14 @@ pub struct Agent {
     held: Cell<Option<(OwnSession, u64)>>,
     /// Until when a lease lives that has no key yet.
     pending_until_ms: Cell<u64>,
+    /// When the last renewal was sent that was confirmed.
+    renewed_ms: Cell<Option<u64>>,
+    /// Raised at every change of the session.
+    session_told: Rc<Signal>,
+    fence_wake: Rc<Signal>,
+    /// A change of the fence is under way.
+    ladder_held: Cell<bool>,
+    guard_silent_until_ms: Cell<u64>,
     state: RefCell<State>,
     hooks: RefCell<Hooks>,
 }
@@ -92,6 +106,10 @@ struct State {
     suspicion: Suspicion,
     suspected_at_ms: Option<u64>,
     received_timeline: Option<Timeline>,
+    granted_until_ms: u64,
+    promising: bool,
+    opening: Option<(Term, u64)>,
+    fence: Option<Fence>,
     killed: bool,
     published: Option<MemberFacts>,
     data_uuid: Option<String>,
@@ -103,6 +121,12 @@ struct State {
     setting: Option<AnySetting>,
     patroni_hung: bool,
     patroni_alive: bool,
+}
+
+impl State {
+    fn accepts_writes(&self) -> Option<bool> {
+        self.postgres?.accepts_writes(self.started_as_primary)
+    }
 }
 
 impl World {
@@ -128,6 +152,11 @@ impl World {
             started_ms: here.clock_ms(self.executor.now_us()),
             held: Cell::new(None),
             pending_until_ms: Cell::new(0),
+            renewed_ms: Cell::new(None),
+            session_told: Signal::new(&self.executor),
+            fence_wake: Signal::new(&self.executor),
+            ladder_held: Cell::new(false),
+            guard_silent_until_ms: Cell::new(0),
             state: RefCell::new(State {
                 remembered: state_dir.remembered,
                 phase: state_dir.phase,
@@ -140,6 +169,7 @@ impl World {
         self.say(&format_args!("{}.agent", here.member), &"starts");
         self.executor.spawn(process, Rc::clone(&agent).keep_session());
         self.executor.spawn(process, Rc::clone(&agent).suspect());
+        self.executor.spawn(process, Rc::clone(&agent).keep_fence());
         self.executor.spawn(process, agent.run());
     }
 
@@ -176,6 +206,11 @@ impl Agent {
     /// The place between two effects: here the process can be ended.
     async fn step(&self, what: &dyn std::fmt::Display) {
         self.say(what);
+        self.may_end_here().await;
+    }
+
+    /// A step that is not worth a line.
+    async fn may_end_here(&self) {
         if let Some(left) = self.here().crash_in.get() {
             self.here().crash_in.set(left.checked_sub(1));
             if left == 0 {
@@ -273,6 +308,9 @@ impl Agent {
     fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {
         let state = self.state.borrow();
         let (now_ms, host) = (self.now_ms(), self.here());
+        // Without the rule an agent that has just started promises at once.
+        let waits = !self.world.is_mutant(Mutant::RestartWithoutWaiting);
+        let up_ms = if waits { now_ms.saturating_sub(self.started_ms) } else { u64::MAX };
         core::decide(
             cluster,
             &core::Local {
@@ -280,14 +318,14 @@ impl Agent {
                 host: &host.name,
                 class: Class::Quorum,
                 now: Now { boottime_ms: now_ms, wall_ms: self.wall_ms() },
-                uptime_ms: now_ms.saturating_sub(self.started_ms),
+                uptime_ms: up_ms,
                 own: self.own(),
                 postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
                 started_as_primary: state.started_as_primary,
                 patroni_hung: state.patroni_hung,
                 after_stop: state.after_stop.clone(),
                 known_term: Term(0),
-                granted: false,
+                granted: now_ms < state.granted_until_ms,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
                 phase: state.phase.as_ref(),
@@ -349,7 +387,11 @@ impl Agent {
         };
         let kept = phase.clone();
         self.keep(&text, |dir| dir.phase = kept).await?;
+        let positioned = matches!(phase, Some(Phase::Positioned { .. }));
         self.state.borrow_mut().phase = phase;
+        if positioned {
+            self.world.moment(Moment::Kept);
+        }
         Ok(())
     }
 
