@@ -203,6 +203,8 @@ pub struct World {
     pub answers_late_us: RefCell<Vec<u64>>,
     /// People have paused Patroni in this run.
     pub was_paused: Cell<bool>,
+    /// So long after its decision a CLOSE is sent.
+    pub close_late_us: Cell<u64>,
     /// Until when clients write much.
     pub busy_until_us: Cell<u64>,
     /// Faults that wait for their moment.
@@ -239,6 +241,7 @@ impl World {
             duplicates: RefCell::default(),
             answers_late_us: RefCell::new(vec![0; setup.members]),
             was_paused: Cell::new(false),
+            close_late_us: Cell::new(0),
             busy_until_us: Cell::new(0),
             waiting_faults: RefCell::default(),
             myself: Weak::clone(myself),

@@ -49,6 +49,10 @@ impl Agent {
             compares.truncate(1);
         }
         self.step(&format_args!("closes term {}", plan.closed.term)).await;
+        let late_us = self.world.close_late_us.get();
+        if late_us > 0 {
+            self.world.pause(0, late_us).await;
+        }
         self.changed_or(cluster, compares, writes).await?;
         let old = cluster.members.get(plan.closed.holder()).filter(|old| old.lease != 0);
         if let Some(patroni) = old.filter(|_| !plan.closed.was_given_back()) {

@@ -8,7 +8,7 @@
 //! | [`look`] | `agent/src/member/{look,network,sql}.rs` |
 //! | [`suspect`] | `agent/src/member/suspect.rs` |
 //! | [`act`], [`close`], [`promise`], [`facts`], [`fence`] | `agent/src/act/*.rs` |
-//! | [`lease`] | `agent/src/member/lease.rs` |
+//! | [`lease`], [`kept`] | `agent/src/member/{lease,kept}.rs` |
 //! | [`gates`] | `agent/src/member/gates.rs`, `agent/src/gate/*.rs` |
 //! | [`session`] | `agent/src/session.rs` |
 
@@ -17,6 +17,7 @@ mod close;
 mod facts;
 mod fence;
 mod gates;
+mod kept;
 mod lease;
 mod look;
 mod promise;
@@ -40,9 +41,8 @@ use holdfast_types::{Class, Mode, Now, Term, Timeline};
 
 use super::etcd::{Client, Mirror};
 use super::executor::{ProcessId, Signal, ms, wait};
-use super::fault::Moment;
 use super::mutant::Mutant;
-use super::world::{Host, Remembered, Sim, StateDir, World};
+use super::world::{Host, Remembered, Sim, World};
 
 pub use gates::{may_start, promotion_hook};
 
@@ -225,17 +225,6 @@ impl Agent {
         self.world.pause(30, if slow { ms(60) } else { 400 }).await;
     }
 
-    /// A durable write into the state directory.
-    async fn keep(&self, what: &dyn std::fmt::Display, change: impl FnOnce(&mut StateDir)) -> Done {
-        self.step(&format_args!("keeps on disk: {what}")).await;
-        self.world.pause(200, ms(8)).await;
-        if self.here().disk_full.get() {
-            return Err("no space left on the state directory".into());
-        }
-        change(&mut self.here().state_dir.borrow_mut());
-        Ok(())
-    }
-
     async fn run(self: Rc<Self>) {
         let mut memory = Memory::default();
         let mut eyes = look::Eyes::default();
@@ -348,51 +337,6 @@ impl Agent {
             }
         }
         !decision.actions.is_empty()
-    }
-
-    /// Keeps on disk what the gates need without us. A run is armed to its end.
-    async fn follow_records(&self, cluster: &Cluster) {
-        let Some(mode) = cluster.known_mode() else { return };
-        let fenced = cluster.fenced(&self.here().member).then(|| "by a record".to_owned());
-        self.remember(|remembered| {
-            remembered.mode = mode;
-            remembered.fenced = fenced;
-        })
-        .await;
-    }
-
-    /// Changes what is on disk for the gates; returns whether it is there now.
-    async fn remember(&self, change: impl FnOnce(&mut Remembered)) -> bool {
-        let mut wanted = self.state.borrow().remembered.clone();
-        change(&mut wanted);
-        if wanted == self.state.borrow().remembered {
-            return true;
-        }
-        let text = format!("mode {}, attesting {}", wanted.mode, wanted.attesting);
-        let kept = wanted.clone();
-        if self.keep(&text, |dir| dir.remembered = kept).await.is_err() {
-            return false;
-        }
-        self.state.borrow_mut().remembered = wanted;
-        true
-    }
-
-    /// Persists where we are in leaving a writer, before the step that it names.
-    async fn set_phase(&self, phase: Option<Phase>) -> Done {
-        let text = match &phase {
-            Some(Phase::Intended { term, writer, .. }) => format!("leaves {writer} of term {term}"),
-            Some(Phase::Positioned { promise }) => format!("position {}", promise.position),
-            Some(Phase::Promised { promise }) => format!("promised {}", promise.position),
-            None => "bound by nothing".to_owned(),
-        };
-        let kept = phase.clone();
-        self.keep(&text, |dir| dir.phase = kept).await?;
-        let positioned = matches!(phase, Some(Phase::Positioned { .. }));
-        self.state.borrow_mut().phase = phase;
-        if positioned {
-            self.world.moment(Moment::Kept);
-        }
-        Ok(())
     }
 
     /// What a mutant makes the core believe.

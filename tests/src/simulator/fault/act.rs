@@ -38,21 +38,6 @@ impl World {
                     let _ = self.apply(|store| store.revoke(lease));
                 }
             }
-            Kind::LinksCut
-            | Kind::LinksCutOutwards
-            | Kind::LinksCutInwards
-            | Kind::PeersCut
-            | Kind::PeerCut
-            | Kind::PeerCutOneWay
-            | Kind::EtcdCut
-            | Kind::EtcdCutOneWay => {
-                let cut = self.links_of(fault.kind, host, fault.peer);
-                self.links_cut.borrow_mut().extend(cut);
-            }
-            Kind::EtcdDown => self.etcd.up.set(false),
-            Kind::EtcdSlow => self.etcd.slow_us.set(ms(50 + 30 * u64::from(fault.count))),
-            Kind::AnswersLost => drop(self.answers_lost.borrow_mut().insert(host)),
-            Kind::WatchLate => self.watch_delay_us.borrow_mut()[host] = fault.for_us / 3,
             Kind::AgentKill => self.end_agent(host),
             Kind::AgentKillAtStep => here.crash_in.set(Some(fault.count)),
             Kind::AgentLosesRun => {
@@ -80,14 +65,30 @@ impl World {
                 here.dead_man.set(DeadMan::default());
             }
             Kind::GuardKill => self.end_guard(host),
-            Kind::Duplicates => drop(self.duplicates.borrow_mut().insert(host)),
-            Kind::AnswersLate => {
-                self.answers_late_us.borrow_mut()[host] = ms(300 + 20 * u64::from(fault.count))
-            }
             Kind::Reinit => self.lose_data(host),
             Kind::DiskFull => here.disk_full.set(true),
             Kind::StandbyLags => here.lag_us.set(ms(5 + 300 * u64::from(fault.count))),
             Kind::Pause => self.put_config(true),
+            _ => self.act_on_wires(fault, host),
+        }
+    }
+
+    /// Links, etcd, and what passes between.
+    fn act_on_wires(&self, fault: &Fault, host: usize) {
+        match fault.kind {
+            Kind::EtcdDown => self.etcd.up.set(false),
+            Kind::EtcdSlow => self.etcd.slow_us.set(ms(50 + 30 * u64::from(fault.count))),
+            Kind::AnswersLost => drop(self.answers_lost.borrow_mut().insert(host)),
+            Kind::WatchLate => self.watch_delay_us.borrow_mut()[host] = fault.for_us / 3,
+            Kind::Duplicates => drop(self.duplicates.borrow_mut().insert(host)),
+            Kind::CloseLate => self.close_late_us.set(ms(100 + 200 * u64::from(fault.count))),
+            Kind::AnswersLate => {
+                self.answers_late_us.borrow_mut()[host] = ms(300 + 20 * u64::from(fault.count))
+            }
+            kind => {
+                let cut = self.links_of(kind, host, fault.peer);
+                self.links_cut.borrow_mut().extend(cut);
+            }
         }
     }
 
@@ -106,6 +107,7 @@ impl World {
             Kind::WatchLate => self.watch_delay_us.borrow_mut()[host] = 0,
             Kind::Duplicates => drop(self.duplicates.borrow_mut().remove(&host)),
             Kind::AnswersLate => self.answers_late_us.borrow_mut()[host] = 0,
+            Kind::CloseLate => self.close_late_us.set(0),
             Kind::AgentKillAtStep => here.crash_in.set(None),
             Kind::AgentFreeze | Kind::PatroniFreeze | Kind::PostgresFreeze | Kind::LockTaken => {
                 if let Some(process) = frozen_by(kind, here).filter(|_| !here.frozen.get()) {
@@ -133,6 +135,7 @@ impl World {
         self.etcd.slow_us.set(0);
         self.watch_delay_us.borrow_mut().fill(0);
         self.duplicates.borrow_mut().clear();
+        self.close_late_us.set(0);
         self.answers_late_us.borrow_mut().fill(0);
         for host in &self.hosts {
             host.crash_in.set(None);

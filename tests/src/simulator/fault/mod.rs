@@ -53,6 +53,8 @@ pub enum Kind {
     GuardKill,
     Duplicates,
     AnswersLate,
+    /// Whoever closes a term is stopped between its decision and its transaction.
+    CloseLate,
 }
 
 /// A moment of a failover at which a fault can be done, instead of at a time.

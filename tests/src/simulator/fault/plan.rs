@@ -3,7 +3,7 @@
 use super::{Fault, Kind, Moment, Target};
 use crate::simulator::executor::ms;
 
-const KINDS: [Kind; 35] = [
+const KINDS: [Kind; 36] = [
     Kind::PowerCycle,
     Kind::HostFreeze,
     Kind::LockTaken,
@@ -39,6 +39,7 @@ const KINDS: [Kind; 35] = [
     Kind::GuardKill,
     Kind::Duplicates,
     Kind::AnswersLate,
+    Kind::CloseLate,
 ];
 
 const MOMENTS: [Moment; 6] =
@@ -97,7 +98,7 @@ const OTHER: Target = Target::Host(2);
 const ALL: Target = Target::Host(0);
 
 /// The traces that break weaker rules, at random times: what a rule is for must come up more often than by chance.
-const TRACES: [&[Step]; 16] = [
+const TRACES: [&[Step]; 17] = [
     // Patroni's resolver: the standby that has the write goes, then the writer.
     &[
         (Kind::StandbyLags, OTHER, None, (400, 600), (20_000, 40_000)),
@@ -113,8 +114,16 @@ const TRACES: [&[Step]; 16] = [
     &[
         (Kind::PostgresFreeze, WRITER, None, (500, 700), (2_500, 12_000)),
         (Kind::SessionLost, WRITER, None, (500, 1_000), (1_000, 5_000)),
+        (Kind::CloseLate, ALL, None, (400, 500), (10_000, 20_000)),
+        (Kind::EtcdSlow, ALL, None, (500, 7_000), (5_000, 20_000)),
     ],
     // A writer cut off from its standbys changes `/sync` while its reign is closed.
+    &[
+        (Kind::PeersCut, WRITER, None, (500, 1_000), (30_000, 40_000)),
+        (Kind::CloseLate, ALL, None, (500, 1_000), (30_000, 40_000)),
+        (Kind::SessionLost, WRITER, None, (500, 12_000), (20_000, 40_000)),
+    ],
+    // The same while etcd is slow: every view is old.
     &[
         (Kind::PeersCut, WRITER, None, (500, 1_000), (30_000, 40_000)),
         (Kind::EtcdSlow, ALL, None, (500, 1_000), (30_000, 40_000)),
