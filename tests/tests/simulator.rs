@@ -9,8 +9,14 @@ const FAULTS: u64 = 10_000;
 /// A mutant that is not found within so many faults is not found.
 const FAULTS_FOR_A_MUTANT: u64 = 3_000;
 
-/// What needs more faults than that; `simulate --mutant all --faults 20000` looks for them too.
-const NEEDS_MORE: [Mutant; 1] = [Mutant::RestartWithoutWaiting];
+/// What needs a rarer thing than that many faults bring; `simulate --mutant all --faults 20000` looks for them too.
+const NEEDS_MORE: [Mutant; 5] = [
+    Mutant::CloseByPresentSync,
+    Mutant::CloseOnWatchedView,
+    Mutant::CloseWithoutSync,
+    Mutant::RestartWithoutWaiting,
+    Mutant::WithdrawWithoutTransaction,
+];
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
