@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not seen as tests.
 
 mod ground;
+#[path = "../src/cli/permissions.rs"]
+mod permissions;
 
 use ground::built::{Built, db, position};
 use ground::built_host::host_status;
@@ -206,6 +208,55 @@ async fn fences_are_set_and_lifted_only_where_it_is_safe() {
 }
 
 #[tokio::test]
+async fn a_loss_is_accepted_by_name_and_only_where_nothing_else_helps() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    ground.plant(&built).await;
+    let alive = ground.run(&["failover", "db3", "--reason", "x", "--accept-data-loss", "--yes"]).await;
+    assert!(alive.code == 3 && alive.err.contains("db1 is the writer, and its agent lives"), "{alive:?}");
+
+    // The writer and one of two that count are gone.
+    for gone in [1, 2] {
+        built.remove_session(gone);
+    }
+    built.promise(3, 4);
+    ground.plant(&built).await;
+    let status = ground.run(&["status"]).await;
+    let first = status.out.lines().next().unwrap();
+    assert!(first.starts_with("OUTAGE: the writer is gone, and of db2, db3 only 1 have"), "{first}");
+    assert!(first.contains("holdfast failover db3 --accept-data-loss --dry-run --region r1"), "{first}");
+    let silent = ground.run(&["failover", "db3", "--reason", "x", "--yes"]).await;
+    assert!(
+        silent.code == 3 && silent.err.contains("blocker 1: acknowledged writes may be lost"),
+        "{silent:?}"
+    );
+    let dry = ground.run(&["failover", "db3", "--accept-data-loss", "--dry-run"]).await;
+    assert!(
+        dry.code == 0 && dry.out.contains("would make db3 the writer; lost: nothing that is known"),
+        "{dry:?}"
+    );
+    assert!(dry.err.contains("db2 did not say that it has left db1"), "{dry:?}");
+    assert_eq!(ground.stored(&built.keys.overriding()).await, None);
+
+    let done = ground.run(&["failover", "DB3", "--reason", "burnt", "--accept-data-loss", "--yes"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let record = ground.stored(&built.keys.overriding()).await.unwrap();
+    assert_eq!(
+        (&record["successor"], &record["term"], &record["reason"]),
+        (&"db3".into(), &4.into(), &"burnt".into())
+    );
+    let orders = ground.run(&["events", "-o", "json"]).await.json()["orders"].clone();
+    assert_eq!(
+        (&orders[0]["verb"], &orders[0]["by"]),
+        (&"failover".into(), &"holdfast://operator/ann".into())
+    );
+    assert!(orders[0]["accepted"].as_str().unwrap().contains("is not known"), "{orders}");
+    ground.become_viewer();
+    let viewer = ground.run(&["failover", "db3", "--reason", "x", "--accept-data-loss", "--yes"]).await;
+    assert_eq!(viewer.code, 3, "{viewer:?}");
+}
+
+#[tokio::test]
 async fn a_viewer_looks_and_does_not_act() {
     let ground = Ground::new().await;
     ground.plant(&Built::healthy()).await;
@@ -387,4 +438,60 @@ async fn a_stopped_member_comes_back_by_its_agents_word() {
     ground.plant(&built).await;
     let back = ground.run(&["unfence", "db3", "--reason", "rewound", "--yes"]).await;
     assert_eq!(back.code, 0, "{back:?}");
+}
+
+#[tokio::test]
+async fn a_person_says_that_a_writer_which_was_lost_in_a_pause_is_off() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.held();
+    built.remove_session(1);
+    ground.plant(&built).await;
+    let ended = ground.run(&["hold", "end", "--reason", "power is off", "--yes"]).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ground.stored(&built.keys.held()).await, None);
+    let orders = ground.run(&["events"]).await;
+    assert!(orders.out.contains("power is off"), "{orders:?}");
+}
+
+/// Every verb with every certificate: who may not is refused before anything is written.
+#[tokio::test]
+async fn every_line_of_the_permissions_holds_for_every_certificate() {
+    const BY_NAME: (i32, &str) = (3, "may look, not act");
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.fence(3);
+    ground.plant(&built).await;
+    let before = ground.revision().await;
+    let everyone = async |what: &str, look: &[i32], act: (i32, &str)| {
+        for (words, more, who) in permissions::TABLE {
+            let run = ground.run(&[*words, *more].concat()).await;
+            if *who == permissions::Who::Operator {
+                assert!(run.code == act.0 && run.err.contains(act.1), "{what}: {words:?}: {run:?}");
+            } else {
+                assert!(look.contains(&run.code), "{what}: {words:?}: {run:?}");
+            }
+        }
+        assert_eq!(ground.revision().await, before, "{what} has written");
+    };
+    // The doctor ends with 1 where it finds something.
+    let may_look: &[i32] = &[0, 1];
+    let host = |region, name| ["host", "--region", region, "--host", name, "--address", "127.0.0.1"];
+    ground.become_holder(&["viewer", "--name", "wall"]);
+    everyone("a viewer", may_look, BY_NAME).await;
+    for (what, region, name) in [
+        ("a pooler", "r1", "pool1"),
+        ("a member's host", "r1", "db1"),
+        ("another region's host", "r2", "db1"),
+    ] {
+        ground.become_holder(&host(region, name));
+        everyone(what, may_look, BY_NAME).await;
+    }
+    ground.become_outdated("holdfast://operator/ann", true);
+    everyone("an operator of the past", &[2], (2, "ended on")).await;
+    ground.become_outdated("holdfast://operator/ann", false);
+    everyone("an operator of another authority", &[2], (2, "is not accepted by the authority")).await;
+    ground.become_holder(&["operator", "--name", "eve"]);
+    ground.revoke_operator();
+    everyone("a revoked operator", &[2], (2, "Revoked")).await;
 }

@@ -40,6 +40,9 @@ pub enum CallError {
     },
 }
 
+/// A host's view of itself has a few kilobytes for each instance.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
 /// One agent. Connects at the first call, and again after a loss; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct AgentClient {
@@ -61,7 +64,8 @@ impl AgentClient {
         if let Some(peer) = expected {
             connector = connector.expect(peer);
         }
-        Self { address, calls: agent_client::AgentClient::new(channel(connector, deadline)) }
+        let calls = agent_client::AgentClient::new(channel(connector, deadline));
+        Self { address, calls: calls.max_decoding_message_size(ANSWER_BYTES_MAX) }
     }
 
     /// The host's own view.

@@ -147,6 +147,7 @@ impl From<&InstanceStatus> for wire::InstanceStatus {
             waits: status.waits.clone(),
             would: status.would.clone(),
             problems: status.problems.clone(),
+            hung_ms: status.hung_ms,
         }
     }
 }
@@ -189,6 +190,7 @@ impl TryFrom<wire::InstanceStatus> for InstanceStatus {
             waits: status.waits,
             would: status.would,
             problems: status.problems,
+            hung_ms: status.hung_ms,
         })
     }
 }

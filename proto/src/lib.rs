@@ -7,12 +7,16 @@
 pub mod authorisation;
 pub mod client;
 pub mod convert;
+pub mod decoders;
+mod file;
 pub mod message;
 pub mod server;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 pub mod trace;
+
+pub use file::{read_bounded, read_text};
 
 /// The generated code.
 pub(crate) mod wire {

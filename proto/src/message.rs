@@ -78,6 +78,9 @@ pub struct InstanceStatus {
     pub would: Vec<String>,
     /// What is wrong with it, one line each.
     pub problems: Vec<String>,
+    /// For how long its PostgreSQL, or the disk of that, hangs, if it is the writer, in milliseconds; 0: it does not. Absent
+    /// when it is not asked.
+    pub hung_ms: Option<u64>,
 }
 
 /// The term record in short.

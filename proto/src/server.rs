@@ -25,6 +25,12 @@ const CALLS_PER_CONNECTION_MAX: usize = 16;
 /// The largest request is a question with its names.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
+/// The metadata of a call: a trace and what gRPC adds.
+const METADATA_BYTES_MAX: u32 = 16 * 1024;
+/// A connection is made again after this time, so that a certificate that has been revoked, or was replaced under another
+/// name, is looked at again. Nobody notices: calls in flight end, the next goes over a new connection.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
+
 /// Who asks, and within which incident.
 #[derive(Debug, Clone)]
 pub struct Asker {
@@ -59,6 +65,8 @@ pub async fn serve(
         .timeout(CALL_DEADLINE)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
         .max_concurrent_streams(u32::try_from(CALLS_PER_CONNECTION_MAX).ok())
+        .http2_max_header_list_size(METADATA_BYTES_MAX)
+        .max_connection_age(CONNECTION_AGE_MAX)
         // A caller that was cut off leaves its slot to others.
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))

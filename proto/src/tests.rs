@@ -10,15 +10,18 @@ use holdfast_types::{
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::authorisation::Class::{Host, Operator, Viewer};
 use crate::client::{AgentClient, CallError};
 use crate::message::*;
-use crate::server::{Asker, Host, serve};
+use crate::server::{self, Asker, serve};
 use crate::tls::testing::Authority;
 use crate::tls::{Identity, Peer};
 use crate::trace::TraceContext;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const SERVER: &str = "holdfast://r1/host/db1";
+/// The number of a certificate that its authority has taken back.
+const REVOKED: u64 = 4_711;
 
 pub fn instance() -> InstanceName {
     InstanceName {
@@ -45,6 +48,7 @@ pub fn status() -> HostStatus {
         waits: vec!["etcd is not heard".into()],
         would: vec!["would have: promised".into()],
         problems: vec!["disk".into()],
+        hung_ms: Some(0),
     };
     let InstanceName { namespace, scope, .. } = instance();
     let pooler =
@@ -67,7 +71,7 @@ pub fn status() -> HostStatus {
 struct Recorder(Mutex<Vec<(LifeQuestion, Asker)>>);
 
 #[tonic::async_trait]
-impl Host for Recorder {
+impl server::Host for Recorder {
     async fn status(&self) -> HostStatus {
         status()
     }
@@ -101,10 +105,12 @@ impl Served {
         let address = listener.local_addr().unwrap().to_string();
         let (end, ended) = oneshot::channel::<()>();
         let recorder = Arc::new(Recorder::default());
-        let host: Arc<dyn Host> = Arc::clone(&recorder) as _;
+        let host: Arc<dyn server::Host> = Arc::clone(&recorder) as _;
         let until = async move { drop(ended.await) };
         let region = RegionName::new("r1").unwrap();
-        tokio::spawn(serve(listener, authority.identity(SERVER), region, host, until));
+        // It knows that one certificate has been revoked.
+        let identity = authority.identity_knowing(SERVER, &[REVOKED]);
+        tokio::spawn(serve(listener, identity, region, host, until));
         Self { authority, address, recorder, _end: end }
     }
 
@@ -146,6 +152,96 @@ async fn a_viewer_sees_and_may_not_ask_what_hosts_ask() {
         "{error}"
     );
     assert!(served.recorder.0.lock().unwrap().is_empty());
+}
+
+/// Calls a method by its path. A new method needs a line here as well as in the table.
+async fn call(client: &AgentClient, method: &str) -> Result<(), CallError> {
+    match method {
+        "/holdfast.v1.Agent/GetStatus" => client.status().await.map(drop),
+        "/holdfast.v1.Agent/Life" => client.life(&question(4), None).await.map(drop),
+        "/holdfast.v1.Agent/Grant" => {
+            let writer = MemberName::new("db2").unwrap();
+            let question =
+                GrantQuestion { instance: instance(), term: Term(4), writer, incarnation: Incarnation(3) };
+            client.grant(&question).await.map(drop)
+        }
+        other => panic!("{other} has no call in this test"),
+    }
+}
+
+/// Every line of the table, asked for with every certificate: whom the table names is answered, whom it does not is told
+/// why, and whose certificate is wrong gets no further than the handshake. Nobody reaches the host beside the table.
+#[tokio::test]
+async fn every_line_of_the_table_holds_for_every_certificate() {
+    let served = Served::new().await;
+    let ours = &served.authority;
+    let ended = ours.identity_numbered("holdfast://r1/host/db2", 7, 1);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let long = 86_400;
+    let known = [
+        (Host, ours.identity("holdfast://r1/host/db2")),
+        (Host, ours.identity("holdfast://r1/host/pool1")),
+        (Host, ours.identity("holdfast://r1/host/backup1")),
+        (Operator, ours.identity("holdfast://operator/ann")),
+        (Viewer, ours.identity("holdfast://viewer/wall")),
+    ];
+    let strangers = [
+        ("other authority", Authority::new().identity("holdfast://r1/host/db2")),
+        ("expired", ended),
+        ("revoked host", ours.identity_numbered("holdfast://r1/host/db2", REVOKED, long)),
+        ("revoked operator", ours.identity_numbered("holdfast://operator/ann", REVOKED, long)),
+    ];
+    let elsewhere = ours.identity("holdfast://r2/host/db2");
+    for (method, allowed) in crate::authorisation::TABLE {
+        for (class, identity) in &known {
+            let client = served.client_of(identity.clone());
+            let answer = call(&client, method).await;
+            if allowed.contains(class) {
+                assert!(answer.is_ok(), "{method} for {}: {answer:?}", identity.peer());
+            } else {
+                let told =
+                    matches!(&answer, Err(CallError::Refused { text, .. }) if text.contains("may not call"));
+                assert!(told, "{method} for {}: {answer:?}", identity.peer());
+            }
+        }
+        let answer = call(&served.client_of(elsewhere.clone()), method).await;
+        let told = matches!(&answer, Err(CallError::Refused { text, .. }) if text.contains("not a host of region r1"));
+        assert!(told, "{method} for another region: {answer:?}");
+        for (what, identity) in &strangers {
+            let answer = call(&served.client_of(identity.clone()), method).await;
+            assert!(matches!(answer, Err(CallError::Unreachable { .. })), "{method}, {what}: {answer:?}");
+        }
+    }
+    let asked = served.recorder.0.lock().unwrap();
+    assert_eq!(asked.len(), 3, "one sign of life for each host of the region: {asked:?}");
+}
+
+/// Files that are swapped in time cost nothing; a certificate that has ended takes its connection with it.
+#[tokio::test]
+async fn a_connection_ends_with_its_certificate_and_the_next_has_the_new_one() {
+    let served = Served::new().await;
+    let (ours, folder) = (&served.authority, tempfile::tempdir().unwrap());
+    let uri = "holdfast://r1/host/db2";
+    let short = |seconds| ours.issue_numbered(Some(uri), (-60, seconds), None);
+    let (cert, key) = short(4);
+    let files = |cert: &str, key: &str| crate::tls::testing::write(folder.path(), &ours.pem(), cert, key);
+    let renewed = Identity::load(files(&cert, &key)).unwrap();
+    let forgotten = ours.identity_numbered(uri, 9, 4);
+    let (renewed_client, forgotten_client) = (served.client_of(renewed), served.client_of(forgotten));
+    renewed_client.status().await.unwrap();
+    forgotten_client.status().await.unwrap();
+    let (cert, key) = short(86_400);
+    files(&cert, &key);
+    let begin = std::time::Instant::now();
+    let mut failed = 0;
+    while begin.elapsed() < Duration::from_secs(9) {
+        failed += u32::from(renewed_client.status().await.is_err());
+        let _ = forgotten_client.status().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(failed <= 1, "only a call on the connection that ended may fail: {failed} did");
+    let refused = forgotten_client.status().await;
+    assert!(matches!(refused, Err(CallError::Unreachable { .. })), "{refused:?}");
 }
 
 #[tokio::test]

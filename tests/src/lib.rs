@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod campaign;
 pub mod checker;
+pub mod decoders;
 pub mod lab;
 pub mod model;
 pub mod otlp;

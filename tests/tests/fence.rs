@@ -19,6 +19,17 @@ const OUTAGE: Duration = Duration::from_secs(8);
 /// with room for a busy machine.
 const STALL_MAX: Duration = Duration::from_secs(3);
 
+/// An etcd that is there, and of little use.
+const TROUBLES: [(&str, &str); 3] = [
+    ("etcd answers once in two seconds", "etcd-slow"),
+    ("etcd elects a leader every three seconds", "etcd-leader-churn"),
+    ("etcd is full", "etcd-full"),
+];
+const PATRONICTL: &str = "/opt/holdfast-lab/venv/bin/patronictl";
+const HELD: &str = "/holdfast/v1/r1/service/main/held";
+/// Longer than a session, silence, promises and CLOSE take.
+const LOST_FOR: Duration = Duration::from_secs(8);
+
 struct Region {
     lab: Lab,
     described: Value,
@@ -33,7 +44,13 @@ fn a_writer_is_open_as_long_as_it_has_a_lease_and_no_longer() {
         lab.run(&["fault", lab.name(), "etcd-cut", writer]);
     });
     region.survives("etcd is down", |lab, _| etcd_down(lab));
+    for (what, fault) in TROUBLES {
+        region.survives(what, |lab, _| {
+            lab.run(&["fault", lab.name(), fault]);
+        });
+    }
     region.survives_in_a_maintenance();
+    region.waits_for_a_person_after_a_loss_in_a_pause();
     region.is_put_back_after_a_flush();
     region.ends_with_a_hung_agent();
 }
@@ -91,8 +108,44 @@ impl Region {
             assert!(said.success(), "{said:?}");
         };
         order(&["on", "--for", "10m"]);
+        eventually("the writer says that it is held", || self.is_held());
         self.survives("etcd is down in a maintenance", |lab, _| etcd_down(lab));
         order(&["off"]);
+        eventually("its fence stands again", || !self.is_held());
+    }
+
+    fn pause(&self, on: bool, away: &str) {
+        let from = ["db1", "db2"].into_iter().find(|name| *name != away).unwrap();
+        let file = format!("/run/holdfast-lab/{}/hosts/{from}/etc/patroni-main.yml", self.lab.name());
+        let word = if on { "pause" } else { "resume" };
+        let said = self.lab.exec(from, &["timeout", "60", PATRONICTL, "-c", &file, word, "main"]);
+        assert!(said.success(), "{said:?}");
+    }
+
+    fn is_held(&self) -> bool {
+        self.lab.etcdctl(&["get", "--print-value-only", HELD]).stdout.contains("holder")
+    }
+
+    /// Nobody can tell a host that died in a pause from one that has not heard that the pause is over, and still writes.
+    fn waits_for_a_person_after_a_loss_in_a_pause(&self) {
+        let writer = self.settled_writer();
+        self.pause(true, &writer);
+        eventually("the writer says that it is held", || self.is_held());
+        self.lab.run(&["fault", self.lab.name(), "host-death", &writer]);
+        std::thread::sleep(LOST_FOR);
+        self.pause(false, &writer);
+        std::thread::sleep(LOST_FOR);
+        let status = self.lab.status();
+        assert_eq!(status["term"]["holder"], writer.as_str(), "{status}");
+        assert!(status.to_string().contains("could write without a lease"), "{status}");
+        let said = self.lab.holdfast(&["hold", "end", "--reason", "its host is off", "--yes"]);
+        assert!(said.success(), "{said:?}");
+        eventually("another writes", || {
+            let term = &self.lab.status()["term"];
+            term["holder"].is_string() && term["holder"] != writer.as_str() && term["writable"] == true
+        });
+        self.lab.run(&["heal", self.lab.name()]);
+        eventually("the deposed writer is a standby again", || self.lab.streams(&writer));
     }
 
     /// `nft flush ruleset` of another tool: noticed, and put back, and nobody loses a connection.

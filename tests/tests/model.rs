@@ -9,8 +9,9 @@ use clap::ValueEnum as _;
 use holdfast_agent_core::in_force;
 use holdfast_agent_core::sync::SyncKey;
 use holdfast_lab::model::mutant::Mutant;
-use holdfast_lab::model::search::Limits;
-use holdfast_lab::model::{check, resolver};
+use holdfast_lab::model::search::{self, Limits, Replayed};
+use holdfast_lab::model::world::{Bounds, World};
+use holdfast_lab::model::{check, resolver, scripts};
 use holdfast_types::record::FloorRecord;
 use holdfast_types::{Configuration, Lsn, MemberName, Position, Term, Timeline};
 
@@ -33,6 +34,12 @@ fn every_mutant_is_caught() {
     let rows = Mutant::value_variants().iter().map(|mutant| check::hunt(*mutant, LIMITS));
     let missed: Vec<_> = rows.filter(|row| !row.caught).map(|row| (row.mutant, row.how)).collect();
     assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn the_old_writer_comes_back_on_a_sync_that_it_has_emptied_itself() {
+    let replayed = search::replay(&World::new(Bounds::WIDE, None), scripts::COMES_BACK);
+    assert_eq!(replayed, Replayed::Kept, "nobody else could ever open");
 }
 
 #[tokio::test]

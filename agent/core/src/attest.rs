@@ -17,6 +17,9 @@ pub enum ControlState {
         /// The end of its WAL.
         end: Position,
     },
+    /// The disk does not answer. Only of a PostgreSQL that this agent has ended because it hung, while it was a primary:
+    /// that is what "in production" would say.
+    NotRead,
     /// Anything else: recovery, starting, unreadable.
     Other(String),
 }
@@ -24,7 +27,8 @@ pub enum ControlState {
 /// The writer's view of itself after its postmaster went.
 #[derive(Debug, Clone)]
 pub struct Stopped<'o> {
-    /// Every process of the instance is gone, by the cgroup's own list.
+    /// Every process of the instance is gone, by the cgroup's own list, or cannot run any more: the kernel holds it, it will
+    /// end before its next instruction, and its port is closed.
     pub processes_gone: bool,
     /// Our gate refuses every start.
     pub gate_shut: bool,
@@ -36,7 +40,7 @@ pub struct Stopped<'o> {
     pub control: &'o ControlState,
     /// Every configuration in force, or `None` when that is unknown.
     pub in_force: Option<&'o [Configuration]>,
-    /// Members whose last facts say alive and streaming.
+    /// Members whose last facts say alive and streaming, and whose agents answered just now.
     pub streaming: &'o BTreeSet<MemberName>,
     /// Members that may lead.
     pub eligible: &'o BTreeSet<MemberName>,
@@ -69,13 +73,41 @@ pub enum Verdict {
     RestartInPlace(&'static str),
 }
 
+/// Who could take the term up.
+#[derive(Debug, Clone, Copy)]
+pub struct Followers<'o> {
+    /// Every configuration in force, or `None` when that is unknown.
+    pub in_force: Option<&'o [Configuration]>,
+    /// Members whose last facts say alive and streaming.
+    pub streaming: &'o BTreeSet<MemberName>,
+    /// Members that may lead.
+    pub eligible: &'o BTreeSet<MemberName>,
+}
+
+impl Followers<'_> {
+    /// Rule 9a: whether somebody can; or why not.
+    pub fn can_follow(&self) -> Result<(), &'static str> {
+        let Some(in_force) = self.in_force else {
+            return Err("the synchronous configurations in force are unknown");
+        };
+        // A term given away that nobody can take up would turn a restart of seconds into an outage.
+        if in_force.is_empty() || !in_force.iter().all(|one| one.is_closed_by(self.streaming)) {
+            return Err("too few synchronous standbys stream to take over");
+        }
+        if self.eligible.intersection(self.streaming).next().is_none() {
+            return Err("no streaming standby may lead");
+        }
+        Ok(())
+    }
+}
+
 /// Decides what a writer does whose postmaster has gone.
 pub fn decide(stopped: &Stopped<'_>) -> Verdict {
     if stopped.by_order {
         return Verdict::RestartInPlace("Patroni stops or restarts PostgreSQL by order");
     }
     let kind = match stopped.control {
-        ControlState::InProduction => StopKind::Stopped,
+        ControlState::InProduction | ControlState::NotRead => StopKind::Stopped,
         ControlState::ShutDown { end } => StopKind::Clean { end: *end },
         ControlState::Other(_) => {
             return Verdict::RestartInPlace("pg_control says neither \"in production\" nor \"shut down\"");
@@ -84,15 +116,13 @@ pub fn decide(stopped: &Stopped<'_>) -> Verdict {
     // Once the gate has been shut for it, the decision stands: the standbys stop streaming *because* the writer is gone,
     // so looking at them again would take it back every time.
     if kind == StopKind::Stopped && !stopped.gate_shut && !stopped.must_go {
-        let Some(in_force) = stopped.in_force else {
-            return Verdict::RestartInPlace("the synchronous configurations in force are unknown");
+        let followers = Followers {
+            in_force: stopped.in_force,
+            streaming: stopped.streaming,
+            eligible: stopped.eligible,
         };
-        // A term given away that nobody can take up would turn a restart of seconds into an outage (rule 9a).
-        if in_force.is_empty() || !in_force.iter().all(|one| one.is_closed_by(stopped.streaming)) {
-            return Verdict::RestartInPlace("too few synchronous standbys stream to take over");
-        }
-        if stopped.eligible.intersection(stopped.streaming).next().is_none() {
-            return Verdict::RestartInPlace("no streaming standby may lead");
+        if let Err(why) = followers.can_follow() {
+            return Verdict::RestartInPlace(why);
         }
     }
     match (&kind, stopped.gate_shut, stopped.processes_gone) {
@@ -149,6 +179,17 @@ mod tests {
         assert_eq!(fenced, Verdict::ShutAndKill, "a fenced writer does not start on the spot");
         let other = ControlState::Other("in crash recovery".into());
         assert!(matches!(judge(|s| s.control = &other), Verdict::RestartInPlace(_)));
+    }
+
+    #[test]
+    fn one_that_was_ended_on_a_disk_that_does_not_answer_is_a_crash() {
+        let control = ControlState::NotRead;
+        assert_eq!(judge(|s| s.control = &control), Verdict::Attest(StopKind::Stopped));
+        assert_eq!(
+            judge(|s| (s.control, s.processes_gone) = (&control, false)),
+            Verdict::ShutAndKill,
+            "some of it may still run"
+        );
     }
 
     #[test]

@@ -5,12 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_types::record::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
+use holdfast_types::record::{
+    Attestation, Evidence, FloorRecord, OutsideRecord, OverrideRecord, Promise, Reign, StopKind, TermRecord,
+};
 use holdfast_types::{Configuration, MemberName, Position, SessionId};
 
 use crate::in_force;
 use crate::successor::{self, Candidate};
 use crate::sync::SyncKey;
+use crate::timeline;
 
 /// A record with the revision by which a transaction can compare it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub struct View<'o> {
     pub data_uuids: &'o BTreeMap<MemberName, String>,
     /// The writer's own word.
     pub attestation: Option<&'o Revised<Attestation>>,
+    /// Rule 11: the word of a fence device, and who asked it.
+    pub outside: Option<(&'o MemberName, &'o Revised<OutsideRecord>)>,
+    /// Rules 11 and 18: a person's order for this term.
+    pub overriding: Option<&'o Revised<OverrideRecord>>,
     /// Whether the key of the writer's session exists with the session of the term record.
     pub session_present: bool,
     /// Patroni's leader key.
@@ -48,6 +55,10 @@ pub struct View<'o> {
     pub config_mod_revision: i64,
     /// Revision of the maintenance record; 0 is absent.
     pub maintenance_mod_revision: i64,
+    /// Rule 24: the writer may still be writing without a lease.
+    pub held: bool,
+    /// Revision of the record that says so; 0 is absent.
+    pub held_mod_revision: i64,
     /// Members that could follow.
     pub candidates: &'o [Candidate],
     /// Wall clock for the record, milliseconds since 1970.
@@ -69,6 +80,12 @@ pub enum NotYet {
     /// Session alive, leader key the writer's or absent, nothing attested.
     #[error("the writer has neither attested a stop nor lost its session or lock")]
     WriterLives,
+    /// Rule 24.
+    #[error(
+        "the writer may write without a lease since a pause or a maintenance, and has not said that it has one again; \
+         if its host is certainly off: holdfast hold end"
+    )]
+    Held,
     /// Rule 2.
     #[error("the configurations in force are unknown: {0}")]
     InForce(#[from] in_force::Unknown),
@@ -82,6 +99,9 @@ pub enum NotYet {
         /// `q`.
         quorum: usize,
     },
+    /// Rule 11: an override drops the count and the floor, not the cut between its successor and the writer.
+    #[error("the override waits: {0} has not left the writer yet")]
+    SuccessorFollows(MemberName),
     /// The member that has what was acknowledged has not promised.
     #[error("the best promise ends at {best}, before the floor {floor}")]
     BehindFloor {
@@ -99,6 +119,13 @@ pub enum OutOfOffice {
     SessionAbsent(SessionId),
     /// Compare: the leader key at its revision, which is another member's.
     LeaderIsAnother,
+    /// Compare: the word of a fence device at its revision; the term record holds the session that it was given for.
+    Outside {
+        /// Who asked it.
+        asker: MemberName,
+        /// Revision of the record.
+        mod_revision: i64,
+    },
     /// Compare: the attestation at its revision.
     Attested {
         /// Revision of the attestation.
@@ -150,6 +177,10 @@ pub struct ClosePlan {
     pub config_mod_revision: i64,
     /// Compare: so does a maintenance.
     pub maintenance_mod_revision: i64,
+    /// Compare: the override that this rests on, or that names the successor.
+    pub override_mod_revision: Option<i64>,
+    /// Compare: a writer that has been told of either since may have lifted its fence.
+    pub held_mod_revision: i64,
     /// Compare.
     pub out_of_office: OutOfOffice,
     /// Write.
@@ -168,7 +199,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
     if !record_can_be_closed(view.term, sync) {
         return Err(NotYet::AlreadyClosed);
     }
-    let floor = view.floor.filter(|floor| floor.value.term == record.term).ok_or(NotYet::NoFloor)?;
+    let floor = view.floor.filter(|floor| floor.value.term == record.term);
     let attestation = view.attestation.filter(|found| {
         found.value.term == record.term
             && found.value.holder == *writer
@@ -177,15 +208,16 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
             && (found.value.stop != StopKind::Relinquished || record.is_given_back_by(&found.value))
     });
     let out_of_office = out_of_office(view, attestation)?;
+    if view.held && attestation.is_none() {
+        return Err(NotYet::Held);
+    }
     let stop = attestation.map(|found| &found.value.stop);
-    let (end, evidence, promises) = match unused(record, stop, &floor.value, sync) {
-        Some(end) => (end, Evidence::Relinquished, BTreeMap::new()),
-        None => {
-            let (best, promises) = count(view, &floor.value, sync)?;
-            let (end, evidence) = by_promises(stop, best, promises.keys().cloned().collect());
-            (end, evidence, promises)
-        }
+    let (end, evidence, promises) = match (proved(view, stop, floor, sync), view.overriding) {
+        (Ok(proved), _) => proved,
+        (Err(_), Some(overriding)) => by_override(view, &overriding.value, floor)?,
+        (Err(why), None) => return Err(why),
     };
+    let is_unused = evidence == Evidence::Relinquished;
     let leader_key = leader_key(view, end, &evidence);
     let successor = match &leader_key {
         LeaderKey::Give { to, .. } => Some(to.clone()),
@@ -201,17 +233,75 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
     };
     Ok(ClosePlan {
         term_mod_revision: view.term.mod_revision,
-        floor_mod_revision: floor.mod_revision,
+        floor_mod_revision: view.floor.map_or(0, |floor| floor.mod_revision),
         sync_mod_revision: sync.mod_revision,
         promise_mod_revisions: promises,
         leader_mod_revision: view.leader_key.map_or(0, |key| key.mod_revision),
         config_mod_revision: view.config_mod_revision,
         maintenance_mod_revision: view.maintenance_mod_revision,
+        override_mod_revision: view.overriding.map(|found| found.mod_revision),
+        held_mod_revision: view.held_mod_revision,
         out_of_office,
-        closed: TermRecord { term: record.term, reign, trace: record.trace.clone() },
+        closed: TermRecord {
+            term: record.term,
+            reign,
+            trace: record.trace.clone(),
+            timeline: timeline::used(record.timeline, is_unused),
+        },
         delete_failover: view.failover_key,
         leader_key,
     })
+}
+
+type End = (Position, Evidence, BTreeMap<MemberName, i64>);
+
+/// Where what was acknowledged ends, and what proves that nothing more comes after it.
+fn proved(
+    view: &View<'_>,
+    stop: Option<&StopKind>,
+    floor: Option<&Revised<FloorRecord>>,
+    sync: &SyncKey,
+) -> Result<End, NotYet> {
+    let floor = &floor.ok_or(NotYet::NoFloor)?.value;
+    if let Some(end) = unused(&view.term.value, stop, floor, sync) {
+        return Ok((end, Evidence::Relinquished, BTreeMap::new()));
+    }
+    let (best, promises) = count(view, floor, sync)?;
+    let promisers = promises.keys().cloned().collect();
+    let (end, evidence) = by_promises(stop, best, promisers, view.outside.map(|(asker, _)| asker));
+    Ok((end, evidence, promises))
+}
+
+/// Rule 11: a person goes on without the proof. The floor is still the highest position that is known to matter; the hook
+/// lets the one successor pass below it. That one must have left the writer, so that its position is final.
+fn by_override(
+    view: &View<'_>,
+    overriding: &OverrideRecord,
+    floor: Option<&Revised<FloorRecord>>,
+) -> Result<End, NotYet> {
+    let record = &view.term.value;
+    let counts = |(member, promise): &(&MemberName, &Revised<Promise>)| {
+        let promise = &promise.value;
+        let same_data = view.data_uuids.get(*member) == Some(&promise.data_uuid);
+        **member != *record.holder() && promise.term == record.term && same_data
+    };
+    let promises: BTreeMap<_, _> = view.promises.iter().filter(counts).collect();
+    let (is_open, closed) = match &record.reign {
+        Reign::Open { .. } => (true, None),
+        // Nobody has received anything since (rule 5 h), and the old writer itself, which never promises, may be named.
+        Reign::Closed { floor, .. } => (false, *floor),
+    };
+    if is_open && !promises.contains_key(&overriding.successor) {
+        return Err(NotYet::SuccessorFollows(overriding.successor.clone()));
+    }
+    let best = promises.values().map(|promise| promise.value.position).max();
+    let recorded = floor.map(|floor| floor.value.floor);
+    let end = best.into_iter().chain(recorded).chain(closed).max().ok_or(NotYet::NoFloor)?;
+    let OverrideRecord { by, reason, .. } = overriding;
+    let evidence = Evidence::Override { by: by.clone(), reason: reason.clone() };
+    let revisions =
+        promises.into_iter().map(|(member, found)| (member.clone(), found.mod_revision)).collect();
+    Ok((end, evidence, revisions))
 }
 
 /// Rule 10: the floor of a reign that was given back before anything was acknowledged in it. It is the floor over which
@@ -234,6 +324,7 @@ fn by_promises(
     stop: Option<&StopKind>,
     best: Position,
     promisers: BTreeSet<MemberName>,
+    outside: Option<&MemberName>,
 ) -> (Position, Evidence) {
     // A "shut down" control file alone is no floor: Patroni's crash recovery in single-user mode writes one too, with a
     // checkpoint that no standby ever received (seen in the lab: every promotion was refused for ever). It is clean only
@@ -243,7 +334,7 @@ fn by_promises(
         Some(StopKind::Clean { .. } | StopKind::Stopped | StopKind::Relinquished) => {
             (best, Evidence::AttestedStopped { promisers })
         }
-        None => (best, Evidence::Revoked { promisers }),
+        None => (best, Evidence::Revoked { promisers, outside: outside.cloned() }),
     }
 }
 
@@ -266,6 +357,9 @@ fn session_of(record: &TermRecord) -> Option<SessionId> {
 fn out_of_office(view: &View<'_>, attestation: Option<&Revised<Attestation>>) -> Result<OutOfOffice, NotYet> {
     if let Some(found) = attestation {
         return Ok(OutOfOffice::Attested { mod_revision: found.mod_revision });
+    }
+    if let Some((asker, found)) = view.outside {
+        return Ok(OutOfOffice::Outside { asker: asker.clone(), mod_revision: found.mod_revision });
     }
     let writer = view.term.value.holder();
     if view.leader_key.is_some_and(|key| key.value != *writer) {
@@ -317,6 +411,9 @@ fn count(
 }
 
 fn leader_key(view: &View<'_>, floor: Position, evidence: &Evidence) -> LeaderKey {
+    if let Some(overriding) = view.overriding {
+        return to_the_named(view, &overriding.value.successor);
+    }
     let writer = view.term.value.holder();
     let is_anothers = view.leader_key.is_some_and(|key| key.value != *writer);
     if is_anothers {
@@ -333,6 +430,18 @@ fn leader_key(view: &View<'_>, floor: Position, evidence: &Evidence) -> LeaderKe
         _ if *evidence == Evidence::Relinquished && is_eligible(view, writer) => LeaderKey::Leave,
         _ if view.leader_key.is_some() => LeaderKey::Delete,
         _ => LeaderKey::Leave,
+    }
+}
+
+/// An override names the one that follows, also where another has the key or the floor.
+fn to_the_named(view: &View<'_>, successor: &MemberName) -> LeaderKey {
+    if view.leader_key.is_some_and(|key| key.value == *successor) {
+        return LeaderKey::Leave;
+    }
+    let named = view.candidates.iter().find(|one| one.member == *successor);
+    match named.and_then(|one| Some((one.member.clone(), one.member_lease?))) {
+        Some((to, member_lease)) => LeaderKey::Give { to, member_lease },
+        None => LeaderKey::Leave,
     }
 }
 

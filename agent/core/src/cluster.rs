@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{
-    Attestation, EventRecord, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord, MemberFacts,
-    ModeRecord, Promise, SessionRecord, TermRecord, Unknown,
+    Attestation, EventRecord, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
+    MemberFacts, ModeRecord, OutsideRecord, OverrideRecord, Promise, SessionRecord, TermRecord, Unknown,
 };
 use holdfast_types::{HostName, MemberName, Mode, SessionId};
 
@@ -28,6 +28,8 @@ pub struct PatroniMember {
     pub nofailover: bool,
     /// Tag `failover_priority`; 1 when absent.
     pub failover_priority: i64,
+    /// Tag `nosync`, or a `sync_priority` of 0 or less.
+    pub nosync: bool,
 }
 
 /// What matters here of Patroni's dynamic configuration.
@@ -84,10 +86,18 @@ pub struct Cluster {
     pub unreadable_fences: BTreeSet<MemberName>,
     /// The hold record.
     pub hold: Option<Revised<HoldRecord>>,
+    /// Rule 24: the writer may accept writes without a lease; it may be of an earlier term.
+    pub held: Option<Revised<HeldRecord>>,
+    /// There is such a record that this build cannot read.
+    pub held_unreadable: bool,
     /// The maintenance record; it may have run out.
     pub maintenance: Option<Revised<MaintenanceRecord>>,
     /// There is a maintenance record that this build cannot read: it may be in force.
     pub maintenance_unreadable: bool,
+    /// What fence devices have said, by the member whose agent asked.
+    pub outside: BTreeMap<MemberName, Revised<OutsideRecord>>,
+    /// A person's order to accept a loss; it may be of a term that is over.
+    pub overriding: Option<Revised<OverrideRecord>>,
     /// The incidents that are still in the ring.
     pub events: Vec<Revised<EventRecord>>,
     /// What this build does not know of the records of our own, by their keys: it is kept when they are written again.
@@ -136,6 +146,26 @@ impl Cluster {
         (!self.maintenance_unreadable).then(|| self.maintenance.as_ref().is_some_and(in_force))
     }
 
+    /// When the suspension that is in force ends by itself; `None` when only a person ends it.
+    pub fn suspended_until(&self, now_wall_ms: i64) -> Option<i64> {
+        let maintenance = self.maintenance.as_ref().map(|found| &found.value);
+        let in_force = maintenance.filter(|found| found.is_in_force(now_wall_ms));
+        in_force.filter(|_| self.paused() == Some(false)).map(|found| found.until_wall_ms)
+    }
+
+    /// Rule 24: the record by which this member, as the holder of the open term, may write without a lease.
+    pub fn held_by(&self, member: &MemberName) -> Option<&Revised<HeldRecord>> {
+        let term = self.term.as_ref().filter(|term| term.value.open_holder() == Some(member))?;
+        self.held.as_ref().filter(|held| held.value.term == term.value.term && held.value.holder == *member)
+    }
+
+    /// Rule 24: the writer of the open term may still be writing without a lease, so nobody may close it.
+    pub fn may_be_held(&self, now_wall_ms: i64) -> bool {
+        let holder = self.term.as_ref().and_then(|term| term.value.open_holder());
+        let held = holder.and_then(|holder| self.held_by(holder));
+        self.held_unreadable || held.is_some_and(|held| !held.value.has_run_out(now_wall_ms))
+    }
+
     /// Why nothing automatic is done, and what ends that, for people; `None` when nothing keeps it from being done.
     pub fn why_suspended(&self, now_wall_ms: i64) -> Option<String> {
         if self.maintenance_unreadable {
@@ -153,6 +183,12 @@ impl Cluster {
             Some(true) => Some("Patroni is paused; patronictl resume ends that".into()),
             None => Some("Patroni's configuration is not known".into()),
         }
+    }
+
+    /// Rules 11 and 18: the override of the term in force, whether that is open or closed.
+    pub fn override_in_force(&self) -> Option<&Revised<OverrideRecord>> {
+        let term = crate::member::term_in_force(self)?.value.term;
+        self.overriding.as_ref().filter(|found| found.value.term == term)
     }
 
     /// Whether the term in force is unknown, as opposed to: there is none.
@@ -191,6 +227,16 @@ impl Cluster {
             (Some(term), Some(word)) => term.value.is_given_back_by(&word.value),
             _ => false,
         }
+    }
+
+    /// Rule 15: whether a member wrote in the term that is closed, and has the data directory that it wrote into. What it has
+    /// acknowledged is then in its own WAL, whatever became of `/sync` since.
+    pub fn kept_its_data(&self, member: &MemberName) -> bool {
+        let (Some(term), Some(floor)) = (&self.term, &self.floor) else { return false };
+        let closed = term.value.open_holder().is_none() && term.value.holder() == member;
+        let recorded = floor.value.data_uuids.get(member).filter(|_| floor.value.term == term.value.term);
+        let now = self.facts.get(member).and_then(|facts| facts.data_uuid.as_ref());
+        closed && recorded.is_some() && recorded == now
     }
 
     /// Where a member's PostgreSQL answers.
@@ -239,6 +285,7 @@ impl Cluster {
                     member: member.clone(),
                     position,
                     eligible: willing && same_data && !self.fenced(member),
+                    nosync: !wanted && patroni.is_some_and(|one| one.nosync),
                     // A switchover names its successor; whether that one can lead is asked all the same.
                     priority: if wanted { i64::MAX } else { facts.failover_priority },
                     member_lease: patroni.map(|one| one.lease).filter(|lease| *lease != 0),

@@ -30,6 +30,8 @@ pub struct View<'o> {
     pub leader_key: Option<&'o MemberName>,
     /// The writer attests that it has stopped, in this term.
     pub attested: bool,
+    /// A fence device has switched the host of the open term's writer off (rule 11).
+    pub outside: bool,
     /// The writer's session key exists, by the same read.
     pub session_present: bool,
     /// For how long nothing has come from the writer, on our monotonic clock, in milliseconds.
@@ -87,18 +89,23 @@ pub fn may_promise(view: &View<'_>) -> Result<Term, NotNow> {
     }
     // An absent key is not enough: it is what a healthy writer looks like that has lost only etcd.
     let key_is_anothers = view.leader_key.is_some_and(|leader| leader != writer);
-    if key_is_anothers || view.attested {
+    if key_is_anothers || view.attested || view.outside {
         return Ok(record.term);
     }
     if view.session_present {
         return Err(NotNow::NothingWrong);
     }
-    let two_probes_failed =
-        view.probes.len() >= 2 && view.probes.iter().rev().take(2).all(|probe| *probe == Life::None);
-    if view.silent_ms < view.suspect_after_ms || !two_probes_failed {
+    if !is_silent(view.silent_ms, view.suspect_after_ms, view.probes) {
         return Err(NotNow::SignsOfLife);
     }
     Ok(record.term)
+}
+
+/// Whether a writer gives no sign of life: silent for long enough, and the two newest probes failed.
+pub fn is_silent(silent_ms: u64, suspect_after_ms: u64, probes: &[Life]) -> bool {
+    let two_probes_failed =
+        probes.len() >= 2 && probes.iter().rev().take(2).all(|probe| *probe == Life::None);
+    silent_ms >= suspect_after_ms && two_probes_failed
 }
 
 /// How far a standby has come in leaving a writer. Stored durably before the action that it names is begun.
@@ -210,7 +217,7 @@ mod tests {
             writable: true,
             floor: None,
         };
-        TermRecord { term: Term(term), reign, trace: None }
+        TermRecord { term: Term(term), reign, trace: None, timeline: None }
     }
 
     fn closed(term: u64) -> TermRecord {
@@ -222,7 +229,7 @@ mod tests {
             successor: None,
             at_wall_ms: 0,
         };
-        TermRecord { term: Term(term), reign, trace: None }
+        TermRecord { term: Term(term), reign, trace: None, timeline: None }
     }
 
     fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Result<Term, NotNow> {
@@ -231,6 +238,7 @@ mod tests {
             term: Some(lasting(open(4, "a"))),
             leader_key: None,
             attested: false,
+            outside: false,
             session_present: false,
             silent_ms: 1_000,
             probes: &[Life::Alive, Life::None, Life::None],

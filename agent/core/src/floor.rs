@@ -36,7 +36,7 @@ pub struct Begun {
     pub sync: SyncKey,
     /// `M` and `q`.
     pub configuration: Configuration,
-    /// The id of each member's data directory.
+    /// The id of each member's data directory, and of the writer's own (rule 15).
     pub data_uuids: BTreeMap<MemberName, String>,
 }
 
@@ -51,7 +51,7 @@ pub fn begin(
 ) -> Result<Begun, NotYet> {
     let configuration = sync.configuration(writer);
     let id_of = |member: &MemberName| Some((member.clone(), data_uuids.get(member)?.clone()));
-    let known: BTreeMap<_, _> = configuration.members.iter().filter_map(id_of).collect();
+    let known: BTreeMap<_, _> = configuration.members.iter().chain([writer]).filter_map(id_of).collect();
     let unchanged = recorded.is_some_and(|old| {
         let moved = known.iter().any(|(member, id)| old.data_uuids.get(member) != Some(id));
         old.term == term && old.sync_mod_revision == sync.mod_revision && !moved
@@ -125,6 +125,7 @@ mod tests {
         assert_eq!(again(replaced.clone()), Err(NotYet::Unchanged), "d is no synchronous standby");
         replaced.insert(name("c"), "c 2".into());
         assert_eq!(again(replaced.clone()).unwrap().data_uuids[&name("c")], "c 2");
+        assert_eq!(old.data_uuids[&name("a")], "a 1", "the writer's own, for rule 15");
         replaced.remove(&name("c"));
         assert_eq!(again(replaced), Err(NotYet::Unchanged), "unknown for a moment");
         assert_eq!(

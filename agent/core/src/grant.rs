@@ -63,6 +63,13 @@ pub enum Refused {
     WritesItself,
 }
 
+/// For how long at most a lease lasts that this host may have granted, in milliseconds: what is kept on disk for the next
+/// start of the agent, and waited for after this one. `kept_ms` is what the starts before have kept. Another timing profile
+/// may have shorter grants, but those that were given under the last one still run.
+pub fn longest_ms(kept_ms: u64, own_ms: u64, uptime_ms: u64) -> u64 {
+    if uptime_ms < kept_ms { kept_ms.max(own_ms) } else { own_ms }
+}
+
 /// Whether the lease is granted.
 pub fn decide(asked: &Asked, view: &View<'_>) -> Result<(), Refused> {
     if !view.armed {
@@ -124,6 +131,14 @@ mod tests {
             Ok(())
         );
         assert_eq!(decide(&asked(), &View { term: None, ..view() }), Ok(()));
+    }
+
+    #[test]
+    fn a_shorter_profile_does_not_shorten_what_was_granted_before() {
+        assert_eq!(longest_ms(15_000, 3_000, 3_000), 15_000);
+        assert_eq!(longest_ms(15_000, 3_000, 15_000), 3_000, "all of them have run out");
+        assert_eq!(longest_ms(3_000, 15_000, 0), 15_000);
+        assert_eq!(longest_ms(0, 3_000, 0), 3_000, "a record of an older build does not say");
     }
 
     #[test]

@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn the_second_within_ten_minutes_holds_unless_attested_or_released() {
-        let revoked = Evidence::Revoked { promisers: BTreeSet::new() };
+        let revoked = Evidence::Revoked { promisers: BTreeSet::new(), outside: None };
         assert!(must_hold(&revoked, Some(1_000), 500_000, HOLD_MS, false));
         assert!(!must_hold(&revoked, Some(1_000), 500_000, HOLD_MS, true));
         assert!(!must_hold(&revoked, Some(1_000), 700_000, HOLD_MS, false));
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_clock_that_went_back_holds() {
         assert!(must_hold(
-            &Evidence::Revoked { promisers: BTreeSet::new() },
+            &Evidence::Revoked { promisers: BTreeSet::new(), outside: None },
             Some(9_000),
             1_000,
             HOLD_MS,

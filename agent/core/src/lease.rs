@@ -40,8 +40,12 @@ pub struct View<'o> {
     pub opening: Option<Term>,
     /// etcd has forgotten what this host knows; and whether, by all that is told, our reign was the last one (rule 25).
     pub forgotten: Option<bool>,
+    /// A PostgreSQL that hung was ended here, and something of it may be left in the kernel (rule 9).
+    pub ends_hung: bool,
     /// Somebody works on the cluster by hand: Patroni was paused, or there was a maintenance, when it was last heard.
     pub paused: bool,
+    /// Rule 24: the record stands by which nobody closes our term meanwhile.
+    pub held: bool,
     /// The timings in force.
     pub timings: &'o Timings,
 }
@@ -67,12 +71,18 @@ pub enum Fence {
     Expiring,
     /// The term is another's, or closed: shut at once.
     Closed,
+    /// A PostgreSQL that hung is being ended: shut at once, whoever's the term is. The guard goes on until it has been seen
+    /// ended.
+    Ended,
 }
 
 /// Decides the fence.
 pub fn decide(view: &View<'_>) -> Fence {
     if !view.fences {
         return Fence::None;
+    }
+    if view.ends_hung {
+        return Fence::Ended;
     }
     if let Some(ours) = view.forgotten {
         // No agent that remembers promises, closes or opens anything: the last writer has no rival, and nobody else gets
@@ -94,11 +104,11 @@ pub fn decide(view: &View<'_>) -> Fence {
     }
     let deadline_ms = by_session(view, term).max(by_grants(view, term));
     // While people work on the cluster the fence is lifted before it closes, not after it has.
-    let needed_ms =
-        if view.paused { view.now_ms + view.timings.renew_interval_ms() * 3 / 2 } else { view.now_ms };
+    let lifts = view.paused && view.held;
+    let needed_ms = if lifts { view.now_ms + view.timings.renew_interval_ms() * 3 / 2 } else { view.now_ms };
     match deadline_ms.filter(|deadline_ms| *deadline_ms > needed_ms) {
         Some(deadline_ms) => Fence::Until { term: term.term, deadline_ms },
-        None if view.paused => Fence::Paused,
+        None if lifts => Fence::Paused,
         None => Fence::Expiring,
     }
 }
@@ -175,7 +185,9 @@ mod tests {
             accepts_writes: Some(true),
             opening: None,
             forgotten: None,
+            ends_hung: false,
             paused: false,
+            held: false,
             timings: lasting(Timings::of(Profile::Fast)),
         }
     }
@@ -277,16 +289,29 @@ mod tests {
 
     #[test]
     fn a_pause_keeps_a_writer_open_that_nothing_else_does() {
-        let alone = View { own: None, paused: true, ..view() };
+        let alone = View { own: None, paused: true, held: true, ..view() };
         assert_eq!(decide(&alone), Fence::Paused);
         assert_eq!(decide(&View { paused: true, ..view() }), until(10_000 + LEASE_MS));
-        let near_its_end = View { paused: true, now_ms: 10_000 + LEASE_MS - 900, ..view() };
+        let near_its_end = View { paused: true, held: true, now_ms: 10_000 + LEASE_MS - 900, ..view() };
         assert_eq!(decide(&near_its_end), Fence::Paused, "the session is not known to have ended yet");
-        assert_eq!(decide(&View { paused: false, ..near_its_end }), until(10_000 + LEASE_MS));
+        assert_eq!(decide(&View { paused: false, ..near_its_end.clone() }), until(10_000 + LEASE_MS));
+        let unsaid = View { held: false, ..near_its_end.clone() };
+        assert_eq!(decide(&unsaid), until(10_000 + LEASE_MS), "others may still close the term");
+        assert_eq!(decide(&View { held: false, ..alone.clone() }), Fence::Expiring);
         let granted_once = View { now_ms: 90_000, grants: granted(&[("b", 20_000)]), ..alone.clone() };
         assert_eq!(decide(&granted_once), Fence::Paused, "a grant that has run out is none");
         let deposed = View { term: Some(lasting(term_open("b", 3, true))), ..alone };
         assert_eq!(decide(&deposed), Fence::Closed, "a pause gives nobody the term of another");
+    }
+
+    #[test]
+    fn a_writer_that_hung_and_was_ended_has_no_lease_whatever_else_holds() {
+        let ended = View { ends_hung: true, ..view() };
+        assert_eq!(decide(&ended), Fence::Ended);
+        assert_eq!(decide(&View { paused: true, ..ended.clone() }), Fence::Ended);
+        let after_close = View { term: Some(lasting(term_open("b", 3, true))), ..ended.clone() };
+        assert_eq!(decide(&View { accepts_writes: Some(false), ..after_close }), Fence::Ended);
+        assert_eq!(decide(&View { fences: false, ..ended }), Fence::None, "disarmed is disarmed");
     }
 
     #[test]

@@ -9,11 +9,13 @@
 //! | [`in_force`] | which synchronous configurations may still acknowledge | 2 |
 //! | [`floor`] | when the writer may publish a new floor record | 1 |
 //! | [`detach`] | whether a standby may promise, and the order of its steps | 4, 5, 7 |
+//! | [`hung`] | whether the writer's PostgreSQL or its disk hangs | 9 |
 //! | [`attest`] | whether a stopped writer gives its term away, or starts again on the spot | 9, 9a |
 //! | [`close`] | whether a reign has ended, and the transaction that says so | 8, 9, 12, 13 |
 //! | [`relinquish`] | whether a term that nobody uses may be given back | 10 |
 //! | [`successor`] | to whom the leader key is given | 8, 16 |
 //! | [`open`] | what the promotion hook answers | 14, 16 |
+//! | [`timeline`] | on which timeline id the next reign writes | 14 |
 //! | [`lease`] | until when the writer may accept writes | 19, 22, 24 |
 //! | [`grant`] | whether a member grants the writer a lease without etcd | 22 |
 //! | [`start_gate`] | whether a postmaster may start | 9, I5, I12 |
@@ -22,26 +24,32 @@
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
 //! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
+//! | [`outside`] | when a fence device is asked, and what its word proves | 11 |
+//! | [`fenced`] | which fences are told, and once each | I4 |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
 
 pub mod attest;
 pub mod close;
 pub mod cluster;
 pub mod detach;
+pub mod fenced;
 pub mod floor;
 pub mod grant;
 pub mod hold;
+pub mod hung;
 pub mod in_force;
 pub mod lease;
 pub mod member;
 pub mod observe;
 pub mod open;
+pub mod outside;
 pub mod relinquish;
 pub mod rollback;
 pub mod route;
 pub mod start_gate;
 pub mod successor;
 pub mod sync;
+pub mod timeline;
 
 #[cfg(test)]
 mod testing;

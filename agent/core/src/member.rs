@@ -6,19 +6,23 @@
 
 mod asynchronous;
 mod closing;
+mod come_back;
 mod standby;
+mod suspension;
 mod writer;
 
 use std::collections::BTreeSet;
 
-use holdfast_types::record::{Reign, StopKind, TermRecord};
-use holdfast_types::{Class, HostName, Incarnation, MemberName, Now, SessionId, Term, Timings};
+use holdfast_types::record::{HeldRecord, Reign, StopKind, TermRecord};
+use holdfast_types::{Class, HostName, Incarnation, MemberName, Now, Position, SessionId, Term, Timings};
 
 use crate::attest::ControlState;
 use crate::close::{ClosePlan, Revised};
 use crate::cluster::Cluster;
 use crate::detach::{Life, Phase};
 use crate::floor::Begun;
+use crate::hung::{Hung, Pulse};
+use crate::outside::{self, Devices, Silent, Target};
 use crate::relinquish::Hooks;
 use crate::sync::AnySetting;
 
@@ -61,10 +65,13 @@ impl Postgres {
 /// What was seen after the postmaster of a writer went.
 #[derive(Debug, Clone)]
 pub struct AfterStop {
-    /// No process of PostgreSQL is left; after a crash, none of Patroni's either.
+    /// No process of PostgreSQL is left, or none that can run again (rule 9); after a crash, none of Patroni's either.
     pub processes_gone: bool,
     /// What the control file says.
     pub control: ControlState,
+    /// After a crash: the members whose agents, asked once for this stop, said that their PostgreSQL is alive. A host that
+    /// has died is in nobody's facts until its session ends.
+    pub answering: BTreeSet<MemberName>,
 }
 
 /// What a standby knows of a writer that may be dead.
@@ -99,8 +106,12 @@ pub struct Local<'o> {
     pub started_as_primary: bool,
     /// Patroni does not answer although PostgreSQL is healthy: stopped by a signal, or its REST API silent twice.
     pub patroni_hung: bool,
+    /// What is felt of our PostgreSQL, when it is the writer; `None`: it is not asked.
+    pub pulse: Option<Pulse>,
     /// Only when the postmaster of a writer is gone.
     pub after_stop: Option<AfterStop>,
+    /// How far a standby has come: what it has received or replayed, whichever is more.
+    pub reached: Option<Position>,
     /// The highest term that this host remembers.
     pub known_term: Term,
     /// A write lease that we granted without etcd has not run out (rule 22).
@@ -109,6 +120,8 @@ pub struct Local<'o> {
     pub gate_shut: bool,
     /// What promotion hooks have been told by this start of the agent (rule 10).
     pub hooks: Hooks,
+    /// The fence of this host stands by a lease or is shut, as far as it was set by this start of the agent.
+    pub fenced_in: bool,
     /// Where we are in leaving a writer, as it stands on disk.
     pub phase: Option<&'o Phase>,
     /// What we know of the writer's signs of life.
@@ -117,6 +130,8 @@ pub struct Local<'o> {
     pub network: &'o Network,
     /// Our actual `synchronous_standby_names`, when we are the writer.
     pub setting: Option<&'o AnySetting>,
+    /// The fence devices that this host may ask.
+    pub devices: &'o Devices,
     /// The timings in force.
     pub timings: &'o Timings,
     /// How long a second automatic failover waits for a person.
@@ -151,6 +166,8 @@ pub struct Memory {
     attestation_withdrawn: bool,
     /// The incident whose proof has been begun by this start of the agent.
     proving: Option<Term>,
+    /// Rule 11: a writer that was seen silent.
+    silent: Option<Silent>,
 }
 
 /// Rule 13: who holds the leader key of a closed term, and since when.
@@ -202,12 +219,30 @@ pub enum Action {
         /// Compare: the leader key is ours.
         leader_mod_revision: i64,
     },
+    /// Rule 24: before our fence may be lifted, say that nobody may close our term.
+    SayHeld {
+        /// The record to put.
+        record: HeldRecord,
+        /// Compare; 0 is absent.
+        held_mod_revision: i64,
+        /// Compare.
+        term_mod_revision: i64,
+    },
+    /// Rule 24: our fence stands again; the term may be closed.
+    SayBound {
+        /// Compare.
+        held_mod_revision: i64,
+        /// Compare.
+        term_mod_revision: i64,
+    },
     /// Rule 1: publish a new floor record.
     KeepFloor(Begun),
     /// Shut the start gate; Patroni lives on.
     ShutGate,
     /// Shut the start gate and kill Patroni together with what is left of PostgreSQL.
     ShutGateAndKill,
+    /// Rule 9: our PostgreSQL hangs and somebody can follow: shut the start gate and the port, and kill it with its Patroni.
+    EndHung(Hung),
     /// Rules 9 and 10: put the attestation.
     Attest {
         /// The term.
@@ -279,7 +314,11 @@ pub enum Action {
         leader_mod_revision: i64,
         /// Compare.
         term_mod_revision: i64,
+        /// Compare: the override by which it is named, if it is.
+        override_mod_revision: Option<i64>,
     },
+    /// Rule 11: ask the fence device of a silent writer's host. Nothing waits for it.
+    AskOutside(Target),
 }
 
 impl Action {
@@ -327,6 +366,9 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
             decision.actions.extend(writer::keep_term(cluster, local));
             if suspended == Some(true) {
                 writer::give_back(cluster, local, &mut decision);
+                if decision.actions.is_empty() {
+                    decision.actions.extend(suspension::hold(cluster, local));
+                }
             }
         }
         return decision;
@@ -334,6 +376,7 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
     if local.patroni_hung && runs {
         decision.actions.push(Action::RestartPatroni);
     }
+    decision.actions.extend(suspension::end(cluster, local));
     match local.class {
         Class::Quorum => with_quorum(cluster, local, memory, &mut decision),
         Class::Off => asynchronous::decide(cluster, local, &mut decision),
@@ -354,6 +397,15 @@ fn with_quorum(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory, decisi
         }
         Reign::Open { holder, .. } => standby::decide(cluster, local, term, holder, memory, decision),
         Reign::Closed { holder, .. } => closing::while_closed(cluster, local, term, holder, memory, decision),
+    }
+    match outside::decide(cluster, local, &mut memory.silent) {
+        // First: it is only begun here, and what fails after it must not keep it from being begun.
+        Some(ask) => decision.actions.insert(0, ask),
+        None => {
+            if let Some(left_ms) = outside::due_in_ms(cluster, local, memory.silent.as_ref()) {
+                decision.again_in_ms = Some(decision.again_in_ms.map_or(left_ms, |again| again.min(left_ms)));
+            }
+        }
     }
 }
 

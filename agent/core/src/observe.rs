@@ -34,7 +34,7 @@ pub fn imagine(before: Option<&TermRecord>, cluster: &Cluster) -> Option<TermRec
             };
             let holder = leader.clone();
             let reign = Reign::Open { holder, incarnation, session, writable: true, floor: None };
-            Some(TermRecord { term, reign, trace: None })
+            Some(TermRecord { term, reign, trace: None, timeline: None })
         }
     }
 }
@@ -45,7 +45,7 @@ pub fn as_if_armed(mut cluster: Cluster, term: TermRecord) -> Cluster {
     if let Some(sync) = &cluster.sync {
         let configuration = sync.configuration(term.holder());
         let mut data_uuids = cluster.data_uuids();
-        data_uuids.retain(|member, _| configuration.members.contains(member));
+        data_uuids.retain(|member, _| configuration.members.contains(member) || member == term.holder());
         let floor = FloorRecord {
             term: term.term,
             sync_version: sync.version,
@@ -59,7 +59,8 @@ pub fn as_if_armed(mut cluster: Cluster, term: TermRecord) -> Cluster {
     }
     cluster.mode = Some(Revised { value: mode, mod_revision: 0 });
     cluster.term = Some(Revised { value: term, mod_revision: cluster.revision.max(1) });
-    (cluster.attestation, cluster.hold) = (None, None);
+    (cluster.attestation, cluster.hold, cluster.held, cluster.overriding) = (None, None, None, None);
+    cluster.outside.clear();
     cluster.promises.clear();
     cluster.events.clear();
     cluster
@@ -74,6 +75,8 @@ pub fn is_worth_saying(action: &Action) -> bool {
             | Action::FollowPatroni { .. }
             | Action::KeepTerm { .. }
             | Action::SayWritable { .. }
+            | Action::SayHeld { .. }
+            | Action::SayBound { .. }
             | Action::KeepFloor(_)
             | Action::Follow { .. }
             | Action::ForgetPhase
@@ -104,6 +107,7 @@ mod tests {
             highest_term: Term(0),
             contradiction: None,
             setup: None,
+            warned: None,
         }
     }
 

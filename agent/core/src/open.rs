@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_types::record::{FloorRecord, Reign, TermRecord};
-use holdfast_types::{Incarnation, MemberName, Position, SessionId, Term};
+use holdfast_types::record::{FloorRecord, OverrideRecord, Reign, TermRecord};
+use holdfast_types::{Configuration, Incarnation, MemberName, Position, SessionId, Term};
 
 use crate::close::Revised;
 use crate::sync::{AnySetting, Misfit, SyncKey};
+use crate::timeline;
 
 /// What the candidate sees.
 #[derive(Debug, Clone)]
@@ -34,10 +35,15 @@ pub struct View<'o> {
     pub replayed: Option<Position>,
     /// Our actual `synchronous_standby_names`, if it is of the form `ANY k (S)`.
     pub actual: Option<&'o AnySetting>,
+    /// Rule 15: we wrote in the closed term, and our data are still those that we wrote:
+    /// [`Cluster::kept_its_data`](crate::cluster::Cluster::kept_its_data).
+    pub wrote_last: bool,
     /// Rule 10: we have given the open term back, by our own state or by the attestation that stands in etcd.
     pub given_back: bool,
     /// The holder of the open term could lead again: [`Cluster::holder_could_lead`](crate::cluster::Cluster::holder_could_lead).
     pub holder_could_lead: bool,
+    /// Rule 18: a person's order for the term in force.
+    pub overriding: Option<&'o Revised<OverrideRecord>>,
     /// A fence record or policy forbids that we lead.
     pub barred: Option<&'o str>,
     /// Why nobody closes a term at present: a person has suspended automatic action.
@@ -55,8 +61,10 @@ pub struct OpenPlan {
     pub term_mod_revision: i64,
     /// Compare: ours, at this revision.
     pub leader_mod_revision: i64,
-    /// Compare: what CLOSE wrote.
+    /// Compare: what CLOSE wrote; for its old writer, what it was computed from.
     pub sync_mod_revision: i64,
+    /// Compare: the override under which we are below the floor, if we are.
+    pub override_mod_revision: Option<i64>,
     /// Write.
     pub opened: TermRecord,
     /// Write: the floor record of the new reign begins at the opener's position.
@@ -119,6 +127,12 @@ fn already_open(view: &View<'_>) -> Option<Term> {
     view.term.filter(term_is_ours).filter(|_| lock_is_ours).map(|term| term.value.term)
 }
 
+/// Rule 15: `/sync` has moved since CLOSE, and whatever was acknowledged under its new values was acknowledged by us. Nobody
+/// else has that, so no other member may open, and once the members of `/sync` were none no CLOSE can say so any more.
+fn moved_by_us(view: &View<'_>, sync: &SyncKey) -> bool {
+    view.wrote_last && sync.leader.as_ref() == Some(view.me)
+}
+
 enum Stop {
     Wait(String),
     Refuse(String),
@@ -153,32 +167,37 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     };
     let Some(sync) = view.sync else { return wait("there is no /sync key") };
     // CLOSE put both in one transaction: equal revisions say that /sync is what CLOSE wrote.
-    if sync.mod_revision != term.mod_revision {
+    if sync.mod_revision != term.mod_revision && !moved_by_us(view, sync) {
         return wait("/sync has changed since the reign was closed; it is closed again first (rule 12)");
     }
     let Some(position) = view.replayed else { return wait("local WAL is not all replayed") };
-    if let Some(floor) = floor.filter(|floor| position < *floor) {
+    let below = floor.filter(|floor| position < *floor);
+    let overriding = view.overriding.filter(|found| {
+        below.is_some() && (found.value.term, &found.value.successor) == (term.value.term, view.me)
+    });
+    if let Some(floor) = below.filter(|_| overriding.is_none()) {
         return Err(Stop::Refuse(format!(
             "this node has {position}, the acknowledged writes end at {floor}"
         )));
     }
     let configuration = sync.configuration(view.me);
-    if !configuration.members.is_empty() {
-        let fit = view.actual.ok_or(Misfit::NoAcknowledgement).and_then(|actual| actual.fits(&configuration));
-        match fit {
-            Ok(()) => {}
-            Err(why) if view.waited_ms < SETTING_WAIT_MS_MAX => return Err(Stop::Wait(why.to_string())),
-            Err(why) => return Err(Stop::Refuse(format!("{why}: a later failover could lose a write"))),
-        }
-    }
+    setting_fits(view, &configuration)?;
     let next = term.value.term.next();
     let (incarnation, session) = (view.incarnation, view.session);
-    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false, floor: *floor };
+    // What was accepted as lost is asked of nobody again (rule 10): the reign begins at our own position.
+    let asked = floor.filter(|_| below.is_none());
+    let reign = Reign::Open { holder: view.me.clone(), incarnation, session, writable: false, floor: asked };
     Ok(OpenPlan {
         term_mod_revision: term.mod_revision,
         leader_mod_revision: leader.mod_revision,
         sync_mod_revision: sync.mod_revision,
-        opened: TermRecord { term: next, reign, trace: term.value.trace.clone() },
+        override_mod_revision: overriding.map(|found| found.mod_revision),
+        opened: TermRecord {
+            term: next,
+            reign,
+            trace: term.value.trace.clone(),
+            timeline: Some(timeline::reserve(term.value.timeline, position.timeline)),
+        },
         floor: FloorRecord {
             term: next,
             sync_version: sync.version,
@@ -187,7 +206,7 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
             data_uuids: view
                 .data_uuids
                 .iter()
-                .filter(|(member, _)| configuration.members.contains(*member))
+                .filter(|(member, _)| configuration.members.contains(*member) || *member == view.me)
                 .map(|(member, uuid)| (member.clone(), uuid.clone()))
                 .collect(),
             configuration,
@@ -196,13 +215,26 @@ fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     })
 }
 
+/// Rule 14: our actual setting is one of the configuration that `/sync` names.
+fn setting_fits(view: &View<'_>, configuration: &Configuration) -> Result<(), Stop> {
+    if configuration.members.is_empty() {
+        return Ok(());
+    }
+    match view.actual.ok_or(Misfit::NoAcknowledgement).and_then(|actual| actual.fits(configuration)) {
+        Ok(()) => Ok(()),
+        Err(why) if view.waited_ms < SETTING_WAIT_MS_MAX => Err(Stop::Wait(why.to_string())),
+        Err(why) => Err(Stop::Refuse(format!("{why}: a later failover could lose a write"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{at, lasting, name, names};
+    use crate::testing::{at, lasting, name, names, overriding};
+    use holdfast_types::Timeline;
     use holdfast_types::record::Evidence;
 
-    fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
+    fn closed() -> TermRecord {
         let reign = Reign::Closed {
             holder: name("a"),
             floor: Some(at(1, 90)),
@@ -211,10 +243,11 @@ mod tests {
             successor: Some(name("b")),
             at_wall_ms: 0,
         };
-        let term = Revised {
-            value: TermRecord { term: Term(4), reign, trace: Some("00-x".into()) },
-            mod_revision: 300,
-        };
+        TermRecord { term: Term(4), reign, trace: Some("00-x".into()), timeline: None }
+    }
+
+    fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> Answer {
+        let term = Revised { value: closed(), mod_revision: 300 };
         let leader = Revised { value: name("b"), mod_revision: 301 };
         let sync = SyncKey {
             leader: Some(name("a")),
@@ -236,8 +269,10 @@ mod tests {
             sync: Some(lasting(sync)),
             replayed: Some(at(1, 100)),
             actual: Some(lasting(actual)),
+            wrote_last: false,
             given_back: false,
             holder_could_lead: false,
+            overriding: None,
             barred: None,
             suspended: None,
             waited_ms: 0,
@@ -264,9 +299,75 @@ mod tests {
     }
 
     #[test]
+    fn the_next_timeline_is_reserved() {
+        let reserved = |recorded: Option<u32>, own| {
+            let mut term = Revised { value: closed(), mod_revision: 300 };
+            term.value.timeline = recorded.map(Timeline);
+            let replayed = Some(at(own, 100));
+            let Answer::Open(plan) = judge(|v| (v.term, v.replayed) = (Some(&term), replayed)) else {
+                panic!("not opened")
+            };
+            plan.opened.timeline
+        };
+        assert_eq!(reserved(None, 1), Some(Timeline(2)));
+        assert_eq!(
+            reserved(Some(4), 1),
+            Some(Timeline(5)),
+            "four reigns, none of which this node has followed"
+        );
+        assert_eq!(reserved(Some(2), 6), Some(Timeline(7)));
+    }
+
+    #[test]
     fn a_node_behind_the_floor_is_refused_at_once() {
         assert!(matches!(judge(|v| v.replayed = Some(at(1, 89))), Answer::Refuse(_)));
         assert!(matches!(judge(|v| v.barred = Some("fenced")), Answer::Refuse(_)));
+    }
+
+    #[test]
+    fn below_the_floor_only_the_one_that_an_override_of_this_term_names_is_let_pass() {
+        let ordered = |successor, term| {
+            let found = Revised { value: overriding(successor, term), mod_revision: 400 };
+            judge(|v| (v.replayed, v.overriding) = (Some(at(1, 50)), Some(lasting(found))))
+        };
+        let Answer::Open(plan) = ordered("b", 4) else { panic!("not opened") };
+        assert_eq!((plan.override_mod_revision, plan.floor.floor), (Some(400), at(1, 50)));
+        assert!(
+            matches!(plan.opened.reign, Reign::Open { floor: None, .. }),
+            "the reign begins at its position"
+        );
+        assert!(matches!(ordered("c", 4), Answer::Refuse(_)), "another is named");
+        assert!(matches!(ordered("b", 3), Answer::Refuse(_)), "it was for a term that is over");
+        let found = Revised { value: overriding("b", 4), mod_revision: 400 };
+        let Answer::Open(plan) = judge(|v| v.overriding = Some(lasting(found))) else { panic!("not opened") };
+        assert_eq!(plan.override_mod_revision, None, "not needed");
+    }
+
+    #[test]
+    fn the_old_writer_may_open_on_a_sync_that_it_has_moved_itself() {
+        let moved = |leader| {
+            lasting(SyncKey {
+                leader: Some(name(leader)),
+                sync_standby: names(&[]),
+                quorum: 0,
+                version: 5,
+                mod_revision: 320,
+                create_revision: 10,
+            })
+        };
+        let Answer::Open(plan) = judge(|v| (v.sync, v.wrote_last) = (Some(moved("b")), true)) else {
+            panic!("not opened")
+        };
+        assert_eq!((plan.sync_mod_revision, plan.floor.sync_version), (320, 5));
+        assert!(
+            matches!(judge(|v| v.sync = Some(moved("b"))), Answer::Wait(_)),
+            "it never wrote in that term"
+        );
+        let by_another = judge(|v| (v.sync, v.wrote_last) = (Some(moved("a")), true));
+        assert!(matches!(by_another, Answer::Wait(_)));
+        let behind =
+            judge(|v| (v.sync, v.wrote_last, v.replayed) = (Some(moved("b")), true, Some(at(1, 89))));
+        assert!(matches!(behind, Answer::Refuse(_)));
     }
 
     #[test]
@@ -279,7 +380,10 @@ mod tests {
                 writable: false,
                 floor: None,
             };
-            Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 }
+            Revised {
+                value: TermRecord { term: Term(5), reign, trace: None, timeline: None },
+                mod_revision: 302,
+            }
         };
         let ours = mine(SessionId(8));
         assert_eq!(judge(|v| v.term = Some(&ours)), Answer::AlreadyOpen(Term(5)));
@@ -298,7 +402,10 @@ mod tests {
             writable: false,
             floor: None,
         };
-        let ours = Revised { value: TermRecord { term: Term(5), reign, trace: None }, mod_revision: 302 };
+        let ours = Revised {
+            value: TermRecord { term: Term(5), reign, trace: None, timeline: None },
+            mod_revision: 302,
+        };
         let waits = judge(|v| (v.term, v.given_back) = (Some(&ours), true));
         assert!(matches!(&waits, Answer::Wait(why) if why.contains("given the term back")), "{waits:?}");
         assert!(matches!(judge(|v| v.given_back = true), Answer::Open(_)), "the next term is another one");
@@ -324,6 +431,7 @@ mod tests {
                     floor: None,
                 },
                 trace: None,
+                timeline: None,
             },
             mod_revision: 300,
         };

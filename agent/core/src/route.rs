@@ -111,6 +111,7 @@ mod tests {
             highest_term: Term(0),
             contradiction: None,
             setup: None,
+            warned: None,
         };
         Cluster {
             mode: Some(Revised { value: mode, mod_revision: 1 }),
@@ -150,6 +151,7 @@ mod tests {
             incarnation: Incarnation(1),
             session: SessionId(5),
             stop: StopKind::Relinquished,
+            stuck: Vec::new(),
             at_wall_ms: 0,
         };
         cluster.attestation = Some(Revised { value: word, mod_revision: 3 });

@@ -137,7 +137,7 @@ mod tests {
             writable: true,
             floor: None,
         };
-        TermRecord { term: Term(3), reign, trace: None }
+        TermRecord { term: Term(3), reign, trace: None, timeline: None }
     }
 
     #[test]

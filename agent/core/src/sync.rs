@@ -67,7 +67,7 @@ impl AnySetting {
             return Err(Misfit::NoAcknowledgement);
         }
         let members = self.names.union(&configuration.members).count();
-        if members > configuration.quorum + self.acknowledgements {
+        if members > configuration.quorum.saturating_add(self.acknowledgements) {
             let (quorum, acknowledgements) = (configuration.quorum, self.acknowledgements);
             return Err(Misfit::TooWide { members, quorum, acknowledgements });
         }

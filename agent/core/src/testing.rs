@@ -37,6 +37,7 @@ pub(crate) fn facts(member: &str) -> holdfast_types::record::MemberFacts {
         highest_term: holdfast_types::Term(0),
         contradiction: None,
         setup: None,
+        warned: None,
     }
 }
 
@@ -50,7 +51,7 @@ pub fn term_open(holder: &str, term: u64, writable: bool) -> holdfast_types::rec
         writable,
         floor: None,
     };
-    holdfast_types::record::TermRecord { term: Term(term), reign, trace: None }
+    holdfast_types::record::TermRecord { term: Term(term), reign, trace: None, timeline: None }
 }
 
 /// The incident that ended a term of `from`, closed at this time.
@@ -65,5 +66,36 @@ pub fn event(term: u64, from: &str, closed_wall_ms: i64) -> holdfast_types::reco
         trace_id: None,
         steps_wall_ms: [(Step::Closed, closed_wall_ms)].into(),
         text: String::new(),
+    }
+}
+
+/// A device has switched the host of the writer of that term off; its session was 5.
+pub fn off(writer: &str, term: u64) -> holdfast_types::record::OutsideRecord {
+    use holdfast_types::record::{OutsideRecord, OutsideState};
+    OutsideRecord {
+        term: holdfast_types::Term(term),
+        writer: name(writer),
+        host: holdfast_types::HostName::new(writer).unwrap(),
+        session: holdfast_types::SessionId(5),
+        incarnation: holdfast_types::Incarnation(1),
+        device: "ipmi".into(),
+        state: OutsideState::Off,
+        tries: Vec::new(),
+        began_wall_ms: 0,
+        took_ms: Some(900),
+    }
+}
+
+/// A person accepts that what the successor lacks is lost.
+pub fn overriding(successor: &str, term: u64) -> holdfast_types::record::OverrideRecord {
+    holdfast_types::record::OverrideRecord {
+        term: holdfast_types::Term(term),
+        successor: name(successor),
+        by: "ann".into(),
+        reason: "lost".into(),
+        known_end: None,
+        position: None,
+        accepted: "360 B".into(),
+        at_wall_ms: 0,
     }
 }

@@ -247,3 +247,22 @@ fn a_guard_that_was_started_again_guards_nothing_but_remembers_the_term() {
     client.extend(name(), 5, in_ms(50), Some(pid)).unwrap();
     wait_killed(&client);
 }
+
+#[test]
+fn a_cgroup_that_is_gone_keeps_its_place_while_the_lease_goes_on() {
+    if !may_guard() {
+        return;
+    }
+    let (_guard, cgroup, client, _) = guarded(&[]);
+    let deadline_ns = in_ms(1_000);
+    client.extend(name(), 7, deadline_ns, None).unwrap();
+    // Patroni's unit has been stopped; its agent goes on over the standing connection.
+    drop(cgroup);
+    client.extend(name(), 7, in_ms(10_000), None).unwrap();
+    until_ns(deadline_ns + 100 * MS);
+    assert_eq!(state(&client).phase, Phase::Armed);
+    let mut next = Cgroup::new();
+    let pid = next.sleeper();
+    assert_eq!(next.register(&client, Some(pid)).phase, Phase::Armed, "what starts next is taken at once");
+    client.release(name(), 7).unwrap();
+}

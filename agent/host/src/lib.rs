@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod decoders;
 pub mod durable;
 pub mod nftables;
 pub mod process;

@@ -8,10 +8,10 @@
 //! timeout of 2 s. The reset is delivered through `lo`; an input rule that dropped it there cost 3-10 s
 //! (`facts/baseline.md` section 5).
 
-mod dead_man;
-mod generation;
-mod listing;
-mod netlink;
+pub(crate) mod dead_man;
+pub(crate) mod generation;
+pub(crate) mod listing;
+pub(crate) mod netlink;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -16,7 +16,12 @@ pub struct Stat {
     pub state: char,
     /// Its parent.
     pub ppid: i32,
+    /// Processor time that it has used, in ticks of [`TICK_MS`].
+    pub ran_ticks: u64,
 }
+
+/// The unit of processor time in `/proc`: `USER_HZ`, which is 100 on every architecture that we build for.
+pub const TICK_MS: u64 = 10;
 
 /// Reads it; an error if there is no such process.
 pub fn stat(pid: i32) -> io::Result<Stat> {
@@ -26,13 +31,60 @@ pub fn stat(pid: i32) -> io::Result<Stat> {
 }
 
 /// The name may hold spaces and brackets: it ends at the last bracket.
-fn parse(text: &str) -> Option<Stat> {
+pub(crate) fn parse(text: &str) -> Option<Stat> {
     let (head, tail) = text.rsplit_once(')')?;
     let comm = head.split_once('(')?.1.to_owned();
     let mut fields = tail.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let ppid = fields.next()?.parse().ok()?;
-    Some(Stat { comm, state, ppid })
+    // User and system time are the tenth and eleventh after the parent.
+    let mut ran = fields.skip(9).map(str::parse);
+    let ran_ticks = ran.next()?.ok().zip(ran.next()?.ok()).map(|(user, system): (u64, u64)| user + system)?;
+    Some(Stat { comm, state, ppid, ran_ticks })
+}
+
+/// Whether a process will not execute another instruction of its own: each of its threads has ended, or is in
+/// uninterruptible sleep with SIGKILL pending. One that is gone has ended.
+pub fn is_held_by_kernel(pid: i32) -> io::Result<bool> {
+    let threads = match std::fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(threads) => threads,
+        Err(error) if is_gone(&error) => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    for thread in threads {
+        let status = match std::fs::read_to_string(thread?.path().join("status")) {
+            Ok(status) => status,
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        if !is_thread_held(&status) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What ends between two looks at it is no error.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
+}
+
+/// SIGKILL is the ninth bit; a kill of the whole process and one of a thread stand in different lines.
+fn is_thread_held(status: &str) -> bool {
+    const SIGKILL: u64 = 1 << 8;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim)
+    };
+    let pending = |name| {
+        let mask = field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        mask.is_some_and(|mask| mask & SIGKILL != 0)
+    };
+    match field("State").and_then(|state| state.chars().next()) {
+        Some('Z' | 'X') => true,
+        Some('D') => pending("SigPnd") || pending("ShdPnd"),
+        _ => false,
+    }
 }
 
 /// A process that can be waited for and killed without a race.
@@ -94,9 +146,27 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_is_read() {
-        let stat = parse("12 (a) b) (c) T 1 12 12 0").unwrap();
-        assert_eq!(stat, Stat { comm: "a) b) (c".into(), state: 'T', ppid: 1 });
+        let stat = parse("12 (a) b) (c) T 1 12 12 0 -1 4194560 5 0 0 0 30 12 0 0 20 0 1 0").unwrap();
+        assert_eq!(stat, Stat { comm: "a) b) (c".into(), state: 'T', ppid: 1, ran_ticks: 42 });
         assert_eq!(parse("nonsense"), None);
+    }
+
+    #[test]
+    fn only_what_can_never_run_again_is_held() {
+        let status = |state: &str, thread: &str, process: &str| {
+            format!("Name:\tpostgres\nState:\t{state}\nSigPnd:\t{thread}\nShdPnd:\t{process}\n")
+        };
+        let (none, kill, term) = ("0000000000000000", "0000000000000100", "0000000000004000");
+        assert!(is_thread_held(&status("D (disk sleep)", kill, none)));
+        assert!(is_thread_held(&status("D (disk sleep)", none, kill)));
+        assert!(is_thread_held(&status("Z (zombie)", none, none)));
+        assert!(!is_thread_held(&status("D (disk sleep)", none, term)), "it goes on when the disk does");
+        assert!(!is_thread_held(&status("T (stopped)", none, none)));
+        assert!(!is_thread_held(&status("R (running)", kill, none)), "looked at again");
+        assert!(!is_thread_held(""));
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(!is_held_by_kernel(own).unwrap());
+        assert!(is_held_by_kernel(i32::MAX).unwrap(), "there is none");
     }
 
     #[tokio::test]

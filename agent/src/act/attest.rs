@@ -11,14 +11,15 @@ use holdfast_types::Term;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{Attestation, StopKind, Stored};
 
-use super::{armed_txn, trace, txn};
+use super::{armed_txn, fenced, trace, txn};
 use crate::member::Member;
 
 /// Puts the attestation. The gate was shut and the processes were seen gone before this was decided.
 pub async fn attest(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> Result<()> {
     let start = SystemTime::now();
     shut_gate(member).await?;
-    put(member, cluster, term, stop).await?;
+    put(member, cluster, term, stop.clone()).await?;
+    fenced::attested(member, cluster, term, &stop);
     let attributes = [("holdfast.term", term.to_string())];
     trace::step(&member.telemetry, trace::of_incident(cluster), "attestation", start, &attributes);
     tracing::warn!(cluster = %member.instance.cluster, term = term.0, "attested: our PostgreSQL has stopped");
@@ -53,6 +54,7 @@ async fn put(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> 
         incarnation: own.incarnation,
         session: own.session,
         stop,
+        stuck: member.state().stuck.clone(),
         at_wall_ms: clock::wall_ms(),
     };
     let record = cluster.term.as_ref().context("the term record is gone")?;
@@ -64,6 +66,7 @@ async fn put(member: &Member, cluster: &Cluster, term: Term, stop: StopKind) -> 
 
 /// Keeps PostgreSQL from starting until the attestation is used or taken back.
 pub async fn shut_gate(member: &Member) -> Result<()> {
+    member.state().stop_begun_ms.get_or_insert_with(clock::boottime_ms);
     if !member.remember(|remembered| remembered.attesting = true).await {
         bail!("the shut gate cannot be kept on disk");
     }
@@ -111,6 +114,7 @@ pub async fn open_gate(member: &Member) -> Result<()> {
     if !member.remember(|remembered| remembered.attesting = false).await {
         bail!("the open gate cannot be kept on disk");
     }
+    member.state().stop_begun_ms = None;
     Ok(())
 }
 
@@ -139,6 +143,7 @@ mod tests {
             incarnation: Incarnation(1),
             session: SessionId(8),
             stop: StopKind::Relinquished,
+            stuck: Vec::new(),
             at_wall_ms: 0,
         };
         // Sent twice, because the first gave no answer; the second one arrives first.

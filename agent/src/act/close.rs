@@ -10,7 +10,7 @@ use holdfast_types::MemberName;
 use holdfast_types::keys;
 use holdfast_types::record::{Reign, Stored};
 
-use super::{armed_txn, encoded, incident, not_fenced, term_is, trace, txn};
+use super::{armed_txn, encoded, fenced, incident, not_fenced, override_is, term_is, trace, txn};
 use crate::member::Member;
 
 /// Runs the transaction of the plan. The order of its writes matters: Patroni's cache applies events one by one, and the
@@ -52,6 +52,7 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
         ("holdfast.leader_key", plan.leader_key.to_string()),
     ];
     trace::step(&member.telemetry, context, "close", start, &attributes);
+    fenced::closed(member, cluster, plan);
     if !given_back {
         revoke_the_old_patroni(member, cluster, plan).await;
     }
@@ -68,6 +69,7 @@ fn compares(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<Vec<
         revision(keys.patroni_leader(), plan.leader_mod_revision),
         revision(keys.patroni_config(), plan.config_mod_revision),
         revision(keys.maintenance(), plan.maintenance_mod_revision),
+        revision(keys.held(), plan.held_mod_revision),
     ];
     for (promiser, is) in &plan.promise_mod_revisions {
         compares.push(revision(keys.promise(promiser, plan.closed.term), *is));
@@ -84,10 +86,14 @@ fn compares(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<Vec<
             });
         }
         OutOfOffice::LeaderIsAnother => {}
+        OutOfOffice::Outside { asker, mod_revision } => {
+            compares.push(revision(keys.outside(asker), *mod_revision));
+        }
         OutOfOffice::Attested { mod_revision } => {
             compares.push(revision(keys.attest(plan.closed.term), *mod_revision));
         }
     }
+    compares.extend(plan.override_mod_revision.map(|is| override_is(member, is)));
     if let LeaderKey::Give { to, member_lease } = &plan.leader_key {
         compares.push(Compare::Lease { key: keys.patroni_member(to), is: *member_lease });
         compares.push(not_fenced(member, to));
@@ -129,18 +135,23 @@ pub async fn name_next(
     to: &MemberName,
     member_lease: i64,
     (leader_mod_revision, term_mod_revision): (i64, i64),
+    override_mod_revision: Option<i64>,
 ) -> Result<()> {
     let key = member.keys.patroni_leader();
-    let compares = vec![
+    let mut compares = vec![
         term_is(member, term_mod_revision),
         Compare::ModRevision { key: key.clone(), is: leader_mod_revision },
         Compare::Lease { key: member.keys.patroni_member(to), is: member_lease },
         not_fenced(member, to),
     ];
+    compares.extend(override_mod_revision.map(|is| override_is(member, is)));
     let write = Write::Put { key, value: to.as_str().into(), lease: member_lease };
     if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
         bail!("etcd has changed since it was read");
     }
     tracing::warn!(cluster = %member.instance.cluster, %to, "the next successor is named");
+    if override_mod_revision.is_some() {
+        incident::overridden(member, cluster);
+    }
     Ok(())
 }

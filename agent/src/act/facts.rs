@@ -3,7 +3,7 @@
 use anyhow::Result;
 use holdfast_agent_core::attest;
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_agent_core::member::Postgres;
+use holdfast_agent_core::member::{Postgres, term_in_force};
 use holdfast_host::clock;
 use holdfast_store::{Txn, Write};
 use holdfast_types::record::{MemberFacts, SetupSeen};
@@ -38,11 +38,18 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
     // Not whether it streams: nobody does once the writer is gone, and that is when a successor is chosen.
     let up = matches!(state.postgres, Some(Postgres::Running { .. }));
     let paused = cluster.config.is_some_and(|config| config.paused);
+    // It is about to be ended (rule 15: it comes back as a standby).
+    let is_primary = state.postgres == Some(Postgres::Running { in_recovery: Some(false) });
+    let closed = term_in_force(cluster).is_some_and(|term| term.value.open_holder().is_none());
     let eligible = patroni.map(|patroni| {
         let allowed = !patroni.nofailover && patroni.failover_priority > 0;
-        runs && allowed && !paused && up && state.patroni_alive && !state.patroni_hung
+        runs && allowed
+            && !paused
+            && up
+            && !(is_primary && closed)
+            && state.patroni_alive
+            && !state.patroni_hung
     });
-    let is_primary = state.postgres == Some(Postgres::Running { in_recovery: Some(false) });
     let lost_for_ms = state.stream_lost_ms.map(|lost_ms| clock::boottime_ms().saturating_sub(lost_ms));
     Some(MemberFacts {
         host: member.config.host.clone(),
@@ -57,6 +64,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         data_uuid: state.data_uuid.clone(),
         highest_term: state.remembered.known_term(),
         contradiction: state.contradiction.clone(),
+        warned: state.warned.clone(),
         setup: state.setup.clone().map(|setup| SetupSeen {
             profile: Some(member.config.profile),
             // A standby has one too; it means nothing there.

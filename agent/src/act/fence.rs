@@ -6,18 +6,20 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use anyhow::{Context as _, Result};
 use holdfast_agent_core::lease::Fence;
 use holdfast_guard::client::{Client, GuardError};
-use holdfast_guard::wire::{Name, Refusal};
+use holdfast_guard::wire::{Name, Refusal, State};
 use holdfast_host::clock;
 use holdfast_host::nftables::{DeadMan, DeadManError, Door};
 use holdfast_types::Term;
+use holdfast_types::record::FenceCause;
 use tokio::sync::Mutex;
 
+use super::fenced;
 use crate::config::{Config, Instance};
 use crate::member::Member;
 
@@ -91,9 +93,20 @@ pub async fn set(member: &Member, fence: Fence) -> Result<()> {
     let mut dead_man = member.ladder.dead_man.lock().await;
     // Unknown until it is done.
     let before = std::mem::take(&mut member.state().fence);
+    tell_if_closed(member, &mut dead_man, before);
     let stands = put(member, &mut dead_man, fence, before).await?;
     member.state().fence = stands;
     Ok(())
+}
+
+/// A deadline that has passed closed the port, whatever is set now. Told once for each deadline.
+fn tell_if_closed(member: &Member, dead_man: &mut DeadMan, before: Option<Fence>) {
+    let Some(Fence::Until { term, deadline_ms }) = before else { return };
+    let is_new = member.state().closure_told_ms != Some(deadline_ms);
+    if is_new && clock::boottime_ms() > deadline_ms {
+        fenced::closed_by_itself(member, dead_man, term, deadline_ms);
+        member.state().closure_told_ms = Some(deadline_ms);
+    }
 }
 
 /// Returns what stands now.
@@ -106,10 +119,12 @@ async fn put(
     match fence {
         // What closes by itself is left alone. What was lifted would not: it is shut.
         Fence::Expiring if matches!(before, Some(Fence::Paused | Fence::Kept)) => {
-            shut(member, dead_man, "there is no lease any more").await
+            shut(member, dead_man, "there is no lease any more", FenceCause::LeaseOver).await
         }
         Fence::Expiring => Ok(before),
-        Fence::None | Fence::Paused | Fence::Kept | Fence::Closed if before == Some(fence) => Ok(before),
+        Fence::None | Fence::Paused | Fence::Kept | Fence::Closed | Fence::Ended if before == Some(fence) => {
+            Ok(before)
+        }
         Fence::Kept if matches!(dead_man.door()?, Door::Closed) => {
             member.ladder.guard.release(member)?;
             Ok(Some(fence))
@@ -127,13 +142,24 @@ async fn put(
             open?;
             Ok(Some(fence))
         }
-        Fence::Closed => shut(member, dead_man, "the term is not ours").await,
+        Fence::Closed => shut(member, dead_man, "the term is not ours", FenceCause::Deposed).await,
+        Fence::Ended => {
+            shut(member, dead_man, "PostgreSQL hung and is ended", FenceCause::Hung).await?;
+            Ok(Some(fence))
+        }
     }
 }
 
-async fn shut(member: &Member, dead_man: &mut DeadMan, why: &str) -> Result<Option<Fence>> {
+async fn shut(
+    member: &Member,
+    dead_man: &mut DeadMan,
+    why: &str,
+    cause: FenceCause,
+) -> Result<Option<Fence>> {
+    let begun_ms = clock::boottime_ms();
     tracing::warn!(cluster = %member.instance.cluster, "{why}: PostgreSQL's port is closed");
     dead_man.arm(None).await.context("the kernel's dead-man")?;
+    fenced::shut(member, cause, clock::boottime_ms().saturating_sub(begun_ms));
     Ok(Some(Fence::Closed))
 }
 
@@ -154,6 +180,25 @@ pub async fn close_before_start(member: &Member) -> Result<()> {
         member.state().fence = Some(Fence::Closed);
     }
     Ok(())
+}
+
+/// Whether the kernel keeps the port closed now. A door that somebody has taken away is put back by the next look at the
+/// lease.
+pub async fn is_closed(member: &Member) -> bool {
+    let mut dead_man = member.ladder.dead_man.lock().await;
+    let closed = matches!(dead_man.door(), Ok(Door::Closed));
+    if !closed {
+        member.state().fence = None;
+        member.fence_wake.notify_one();
+    }
+    closed
+}
+
+/// What was guarded has been seen ended: nothing is owed any more, not even to the watchdog.
+pub fn release_guard(member: &Member) {
+    if let Err(error) = member.ladder.guard.release(member) {
+        tracing::warn!(cluster = %member.instance.cluster, "the guard is not released after the stop: {error}");
+    }
 }
 
 /// The guard first: it would end a writer whose fence takes long to lift. One that does not answer keeps nobody closed.
@@ -222,8 +267,10 @@ fn extend(member: &Member, term: Term, deadline_ms: u64) {
     let guard = &member.ladder.guard;
     let deadline_ns = (deadline_ms + guard.grace_ms) * 1_000_000;
     let postmaster = member.state().postmaster;
-    let extended =
-        guard.with(member, |client, name| client.extend(name, term.0, deadline_ns, postmaster).map(drop));
+    let extended = guard.with(member, |client, name| client.extend(name, term.0, deadline_ns, postmaster));
+    if let Ok(state) = &extended {
+        fenced::guard(member, state);
+    }
     let problem = extended.err().map(|error| error.to_string());
     let mut state = member.state();
     if state.guard_problem != problem {
@@ -239,8 +286,8 @@ impl Guard {
     /// anew since is told by a registration that nothing is owed any more. Without a guard there is nothing to release.
     fn release(&self, member: &Member) -> Result<(), Trouble> {
         let release = |client: &Client, name: Name| match client.query(name)? {
-            Some(state) => client.release(name, state.term).map(drop),
-            None => Ok(()),
+            Some(state) => client.release(name, state.term).map(Some),
+            None => Ok(None),
         };
         let released = match self.with(member, release) {
             // Patroni's unit does not run; what was registered of it before is released all the same.
@@ -251,7 +298,11 @@ impl Guard {
         };
         match released {
             Err(Trouble::Guard(GuardError::Io(error))) if is_nobody_there(&error) => Ok(()),
-            other => other,
+            other => other.map(|state: Option<State>| {
+                if let Some(state) = &state {
+                    fenced::guard(member, state);
+                }
+            }),
         }
     }
 
@@ -285,9 +336,11 @@ impl Guard {
         ask: impl Fn(&Client, Name) -> Result<T, GuardError>,
     ) -> Result<T, Trouble> {
         let path = &member.instance.cgroup;
-        let no_cgroup = |error| Trouble::Cgroup(path.display().to_string(), error);
-        let cgroup = File::open(path).map_err(no_cgroup)?;
-        let inode = cgroup.metadata().map_err(no_cgroup)?.ino();
+        let opened = File::open(path).and_then(|cgroup| Ok((cgroup.metadata()?.ino(), cgroup)));
+        let (inode, cgroup) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return link.ask_of_before(&ask, self.name, path, error),
+        };
         if let Some((client, registered)) = link.registered.take()
             && registered == inode
         {
@@ -311,6 +364,21 @@ impl Guard {
         let answer = ask(&client, self.name);
         link.registered = Some((client, inode));
         Ok(answer?)
+    }
+}
+
+impl Link {
+    /// Patroni's unit does not run, so its cgroup is not there. What was registered of it keeps its deadline with the lease:
+    /// one that passes meanwhile would keep the guard from what starts next, until it has proved that nobody is left.
+    fn ask_of_before<T>(
+        &mut self,
+        ask: impl Fn(&Client, Name) -> Result<T, GuardError>,
+        name: Name,
+        path: &Path,
+        error: std::io::Error,
+    ) -> Result<T, Trouble> {
+        let answered = self.registered.as_ref().and_then(|(client, _)| ask(client, name).ok());
+        answered.ok_or_else(|| Trouble::Cgroup(path.display().to_string(), error))
     }
 }
 

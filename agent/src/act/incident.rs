@@ -66,8 +66,13 @@ pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Opt
             "{before}term {term} of {} was closed by {}: {evidence}",
             plan.closed.holder(),
             member.instance.member
-        ),
+        ) + &by_override(cluster),
     }
+}
+
+/// What a person has accepted, for the line of the incident; empty without an override.
+fn by_override(cluster: &Cluster) -> String {
+    cluster.override_in_force().map(|found| format!("; {}", found.value)).unwrap_or_default()
 }
 
 /// The event of the incident in which a term that is given back now was opened.
@@ -85,6 +90,20 @@ pub async fn add_step(
     change: impl Fn(&mut EventRecord),
 ) -> Result<Option<EventRecord>> {
     let at_wall_ms = clock::wall_ms();
+    let add = |event: &mut EventRecord| {
+        event.steps_wall_ms.insert(step, at_wall_ms);
+        change(event);
+    };
+    change_event(store, keys, term, add).await
+}
+
+/// Changes the event of `term`, if it is there.
+async fn change_event(
+    store: &Arc<dyn Store>,
+    keys: &ClusterKeys,
+    term: Term,
+    change: impl Fn(&mut EventRecord),
+) -> Result<Option<EventRecord>> {
     let key = keys.event(term.0);
     for _ in 0..ATTEMPTS {
         let found = store.read(vec![Read::Key(key.clone())]).await?;
@@ -93,7 +112,6 @@ pub async fn add_step(
             return Ok(None);
         }
         let mut event = stored.body.clone();
-        event.steps_wall_ms.insert(step, at_wall_ms);
         change(&mut event);
         let txn = Txn {
             compares: vec![Compare::ModRevision { key: key.clone(), is: found.mod_revision(&key) }],
@@ -193,6 +211,22 @@ fn gap_ms(event: &EventRecord) -> Option<i64> {
     let first = event.steps_wall_ms.get(&Step::Heard).or(event.steps_wall_ms.get(&Step::Detected))?;
     let last = event.steps_wall_ms.get(&Step::Proved)?;
     Some(last - first)
+}
+
+/// A person has named the successor of a closed term: its incident says so.
+pub fn overridden(member: &Member, cluster: &Cluster) {
+    let Some(closed) = term_in_force(cluster).map(|term| term.value.term) else { return };
+    let (follower, said) = (Follower::of(member, cluster), by_override(cluster));
+    tokio::spawn(async move {
+        let say = |event: &mut EventRecord| {
+            if !event.text.contains(&said) {
+                event.text.push_str(&said);
+            }
+        };
+        if let Err(error) = change_event(&follower.store, &follower.keys, closed, say).await {
+            tracing::warn!(cluster = follower.cluster, %error, "the override is not told in the incident");
+        }
+    });
 }
 
 /// Our hook has opened the term after the closed one.

@@ -6,15 +6,19 @@ pub mod attest;
 pub mod close;
 pub mod facts;
 pub mod fence;
+pub mod fenced;
 pub mod floor;
 pub mod incident;
 pub mod kill;
 pub mod network;
 pub mod open;
+pub mod outside;
 pub mod page;
 pub mod position;
 pub mod promise;
+pub mod suspension;
 pub mod term;
+pub mod timeline;
 pub mod trace;
 
 use anyhow::Result;
@@ -38,7 +42,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             term::put(member, cluster, record, *term_mod_revision).await
         }
         Action::SayWritable { record, term_mod_revision } => {
-            term::put(member, cluster, record, *term_mod_revision).await?;
+            term::say_writable(member, cluster, record, *term_mod_revision).await?;
             incident::promoted(member, cluster);
             Ok(())
         }
@@ -49,9 +53,16 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         Action::FollowPatroni { term, term_mod_revision, leader_mod_revision } => {
             term::follow_patroni(member, cluster, *term, (*term_mod_revision, *leader_mod_revision)).await
         }
+        Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
+            suspension::say_held(member, cluster, record, (*held_mod_revision, *term_mod_revision)).await
+        }
+        Action::SayBound { held_mod_revision, term_mod_revision } => {
+            suspension::say_bound(member, cluster, (*held_mod_revision, *term_mod_revision)).await
+        }
         Action::KeepFloor(begun) => floor::publish(member, cluster, begun).await,
         Action::ShutGate => attest::shut_gate(member).await,
         Action::ShutGateAndKill => kill::shut_gate_and_kill(member).await,
+        Action::EndHung(hung) => kill::end_hung(member, *hung).await,
         Action::Attest { term, stop: StopKind::Relinquished } => {
             attest::relinquish(member, cluster, *term).await
         }
@@ -61,8 +72,8 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         }
         Action::OpenGate => attest::open_gate(member).await,
         Action::RestartPatroni => kill::restart_patroni(member, cluster),
-        Action::KillDeposed => kill::deposed(member).await,
-        Action::KillFenced => kill::fenced(member).await,
+        Action::KillDeposed => kill::deposed(member, cluster).await,
+        Action::KillFenced => kill::fenced(member, cluster).await,
         Action::Follow { source } => network::follow(member, source.as_ref()).await,
         Action::Promise { term, writer } => promise::promise(member, cluster, *term, writer).await,
         Action::WithdrawPromise { promise_mod_revision, term_mod_revision, writers_session } => {
@@ -77,9 +88,19 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         Action::TakeLeaderKey { leader_mod_revision, term_mod_revision } => {
             close::take_leader_key(member, cluster, *leader_mod_revision, *term_mod_revision).await
         }
-        Action::NameNext { to, member_lease, leader_mod_revision, term_mod_revision } => {
+        Action::NameNext {
+            to,
+            member_lease,
+            leader_mod_revision,
+            term_mod_revision,
+            override_mod_revision,
+        } => {
             let revisions = (*leader_mod_revision, *term_mod_revision);
-            close::name_next(member, cluster, to, *member_lease, revisions).await
+            close::name_next(member, cluster, to, *member_lease, revisions, *override_mod_revision).await
+        }
+        Action::AskOutside(target) => {
+            outside::ask(member, target);
+            Ok(())
         }
     }
 }
@@ -93,10 +114,15 @@ pub fn describe(action: &Action) -> String {
             format!("said that the writer of term {} is promoted", record.term)
         }
         Action::KeepFloor(begun) => format!("published a floor for version {} of /sync", begun.sync.version),
+        Action::SayHeld { record, .. } => {
+            format!("said that nobody may close term {} meanwhile", record.term)
+        }
+        Action::SayBound { .. } => "said that the fence of the writer stands again".into(),
         Action::ShutGate => "shut the start gate after a shutdown".into(),
         Action::ShutGateAndKill => {
             "shut the start gate and killed Patroni with what is left of PostgreSQL".into()
         }
+        Action::EndHung(hung) => format!("shut the start gate and the port, and killed PostgreSQL: {hung}"),
         Action::Attest { term, stop: StopKind::Relinquished } => {
             format!("given term {term} back, because its hook was lost before it was answered")
         }
@@ -118,6 +144,7 @@ pub fn describe(action: &Action) -> String {
         Action::Close(plan) => format!("closed term {}", plan.closed.term),
         Action::Hold { term, .. } => format!("held the failover of term {term} and paged"),
         Action::TakeLeaderKey { .. } => "taken Patroni's leader key from the old writer".into(),
+        Action::AskOutside(target) => format!("asked the fence device of {} to switch it off", target.host),
         Action::NameNext { to, .. } => format!("named {to} as the next successor"),
     }
 }
@@ -142,6 +169,11 @@ pub fn why_kept_out(cluster: &Cluster, member: &MemberName) -> Option<String> {
 /// Compares that no fence record stands against a member.
 pub fn not_fenced(member: &Member, who: &MemberName) -> Compare {
     Compare::ModRevision { key: member.keys.fence(who), is: 0 }
+}
+
+/// Compares the revision of a person's override.
+pub fn override_is(member: &Member, is: i64) -> Compare {
+    Compare::ModRevision { key: member.keys.overriding(), is }
 }
 
 /// Runs a transaction that only an armed cluster may see: it compares the mode record beside what it is given, so that

@@ -9,18 +9,19 @@ use holdfast_store::{Compare, Write};
 use holdfast_types::Term;
 use holdfast_types::record::{FloorRecord, Reign, TermRecord};
 
-use super::{armed_txn, encoded, floor, incident, not_fenced, term_is, txn};
+use super::{armed_txn, encoded, floor, incident, not_fenced, override_is, term_is, txn};
 use crate::member::Member;
 
 /// Runs the transaction of the plan; `false` means that a comparison failed.
 pub async fn open(member: &Member, cluster: &Cluster, plan: &OpenPlan) -> Result<bool> {
     let keys = &member.keys;
-    let compares = vec![
+    let mut compares = vec![
         term_is(member, plan.term_mod_revision),
         Compare::ModRevision { key: keys.patroni_leader(), is: plan.leader_mod_revision },
         Compare::ModRevision { key: keys.patroni_sync(), is: plan.sync_mod_revision },
         not_fenced(member, &member.instance.member),
     ];
+    compares.extend(plan.override_mod_revision.map(|is| override_is(member, is)));
     let mut writes = writes(member, cluster, &plan.opened, &plan.floor);
     // What led to this reign has been used; etcd holds a bounded number of promises and attestations.
     let closed = Term(plan.opened.term.0.saturating_sub(1));
@@ -65,7 +66,10 @@ pub async fn open_first(
         writable: true,
         floor: None,
     };
-    let opened = TermRecord { term, reign, trace: None };
+    // A record from before the arming is not in force, but tells how high ids have been.
+    let recorded = cluster.term.as_ref().and_then(|term| term.value.timeline);
+    let timeline = recorded.max(Some(floor.floor.timeline));
+    let opened = TermRecord { term, reign, trace: None, timeline };
     let keys = &member.keys;
     let compares = vec![
         term_is(member, term_mod_revision),

@@ -22,6 +22,29 @@ pub async fn put(member: &Member, cluster: &Cluster, record: &TermRecord, mod_re
     Ok(())
 }
 
+/// Puts `record`, which says that we are promoted, with the timeline that PostgreSQL has really taken: its archive may have
+/// shown it more history files than anybody here knows of.
+pub async fn say_writable(
+    member: &Member,
+    cluster: &Cluster,
+    record: &TermRecord,
+    mod_revision: i64,
+) -> Result<()> {
+    let taken = member.sql.writer().await.ok().map(|writer| writer.flushed.timeline);
+    if let (Some(taken), Some(reserved)) = (taken, record.timeline)
+        && taken < reserved
+    {
+        tracing::error!(
+            cluster = %member.instance.cluster,
+            taken = taken.0,
+            reserved = reserved.0,
+            "PostgreSQL writes on a timeline id that an earlier reign may have used: reinitialise each member that was promoted since and comes back (patronictl reinit), and take a base backup"
+        );
+    }
+    let record = TermRecord { timeline: record.timeline.max(taken), ..record.clone() };
+    put(member, cluster, &record, mod_revision).await
+}
+
 /// Class `off`: we hold Patroni's lock and accept writes, so the term is ours.
 pub async fn follow_patroni(
     member: &Member,
@@ -33,7 +56,8 @@ pub async fn follow_patroni(
     let (incarnation, session) = (own.incarnation, own.session);
     let holder = member.instance.member.clone();
     let reign = Reign::Open { holder, incarnation, session, writable: true, floor: None };
-    let record = TermRecord { term, reign, trace: None };
+    let timeline = cluster.term.as_ref().and_then(|term| term.value.timeline);
+    let record = TermRecord { term, reign, trace: None, timeline };
     let compares = vec![
         term_is(member, term_mod_revision),
         Compare::ModRevision { key: member.keys.patroni_leader(), is: leader_mod_revision },

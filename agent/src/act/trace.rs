@@ -1,12 +1,12 @@
 //! The spans of an incident: each host puts its own steps below the context that all of them derive alike.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::term_in_force;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::MemberName;
-use holdfast_types::record::{EventRecord, Reign, Step};
+use holdfast_types::record::{EventRecord, FencedRecord, Reign, Step};
 
 use crate::telemetry::Telemetry;
 
@@ -66,6 +66,21 @@ pub fn step(
     if let Some(parent) = parent {
         telemetry.span(name, &parent, start, SystemTime::now(), attributes);
     }
+}
+
+/// Records a fence of the incident, from the moment when it was due.
+pub fn fence(telemetry: &Telemetry, parent: Option<TraceContext>, record: &FencedRecord) {
+    let Some(parent) = parent else { return };
+    let word = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+    let attributes = [
+        ("holdfast.member", record.node.to_string()),
+        ("holdfast.term", record.term.map(|term| term.to_string()).unwrap_or_default()),
+        ("holdfast.layer", word(&record.layer)),
+        ("holdfast.verified", record.verified.clone()),
+    ];
+    let end = SystemTime::UNIX_EPOCH + Duration::from_millis(record.done_wall_ms.unsigned_abs());
+    let start = end - Duration::from_millis(record.took_ms.unwrap_or(0));
+    telemetry.span("fence", &parent, start, end, &attributes);
 }
 
 /// Records the incident itself, from its first sign to its proof. Only the new writer does so.

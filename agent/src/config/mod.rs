@@ -2,21 +2,27 @@
 //!
 //! It holds no secret; keys are named by their paths. Read at start and by `check-config`, never changed while running.
 
+mod outside;
 mod reader;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_host::durable;
 use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_types::{
     Class, ClusterId, HostName, MemberName, Namespace, Profile, RegionName, Scope, Timings,
 };
 
+pub use outside::Device;
 pub use reader::Problem;
 use reader::{Reader, number, one_of, parsed, path, text, texts};
 
 /// Where the configuration is, unless `HOLDFAST_CONFIG` or `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/holdfast/agent.toml";
+
+/// The longest file that is read: a host has a few instances of some hundred bytes each.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -55,6 +61,8 @@ pub struct Config {
     pub poolers: Vec<Pooler>,
     /// Clusters that applications on this host connect to directly.
     pub clients: Vec<ClusterId>,
+    /// The devices that switch other hosts off.
+    pub outside: Vec<Device>,
 }
 
 /// One PostgreSQL under one Patroni.
@@ -120,16 +128,16 @@ pub fn load_with_identity(file: &Path) -> Result<(Config, Identity), Vec<Problem
 
 /// The paths of the identity in a file that is otherwise not right.
 fn tls_alone(file: &Path) -> Option<TlsPaths> {
-    let table: toml::Table = std::fs::read_to_string(file).ok()?.parse().ok()?;
+    let table: toml::Table = durable::read_text(file, FILE_BYTES_MAX).ok()?.parse().ok()?;
     let path = |name: &str| Some(PathBuf::from(table.get("tls")?.get(name)?.as_str()?));
-    Some(TlsPaths { ca: path("ca")?, cert: path("cert")?, key: path("key")? })
+    Some(TlsPaths { ca: path("ca")?, cert: path("cert")?, key: path("key")?, crl: path("crl") })
 }
 
 /// Reads and checks the file alone: the gates run as Patroni's user, who need not be able to read our key.
 pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     let at = file.display().to_string();
     let one = |text: String| vec![Problem { path: at.clone(), text }];
-    let content = std::fs::read_to_string(file).map_err(|error| {
+    let content = durable::read_text(file, FILE_BYTES_MAX).map_err(|error| {
         one(format!("cannot be read: {error}; name the file with --config or HOLDFAST_CONFIG"))
     })?;
     match parse(&content).map_err(one)? {
@@ -139,7 +147,7 @@ pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 /// What the text says, as far as it can be understood, and what is wrong with it.
-fn parse(content: &str) -> Result<(Option<Config>, Vec<Problem>), String> {
+pub(super) fn parse(content: &str) -> Result<(Option<Config>, Vec<Problem>), String> {
     let table: toml::Table =
         content.parse().map_err(|error: toml::de::Error| format!("is not TOML: {error}"))?;
     let mut problems = Vec::new();
@@ -158,7 +166,8 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     let tls = top.table("tls", |tls| {
         let (ca, cert, key) =
             (tls.required("ca", path), tls.required("cert", path), tls.required("key", path));
-        Some(TlsPaths { ca: ca?, cert: cert?, key: key? })
+        let crl = tls.optional("crl", path);
+        Some(TlsPaths { ca: ca?, cert: cert?, key: key?, crl })
     });
     let etcd = top.table("etcd", |etcd| etcd.required("endpoints", texts));
     let grpc_listen = top.table("grpc", |grpc| grpc.required("listen", parsed(socket)));
@@ -173,6 +182,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     let instances = top.tables("instance", |one| instance(one, of_region.as_ref()));
     let poolers = top.tables("pooler", |one| pooler(one, of_region.as_ref()));
     let clients = top.tables("client", |one| cluster(one, of_region.as_ref()));
+    let outside = top.tables("outside", |one| outside::device(one, host.as_ref()));
     twice(top, "instance", &instances, |one| one.cluster.to_string());
     twice(top, "instance", &instances, |one| format!("data_dir {}", one.data_dir.display()));
     twice(top, "instance", &instances, |one| format!("port {}", one.port));
@@ -180,6 +190,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     twice(top, "pooler", &poolers, |one| format!("name {}", one.name));
     twice(top, "pooler", &poolers, |one| format!("target_file {}", one.target_file.display()));
     twice(top, "client", &clients, ToString::to_string);
+    twice(top, "outside", &outside, |one| format!("host {}", one.host));
     Some(Config {
         region: region?,
         host: host?,
@@ -198,6 +209,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
         instances,
         poolers,
         clients,
+        outside,
     })
 }
 
@@ -331,6 +343,39 @@ cgroup = "/sys/fs/cgroup/patroni-main"
             assert!(found.iter().any(|problem| problem.starts_with(path)), "{path} is not in {found:?}");
         }
         assert_eq!(found.len(), 5, "{found:?}");
+    }
+
+    #[test]
+    fn a_fence_device_is_checked_as_strictly() {
+        let device = |rest: &str| {
+            let outside = format!(
+                "[[outside]]\nhost = \"db2\"\nname = \"ipmi\"\nprogram = \"/usr/sbin/fence_ipmilan\"\n{rest}"
+            );
+            format!("{GOOD}{outside}")
+        };
+        let good = device(
+            "options = { ip = \"10.0.0.9\", ipport = 623 }\nsecrets = { password = \"/etc/holdfast/ipmi\" }\n",
+        );
+        assert_eq!(problems(&good), Vec::<String>::new());
+        let config = parse(&good).unwrap().0;
+        let device_of = &config.unwrap().outside[0];
+        assert_eq!((device_of.timeout_ms, device_of.retries, device_of.delay_ms), (20_000, 1, 0));
+        assert_eq!(device_of.options["ipport"], "623");
+        for (rest, path) in [
+            ("timeout = 3\n", "outside[0].timeout:"),
+            ("timeout_ms = 1\n", "outside[0].timeout_ms:"),
+            ("options = { action = \"on\" }\n", "outside[0].options:"),
+            ("options = { password = \"x\" }\n", "outside[0].options:"),
+            ("options = { \"a b\" = \"x\" }\n", "outside[0].options:"),
+            ("options = { a = \"x\\ny\" }\n", "outside[0].options:"),
+            ("secrets = { password = \"ipmi\" }\n", "outside[0].secrets:"),
+        ] {
+            let found = problems(&device(rest));
+            assert!(found.len() == 1 && found[0].starts_with(path), "{rest}: {found:?}");
+        }
+        assert!(
+            problems(&device("").replace("host = \"db2\"", "host = \"db1\""))[0].contains("is this host")
+        );
     }
 
     #[test]

@@ -15,10 +15,19 @@ use serde::{Deserialize, Serialize};
 pub struct Remembered {
     /// The mode.
     pub mode: Mode,
+    /// When that mode was ordered (rule 25).
+    #[serde(default)]
+    pub mode_at_wall_ms: i64,
+    /// For how long at most a lease lasts that this host may have granted (rule 22), in milliseconds.
+    #[serde(default)]
+    pub grant_ms: u64,
     /// The member is fenced, and why.
     pub fenced: Option<String>,
     /// The member attests that it has stopped: no start until that is used or withdrawn.
     pub attesting: bool,
+    /// A PostgreSQL that hung is being ended, or something of it is left in the kernel: its port stays closed (rule 9).
+    #[serde(default)]
+    pub ends_hung: bool,
     /// The last reign that the watch has shown in force (rule 25).
     #[serde(default)]
     pub reign: Option<KnownReign>,

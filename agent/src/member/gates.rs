@@ -151,8 +151,10 @@ impl Member {
             sync: cluster.sync.as_ref(),
             replayed,
             actual: setting.as_ref(),
+            wrote_last: cluster.kept_its_data(&self.instance.member),
             given_back: self.has_given_back(&cluster),
             holder_could_lead: cluster.holder_could_lead(),
+            overriding: cluster.override_in_force(),
             barred: fenced.as_deref(),
             suspended: suspended.as_deref(),
             waited_ms,
@@ -166,6 +168,8 @@ impl Member {
                 match tokio::join!(act::open::open(self, &cluster, &plan), fence) {
                     (Ok(true), Ok(())) => {
                         self.fence_for(plan.opened.term).await?;
+                        // After OPEN: whoever lost the race for it may have to follow one of these timelines.
+                        act::timeline::hold(self, replayed, plan.opened.timeline).await?;
                         pass_in(plan.opened.term)
                     }
                     (Ok(false), _) => {
@@ -178,6 +182,8 @@ impl Member {
             open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
             open::Answer::AlreadyOpen(term) => {
                 self.fence_for(term).await?;
+                let reserved = term_in_force(&cluster).and_then(|record| record.value.timeline);
+                act::timeline::hold(self, replayed, reserved).await?;
                 pass_in(term)
             }
             open::Answer::Wait(why) => Attempt::Wait(why),

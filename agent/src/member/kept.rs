@@ -6,8 +6,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
-use holdfast_agent_core::rollback;
-use holdfast_host::durable;
+use holdfast_agent_core::grant;
+use holdfast_agent_core::member::Postgres;
+use holdfast_agent_core::rollback::{self, KnownMode};
+use holdfast_host::{clock, durable};
 use holdfast_types::Mode;
 use holdfast_types::record::Stored;
 
@@ -32,18 +34,27 @@ impl Member {
             tracing::info!(cluster = %self.instance.cluster, %mode, "no longer armed: the packet filter is free");
         }
         let fenced = act::why_kept_out(cluster, &self.instance.member);
-        self.remember(|remembered| {
+        let uptime_ms = clock::boottime_ms().saturating_sub(self.started_ms);
+        let own_ms = self.config.timings.grant_ms();
+        let grant_ms = grant::longest_ms(self.state().remembered.grant_ms, own_ms, uptime_ms);
+        let newly = mode == Mode::Armed && fenced.is_some() && self.state().remembered.fenced.is_none();
+        let kept = self.remember(|remembered| {
             remembered.mode = mode;
+            remembered.mode_at_wall_ms = cluster.mode.as_ref().map_or(0, |found| found.value.at_wall_ms);
+            remembered.grant_ms = grant_ms;
             remembered.fenced = fenced;
-        })
-        .await;
+        });
+        if kept.await && newly && self.state().postgres == Some(Postgres::Gone) {
+            act::fenced::kept_out(self, cluster);
+        }
     }
 
     /// Rule 25: what etcd has forgotten.
     pub fn contradiction(&self, cluster: &Cluster) -> Option<String> {
         let state = self.state();
-        let Remembered { mode, reign, .. } = &state.remembered;
-        rollback::contradiction(*mode, reign.as_ref(), cluster).map(|why| why.to_string())
+        let Remembered { mode, mode_at_wall_ms, reign, .. } = &state.remembered;
+        let mode = KnownMode { mode: *mode, at_wall_ms: *mode_at_wall_ms };
+        rollback::contradiction(mode, reign.as_ref(), cluster).map(|why| why.to_string())
     }
 
     pub(super) fn say_contradiction(&self, why: &str) {

@@ -54,7 +54,7 @@ impl Member {
         loop {
             changes.mark_unchanged();
             let (fence, wait) = self.renew_fence(&mut session, &mut kept).await;
-            let is_writer = !matches!(fence, Fence::None | Fence::Closed);
+            let is_writer = !matches!(fence, Fence::None | Fence::Closed | Fence::Ended);
             tokio::select! {
                 _ = changes.changed() => {}
                 _ = session.changed(), if is_writer => {}
@@ -86,7 +86,7 @@ impl Member {
         if let Some(problem) = &problem {
             tracing::warn!(cluster = %self.instance.cluster, "the fence of this host cannot be set: {problem}; tried again");
             wait = RETRY;
-        } else if matches!(fence, Fence::None | Fence::Closed) {
+        } else if matches!(fence, Fence::None | Fence::Closed | Fence::Ended) {
             wait = REST;
         }
         let mut state = self.state();
@@ -123,7 +123,9 @@ impl Member {
                 .filter(|(_, until_ms)| clock::boottime_ms() < *until_ms)
                 .map(|(term, _)| term),
             forgotten,
+            ends_hung: state.remembered.ends_hung,
             paused: cluster.suspended(clock::wall_ms()) == Some(true),
+            held: cluster.held_by(&self.instance.member).is_some(),
             timings: &self.config.timings,
         }
     }
@@ -194,7 +196,7 @@ impl Member {
         }
     }
 
-    fn client_of(&self, facts: &MemberFacts, deadline: Duration) -> AgentClient {
+    pub(super) fn client_of(&self, facts: &MemberFacts, deadline: Duration) -> AgentClient {
         let expected = Peer::Host { region: self.config.region.clone(), host: facts.host.clone() };
         AgentClient::new(self.identity.clone(), &facts.grpc, Some(expected), deadline)
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::attest::ControlState;
 use holdfast_agent_core::cluster::Cluster;
+use holdfast_agent_core::hung::{Cause, Hung, Pulse};
 use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
 use holdfast_host::process::PidFd;
 use holdfast_host::{clock, durable};
@@ -42,6 +43,8 @@ pub struct Eyes {
     /// A question to Patroni that is on its way: the loop never waits for the answer.
     asking: Option<JoinHandle<patroni_rest::Heard>>,
     rest_silences: u32,
+    /// PostgreSQL's log.
+    pub(super) log: super::warned::Log,
 }
 
 impl Eyes {
@@ -58,6 +61,10 @@ impl Member {
     /// Looks at the instance and keeps what was seen in the state.
     pub(super) async fn look(&self, eyes: &mut Eyes, cluster: &Cluster) {
         self.look_at_network().await;
+        if self.look_at_rest(cluster).await {
+            eyes.postmaster = None;
+            return;
+        }
         let changed = cluster.revision != eyes.revision;
         eyes.revision = cluster.revision;
         eyes.looks = eyes.looks.wrapping_add(1);
@@ -122,6 +129,9 @@ impl Member {
         if changed || thorough || unsettled || self.promotion_is_due(cluster) {
             self.ask_postgres(cluster, thorough).await;
         }
+        if thorough {
+            self.count_warned(eyes, cluster).await;
+        }
     }
 
     /// The look that reads the data directory, on a thread of its own: a dead disk must not hang the agent (promise I8).
@@ -168,7 +178,9 @@ impl Member {
     }
 
     async fn ask_postgres(&self, cluster: &Cluster, thorough: bool) {
-        let in_recovery = self.sql.is_in_recovery().await.ok();
+        // One that is known to hang is not waited for.
+        let hangs = matches!(self.state().pulse, Some(Pulse::Hung(Hung { cause: Cause::Processes, .. })));
+        let in_recovery = if hangs { None } else { self.sql.is_in_recovery().await.ok() };
         let (before, now) = {
             let mut state = self.state();
             let before = state.accepts_writes();
@@ -191,8 +203,9 @@ impl Member {
                 state.streaming = Some(standby.streaming);
                 state.heard_wall_ms = standby.heard_wall_ms.or(state.heard_wall_ms);
                 let timeline = standby.received_timeline.or(state.received_timeline);
-                let timeline = timeline.unwrap_or(standby.control_timeline);
-                state.position = standby.received.or(standby.replayed).map(|lsn| Position { timeline, lsn });
+                // A writer that has come back received its last WAL in an earlier reign than its own.
+                let timeline = timeline.max(Some(standby.control_timeline)).expect("one of them is there");
+                state.position = standby.received.max(standby.replayed).map(|lsn| Position { timeline, lsn });
                 if standby.received_timeline.is_some() {
                     state.received_timeline = standby.received_timeline;
                 }
@@ -255,14 +268,15 @@ impl Member {
     /// Only for the writer of the open term: everybody else's stopped PostgreSQL is Patroni's affair.
     async fn look_after_stop(&self, cluster: &Cluster, seen: &Seen) {
         let considered = self.considered(cluster.clone());
-        let ours = term_in_force(&considered)
-            .is_some_and(|term| term.value.open_holder() == Some(&self.instance.member));
-        if !ours {
+        let ours =
+            term_in_force(&considered).filter(|term| term.value.open_holder() == Some(&self.instance.member));
+        let Some(term) = ours.map(|term| term.value.term) else {
             self.state().after_stop = None;
             return;
-        }
+        };
         let control = control_data::state(&self.instance.bin_dir, &self.instance.data_dir).await;
         let control = control.unwrap_or_else(|error| ControlState::Other(error.to_string()));
+        let answering = self.answering_after_stop(&considered, term, &control).await;
         let mut state = self.state();
         // A crashed writer's Patroni may be starting it again at this moment: it must have been killed with it. After
         // that the supervisor brings Patroni back, and the shut gate keeps it from starting anything.
@@ -270,7 +284,7 @@ impl Member {
             ControlState::ShutDown { .. } => seen.postgres_processes == 0,
             _ => state.killed && seen.postgres_processes == 0,
         };
-        state.after_stop = Some(AfterStop { processes_gone, control });
+        state.after_stop = Some(AfterStop { processes_gone, control, answering });
     }
 }
 
@@ -283,6 +297,9 @@ struct OnDisk {
     setup: Option<SetupSeen>,
 }
 
+/// A name and a UUID; whoever may write into the data directory can write anything.
+const DATA_UUID_BYTES_MAX: u64 = 1024;
+
 /// Reads or makes the data directory's own id. It names the member too: pg_rewind and a base backup copy the file of
 /// their source, and a copied id is no id. It belongs to PostgreSQL's user: pg_rewind opens every file for writing, and
 /// one that it may not write made Patroni throw the whole data directory away (seen in the lab).
@@ -290,7 +307,7 @@ struct OnDisk {
 fn data_uuid(data_dir: &Path, member: &MemberName, may_write: bool) -> Option<String> {
     let file = data_dir.join("holdfast.data_uuid");
     let own = format!("{member} ");
-    let found = std::fs::read_to_string(&file).ok().filter(|text| text.starts_with(&own));
+    let found = durable::read_text(&file, DATA_UUID_BYTES_MAX).ok().filter(|text| text.starts_with(&own));
     let text = found.or_else(|| {
         // Not into an empty directory: Patroni takes one that is not empty for a damaged cluster.
         if !may_write || !data_dir.join("PG_VERSION").exists() {

@@ -3,25 +3,34 @@
 //! The loop of [`Member::run`] is the one executor of its decisions; the mode is checked there and nowhere else. What is
 //! decided is in `holdfast-agent-core`; what is done is in [`crate::act`], one kind of effect a file.
 
+mod followers;
 mod gates;
 mod hooks;
+mod journal;
 mod kept;
 mod lease;
 mod look;
 mod network;
+mod pulse;
+mod rest;
 mod setup;
 pub mod sql;
 mod suspect;
+mod warned;
 mod would;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::grant;
+use holdfast_agent_core::hung::Pulse;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
+use holdfast_agent_core::outside::Devices;
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_host::clock;
@@ -30,7 +39,7 @@ use holdfast_proto::message::TermSeen;
 use holdfast_proto::tls::Identity;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{MemberFacts, Reign, SetupSeen, TermRecord};
+use holdfast_types::record::{MemberFacts, Reign, SetupSeen, TermRecord, WarnedCommits};
 use holdfast_types::{Mode, Position, Term, Timeline};
 use tokio::sync::{Notify, watch};
 
@@ -82,13 +91,18 @@ pub struct Member {
     pub telemetry: Telemetry,
     /// Its promotion hooks.
     pub hooks: hooks::Desk,
+    /// What the fence devices that this host may ask are waited for.
+    devices: Devices,
+    /// A fence device is being asked by us.
+    pub asking_outside: Arc<AtomicBool>,
     /// Wakes the loop.
     pub wake: Notify,
     /// Wakes the task that keeps the fence.
     pub fence_wake: Notify,
     session: watch::Receiver<Held>,
     started_ms: u64,
-    disk: Disk,
+    /// Writes what must be durable, on a thread of its own.
+    pub disk: Disk,
     state: Mutex<State>,
 }
 
@@ -113,6 +127,14 @@ pub struct State {
     pub granted_until_ms: u64,
     /// The term that a hook of ours opens, and how long that is waited for, `CLOCK_BOOTTIME` in milliseconds.
     pub opening: Option<(Term, u64)>,
+    /// The end of the lease whose closed port was told last.
+    pub closure_told_ms: Option<u64>,
+    /// When our start gate was first shut after this stop, `CLOCK_BOOTTIME` in milliseconds.
+    pub stop_begun_ms: Option<u64>,
+    /// The record of our fences.
+    pub fences: journal::Fences,
+    /// Our commits that ended with a warning, once they are counted.
+    pub warned: Option<WarnedCommits>,
     /// What etcd has forgotten, if it has (rule 25).
     pub contradiction: Option<String>,
     /// The fence that was set last by this start of the agent; `None` when that is not known.
@@ -127,6 +149,10 @@ pub struct State {
     pub guard_problem: Option<String>,
     /// The instance's processes were killed by us, and nothing has been started since.
     pub killed: bool,
+    /// What is felt of our PostgreSQL, when it is the writer; `None`: it is not asked.
+    pub pulse: Option<Pulse>,
+    /// Processes of a PostgreSQL that hung and was ended which the kernel still holds.
+    pub stuck: Vec<i32>,
     /// The facts that etcd holds of us.
     pub published: Option<MemberFacts>,
     /// The data directory's own id.
@@ -191,6 +217,10 @@ impl Member {
             tracing::error!(cluster = %instance.cluster, "{why}; until etcd has been read the cluster counts as armed");
             Remembered { mode: Mode::Armed, ..Remembered::default() }
         });
+        // Before anything is granted by this start.
+        let now_ms = clock::boottime_ms();
+        let grant_ms = grant::longest_ms(remembered.grant_ms, config.timings.grant_ms(), 0);
+        let granted_until_ms = now_ms + grant_ms;
         let phase = kept::load_phase(&folder)?;
         let received_timeline = match &phase {
             Some(Phase::Intended { received_timeline, .. }) => *received_timeline,
@@ -204,14 +234,23 @@ impl Member {
             sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
             firewall: act::network::firewall(&instance),
             ladder: act::fence::Ladder::new(&config, &instance),
+            devices: config.outside.iter().map(|device| (device.host.clone(), device.delay_ms)).collect(),
             identity,
             telemetry,
             hooks: hooks::Desk::default(),
+            asking_outside: Arc::default(),
             wake: Notify::new(),
             fence_wake: Notify::new(),
-            started_ms: clock::boottime_ms(),
+            started_ms: now_ms,
             disk: Disk::default(),
-            state: Mutex::new(State { received_timeline, remembered, phase, ..State::default() }),
+            state: Mutex::new(State {
+                received_timeline,
+                remembered,
+                phase,
+                granted_until_ms,
+                fences: journal::Fences::load(&folder),
+                ..State::default()
+            }),
             instance,
             config,
             world,
@@ -245,6 +284,7 @@ impl Member {
     pub async fn run(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self).suspect());
         tokio::spawn(Arc::clone(&self).keep_fence());
+        tokio::spawn(Arc::clone(&self).feel_pulse());
         let mut changes = self.world.changes();
         let mut memory = Memory::default();
         let mut eyes = look::Eyes::default();
@@ -270,6 +310,7 @@ impl Member {
     async fn once(&self, memory: &mut Memory, eyes: &mut look::Eyes) -> (bool, Duration) {
         let (watched, connected) = self.world.watched(&self.keys);
         self.look(eyes, &watched).await;
+        self.keep_fences(eyes, &watched, connected).await;
         {
             let mut state = self.state();
             if connected {
@@ -370,15 +411,19 @@ impl Member {
             postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
             started_as_primary: state.started_as_primary,
             patroni_hung: state.patroni_hung,
+            pulse: state.pulse,
             after_stop: state.after_stop.clone(),
+            reached: state.position,
             known_term: state.remembered.known_term(),
             granted: clock::boottime_ms() < state.granted_until_ms,
             gate_shut: state.remembered.attesting,
             hooks: self.hooks.now(),
+            fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
             phase: state.phase.as_ref(),
             suspicion: &state.suspicion,
             network: &state.network,
             setting: state.setting.as_ref(),
+            devices: &self.devices,
             timings: &self.config.timings,
             second_failover_hold_ms: self.config.second_failover_hold_ms,
         };

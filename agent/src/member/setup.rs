@@ -1,9 +1,7 @@
 //! How Patroni is set up on this host, as far as only the host can see it. Reads `/proc` and Patroni's file; called on the
 //! thread that may block on a disk.
 
-use std::io::Read as _;
-use std::path::Path;
-
+use holdfast_host::durable;
 use holdfast_types::record::{PatroniFile, SetupSeen};
 
 use crate::observe::patroni_file;
@@ -28,17 +26,9 @@ pub fn look(seen: &Seen) -> Option<SetupSeen> {
 fn read(command_line: &[u8]) -> Result<PatroniFile, String> {
     let path = patroni_file::path(command_line)
         .ok_or("Patroni's command line names no file by its whole path, so its settings are not known")?;
-    patroni_file::parse(&path.display().to_string(), &bounded(&path)?)
-}
-
-fn bounded(path: &Path) -> Result<String, String> {
-    let named = |problem: String| format!("{}: {problem}", path.display());
-    let file = std::fs::File::open(path).map_err(|error| named(error.to_string()))?;
-    let mut text = String::new();
-    file.take(patroni_file::FILE_BYTES_MAX)
-        .read_to_string(&mut text)
-        .map_err(|error| named(error.to_string()))?;
-    Ok(text)
+    let named = path.display().to_string();
+    let text = durable::read_text(&path, patroni_file::FILE_BYTES_MAX);
+    patroni_file::parse(&named, &text.map_err(|error| format!("{named}: {error}"))?)
 }
 
 /// Patroni starts a binary by its path; the start gate becomes PostgreSQL under its bare name.

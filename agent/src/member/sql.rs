@@ -20,6 +20,8 @@ const DEADLINE: Duration = Duration::from_millis(1_000);
 /// The connection to one instance.
 pub struct Sql {
     config: tokio_postgres::Config,
+    /// The same without a deadline: whoever waits for it counts for how long.
+    patient: tokio_postgres::Config,
     client: Mutex<Option<Client>>,
 }
 
@@ -63,6 +65,36 @@ impl WriterState {
     }
 }
 
+/// Where a server's log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `pg_current_logfile()`, below the data directory unless absolute; absent without a logging collector.
+    pub current_logfile: Option<String>,
+    /// `log_destination`.
+    pub log_destination: String,
+    /// `log_min_messages`.
+    pub log_min_messages: String,
+    /// `lc_messages`.
+    pub lc_messages: String,
+}
+
+/// What came of a question to a writer that may hang.
+pub enum Asked {
+    /// An answer: how far WAL was written into memory, and how far it is durable.
+    Wal {
+        /// The session, for the next question.
+        session: Client,
+        /// `pg_current_wal_insert_lsn()`.
+        inserted: Lsn,
+        /// `pg_current_wal_flush_lsn()`.
+        flushed: Lsn,
+    },
+    /// It said something else: too many clients, recovery, a shutdown.
+    Refused,
+    /// It could not be asked, or the session broke.
+    Failed,
+}
+
 /// What a standby is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StandbyState {
@@ -93,9 +125,10 @@ impl Sql {
             .port(port)
             .user("postgres")
             .dbname("postgres")
-            .application_name("holdfast-agent")
-            .connect_timeout(DEADLINE);
-        Self { config, client: Mutex::new(None) }
+            .application_name("holdfast-agent");
+        let patient = config.clone();
+        config.connect_timeout(DEADLINE);
+        Self { config, patient, client: Mutex::new(None) }
     }
 
     async fn rows(&self, sql: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
@@ -118,6 +151,36 @@ impl Sql {
                 _ => None,
             })
             .collect())
+    }
+
+    /// Asks for a sign of life, on `session` or on a new one, and waits for as long as it takes. It reads no table and writes
+    /// nothing: a disk that hangs does not keep it from answering.
+    pub async fn ask_for_life(&self, session: Option<Client>) -> Asked {
+        let work = async {
+            let session = match session.filter(|session| !session.is_closed()) {
+                Some(session) => session,
+                None => connect(&self.patient).await?,
+            };
+            let messages = session
+                .simple_query("select pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()")
+                .await?;
+            Ok::<_, SqlError>((session, messages))
+        };
+        match work.await {
+            Ok((session, messages)) => {
+                let row = messages.iter().find_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => Some(row),
+                    _ => None,
+                });
+                let at = |place| required_lsn(row.and_then(|row| row.get(place)));
+                match (at(0), at(1)) {
+                    (Ok(inserted), Ok(flushed)) => Asked::Wal { session, inserted, flushed },
+                    _ => Asked::Refused,
+                }
+            }
+            Err(SqlError::Failed(error)) if error.as_db_error().is_some() => Asked::Refused,
+            Err(_) => Asked::Failed,
+        }
     }
 
     /// `pg_is_in_recovery()`.
@@ -164,6 +227,25 @@ impl Sql {
     pub async fn setting_text(&self) -> Result<String, SqlError> {
         let rows = self.rows("select current_setting('synchronous_standby_names')").await?;
         Ok(rows.first().and_then(|row| row.get(0)).unwrap_or_default().to_owned())
+    }
+
+    /// Where its log goes, and in which words.
+    pub async fn log_settings(&self) -> Result<LogSettings, SqlError> {
+        let rows = self
+            .rows(
+                "select pg_current_logfile(), current_setting('log_destination'), \
+                 current_setting('log_min_messages'), current_setting('lc_messages')",
+            )
+            .await?;
+        let row = rows.first().ok_or_else(|| SqlError::Nonsense("no row".into()))?;
+        let text = |column: usize| row.get(column).unwrap_or_default().to_owned();
+        let current_logfile = row.get(0).map(str::to_owned);
+        Ok(LogSettings {
+            current_logfile,
+            log_destination: text(1),
+            log_min_messages: text(2),
+            lc_messages: text(3),
+        })
     }
 
     /// What a standby has received and replayed.

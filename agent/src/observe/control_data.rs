@@ -90,14 +90,15 @@ async fn run(
     }
 }
 
-struct Found {
+pub(super) struct Found {
     state: String,
     checkpoint: Lsn,
     recovered: Lsn,
     timeline: Timeline,
 }
 
-fn parse(text: &str) -> Result<Found, ControlDataError> {
+/// What `pg_controldata` has printed.
+pub(super) fn parse(text: &str) -> Result<Found, ControlDataError> {
     let field = |name: &'static str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(str::trim).ok_or(ControlDataError::Missing(name))
@@ -119,7 +120,7 @@ fn parse(text: &str) -> Result<Found, ControlDataError> {
 
 /// Where `pg_waldump` found no further record. Its messages differ by what stands there (nothing, the rest of an older
 /// segment, a record of which only a part has come), but each names its place last, after a last ` at `.
-fn end_of_wal(stderr: &str) -> Option<Lsn> {
+pub(super) fn end_of_wal(stderr: &str) -> Option<Lsn> {
     let line = stderr.lines().find(|line| {
         line.contains("error in WAL record at ") || line.contains("could not find a valid record after ")
     })?;
@@ -128,7 +129,7 @@ fn end_of_wal(stderr: &str) -> Option<Lsn> {
 }
 
 /// When WAL goes on after the checkpoint (which a shutdown never leaves): the begin of the second record.
-fn end_of_record(stdout: &str, start: Lsn) -> Option<Lsn> {
+pub(super) fn end_of_record(stdout: &str, start: Lsn) -> Option<Lsn> {
     stdout
         .lines()
         .filter_map(|line| line.split_once("lsn: ")?.1.split(',').next()?.parse().ok())

@@ -3,9 +3,11 @@
 //! They decide nothing and end within their deadlines; what they cannot tell is unknown.
 
 pub mod control_data;
+pub mod disk_write;
 pub mod life;
 pub mod patroni_file;
 pub mod patroni_rest;
 pub mod processes;
 pub mod synchronous_standby_names;
 pub mod walreceiver;
+pub mod warned;

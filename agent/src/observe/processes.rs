@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use holdfast_host::cgroup::Cgroup;
-use holdfast_host::process;
+use holdfast_host::{durable, process};
+
+/// PostgreSQL writes eight short lines; its data directory belongs to another user.
+const PID_FILE_BYTES_MAX: u64 = 8 * 1024;
 
 /// What was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,6 +81,19 @@ pub fn look(cgroup: &Path, data_dir: &Path) -> Seen {
     seen
 }
 
+/// Processor time of PostgreSQL's processes in the cgroup, in milliseconds; `None`: there are none, or it cannot be told.
+pub fn ran_ms(cgroup: &Path) -> Option<u64> {
+    let ran = postgres(cgroup).ok()?.into_iter().map(|(_, stat)| stat.ran_ticks * process::TICK_MS);
+    ran.reduce(|a, b| a + b)
+}
+
+/// PostgreSQL's processes in the cgroup that have not ended, without a look at the data directory.
+pub fn postgres(cgroup: &Path) -> std::io::Result<Vec<(i32, process::Stat)>> {
+    let pids = Cgroup::open(cgroup)?.pids()?;
+    let stats = pids.into_iter().filter_map(|pid| Some((pid, process::stat(pid).ok()?)));
+    Ok(stats.filter(|(_, stat)| stat.comm == "postgres" && stat.state != 'Z').collect())
+}
+
 /// Patroni's processes alone, without a look at the data directory.
 pub fn patroni(cgroup: &Path) -> std::io::Result<Vec<i32>> {
     let pids = Cgroup::open(cgroup)?.pids()?;
@@ -90,7 +106,7 @@ fn is_patroni(stat: &process::Stat) -> bool {
 
 /// The first line of `postmaster.pid`, if that process is a PostgreSQL that works in this data directory.
 fn postmaster(data_dir: &Path, postgres_processes: usize) -> Postmaster {
-    let text = match std::fs::read_to_string(data_dir.join("postmaster.pid")) {
+    let text = match durable::read_text(&data_dir.join("postmaster.pid"), PID_FILE_BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && postgres_processes == 0 => {
             return Postmaster::Gone;

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::Asked;
+use holdfast_agent_core::hung::Pulse;
 use holdfast_agent_core::member::Postgres;
 use holdfast_host::clock;
 use holdfast_proto::message::{
@@ -139,6 +140,9 @@ fn instance(member: &Member) -> InstanceStatus {
     if state.patroni_hung {
         problems.push("Patroni does not answer".to_owned());
     }
+    if let Some(Pulse::Hung(hung)) = state.pulse {
+        problems.push(hung.to_string());
+    }
     problems.extend(state.contradiction.clone());
     problems.extend(state.fence_problem.clone());
     problems.extend(state.guard_problem.clone());
@@ -164,5 +168,6 @@ fn instance(member: &Member) -> InstanceStatus {
         waits: state.waits.clone(),
         would: state.would.clone(),
         problems,
+        hung_ms: state.pulse.map(Pulse::hung_ms),
     }
 }

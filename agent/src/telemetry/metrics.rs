@@ -185,6 +185,11 @@ fn instances(all: &[InstanceStatus]) -> Vec<Family> {
             each(all, |one| Some(number(one.waits.len() as u64))),
         ),
         gauge(
+            "holdfast_instance_hung_seconds",
+            "For how long the writer's PostgreSQL or its disk hangs; 0: it does not; absent when it is not the writer.",
+            each(all, |one| Some(number(one.hung_ms?) / 1_000.0)),
+        ),
+        gauge(
             "holdfast_instance_problems",
             "Problems of the instance; holdfast status names them.",
             each(all, |one| Some(number(one.problems.len() as u64))),
@@ -254,6 +259,7 @@ mod tests {
             waits: vec!["a".into()],
             would: Vec::new(),
             problems: Vec::new(),
+            hung_ms: Some(1_500),
         };
         HostStatus {
             region: RegionName::new("r1").unwrap(),
@@ -282,6 +288,7 @@ mod tests {
             &format!("holdfast_instance_term{labels}}} 7"),
             &format!("holdfast_instance_wal_position_bytes{labels}}} 4096"),
             &format!("holdfast_instance_fenced{labels}}} 0"),
+            &format!("holdfast_instance_hung_seconds{labels}}} 1.5"),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -56,6 +56,7 @@ pub fn cluster<'p>(
 fn note_unreadable(keys: &ClusterKeys, key: &str, cluster: &mut Cluster) {
     match keys.parse(key) {
         Some(OurKey::Mode) => cluster.mode_unreadable = true,
+        Some(OurKey::Held) => cluster.held_unreadable = true,
         Some(OurKey::Maintenance) => cluster.maintenance_unreadable = true,
         Some(OurKey::Term | OurKey::Promise { .. }) => cluster.terms_unreadable = true,
         Some(OurKey::Fence(name)) => cluster.unreadable_fences.extend(MemberName::new(name)),
@@ -82,6 +83,7 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
         OurKey::Term => cluster.term = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Floor => cluster.floor = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Hold => cluster.hold = Some(record(pair, &mut cluster.unknown)?),
+        OurKey::Held => cluster.held = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Maintenance => cluster.maintenance = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Promise { member: name, .. } => {
             let found: Revised<Promise> = record(pair, &mut cluster.unknown)?;
@@ -99,7 +101,16 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
             cluster.fences.insert(member(name)?, found);
         }
         OurKey::Event(_) => cluster.events.push(record(pair, &mut cluster.unknown)?),
-        OurKey::Attest(_) | OurKey::Route(_) | OurKey::Would(_) | OurKey::Audit(_) => {}
+        OurKey::Outside(asker) => {
+            let found = record(pair, &mut cluster.unknown)?;
+            cluster.outside.insert(member(asker)?, found);
+        }
+        OurKey::Override => cluster.overriding = Some(record(pair, &mut cluster.unknown)?),
+        OurKey::Attest(_)
+        | OurKey::Route(_)
+        | OurKey::Would(_)
+        | OurKey::Audit(_)
+        | OurKey::Fenced { .. } => {}
     }
     Ok(())
 }

@@ -10,8 +10,45 @@ use serde_json::Value;
 
 type Result<T> = std::result::Result<T, String>;
 
-fn json(pair: &KeyValue) -> Result<Value> {
-    serde_json::from_slice(&pair.value).map_err(|error| format!("{} is not JSON: {error}", pair.key))
+/// More synchronous standbys than Patroni can name in one value of etcd.
+const QUORUM_MAX: u64 = 10_000;
+
+/// The value, which must be an object: a list or a bare word would read as one in which nothing is set.
+fn object(pair: &KeyValue) -> Result<Value> {
+    let value: Value =
+        serde_json::from_slice(&pair.value).map_err(|error| format!("{} is not JSON: {error}", pair.key))?;
+    if value.is_object() { Ok(value) } else { Err(format!("{} is not a JSON object", pair.key)) }
+}
+
+/// A switch as Patroni's `parse_bool` takes it: people write all of these with `edit-config`. Anything else is off.
+fn switch(value: &Value) -> bool {
+    match value {
+        Value::Bool(on) => *on,
+        Value::Number(number) => number.as_u64() == Some(1),
+        Value::String(text) => ["on", "true", "yes", "1"].contains(&text.to_lowercase().as_str()),
+        _ => false,
+    }
+}
+
+/// A whole number, which may be written as text.
+fn whole<T: std::str::FromStr + TryFrom<i64>>(value: &Value) -> Option<T> {
+    match value {
+        Value::Number(number) => number.as_i64().and_then(|number| number.try_into().ok()),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+/// What Python takes for true: so Patroni looks at a tag.
+fn is_set(tag: &Value) -> bool {
+    match tag {
+        Value::Null => false,
+        Value::Bool(set) => *set,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
 }
 
 fn name(text: &str) -> Result<MemberName> {
@@ -25,7 +62,7 @@ pub fn leader(pair: &KeyValue) -> Result<String> {
 
 /// `/sync`: `leader`, `sync_standby` with commas in between, `quorum`.
 pub fn sync(pair: &KeyValue) -> Result<SyncKey> {
-    let value = json(pair)?;
+    let value = object(pair)?;
     let leader = value["leader"].as_str().map(name).transpose()?;
     let sync_standby: BTreeSet<MemberName> = value["sync_standby"]
         .as_str()
@@ -39,6 +76,7 @@ pub fn sync(pair: &KeyValue) -> Result<SyncKey> {
         Value::Null => 0,
         number => number
             .as_u64()
+            .filter(|number| *number <= QUORUM_MAX)
             .and_then(|number| usize::try_from(number).ok())
             .ok_or_else(|| format!("{}: quorum {number} is not a count", pair.key))?,
     };
@@ -48,23 +86,33 @@ pub fn sync(pair: &KeyValue) -> Result<SyncKey> {
 
 /// `/failover`: the `member` that a switchover or failover of now names. One with `scheduled_at` is for later.
 pub fn failover_candidate(pair: &KeyValue) -> Result<Option<MemberName>> {
-    let value = json(pair)?;
+    let value = object(pair)?;
     let of_now = value["scheduled_at"].is_null();
     value["member"].as_str().filter(|_| of_now).map(name).transpose()
 }
 
 /// `/members/<name>`: what is needed of it.
 pub fn member(pair: &KeyValue) -> Result<PatroniMember> {
-    let value = json(pair)?;
+    let value = object(pair)?;
     let address = value["conn_url"].as_str().and_then(host_of).unwrap_or_default().to_owned();
     let tags = &value["tags"];
     Ok(PatroniMember {
         lease: pair.lease,
         address,
         state: value["state"].as_str().map(str::to_owned),
-        nofailover: tags["nofailover"].as_bool().unwrap_or(false),
-        failover_priority: tags["failover_priority"].as_i64().unwrap_or(1),
+        nofailover: is_set(&tags["nofailover"]),
+        failover_priority: whole(&tags["failover_priority"]).unwrap_or(1),
+        nosync: nosync(tags),
     })
+}
+
+/// As Patroni reads it: `nosync` itself takes precedence over a priority of 0 or less.
+fn nosync(tags: &Value) -> bool {
+    let by_priority = || whole::<i64>(&tags["sync_priority"]).is_some_and(|priority| priority <= 0);
+    match &tags["nosync"] {
+        Value::Null => by_priority(),
+        tag => is_set(tag),
+    }
 }
 
 /// The host of `postgres://host:port/database`, without the brackets of an IPv6 address.
@@ -79,13 +127,13 @@ fn host_of(url: &str) -> Option<&str> {
 
 /// `/config`: Patroni's defaults stand in for what is absent.
 pub fn config(pair: &KeyValue) -> Result<PatroniConfig> {
-    let value = json(pair)?;
-    let seconds = |field: &str, default: u64| value[field].as_u64().unwrap_or(default) * 1_000;
+    let value = object(pair)?;
+    let seconds = |field: &str, default: u64| whole(&value[field]).unwrap_or(default).saturating_mul(1_000);
     Ok(PatroniConfig {
         ttl_ms: seconds("ttl", 30),
         loop_wait_ms: seconds("loop_wait", 10),
-        paused: value["pause"].as_bool().unwrap_or(false),
-        failsafe_mode: value["failsafe_mode"].as_bool().unwrap_or(false),
+        paused: switch(&value["pause"]),
+        failsafe_mode: switch(&value["failsafe_mode"]),
         mod_revision: pair.mod_revision,
     })
 }
@@ -114,6 +162,39 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_no_cluster_has_are_refused_or_bounded() {
+        assert!(sync(&pair(r#"{"quorum":18446744073709551615}"#)).unwrap_err().contains("quorum"));
+        let found = config(&pair(r#"{"ttl":9223372036854775807}"#)).unwrap();
+        assert_eq!((found.ttl_ms, found.loop_wait_ms), (u64::MAX, 10_000));
+    }
+
+    #[test]
+    fn what_is_no_object_is_not_one_in_which_nothing_is_set() {
+        for value in ["[]", "7", "null", "true"] {
+            assert!(config(&pair(value)).unwrap_err().contains("not a JSON object"), "{value}");
+            assert!(sync(&pair(value)).is_err() && member(&pair(value)).is_err(), "{value}");
+            assert!(failover_candidate(&pair(value)).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn switches_numbers_and_tags_are_taken_as_patroni_takes_them() {
+        let paused =
+            |pause: Value| config(&pair(&serde_json::json!({ "pause": pause }).to_string())).unwrap().paused;
+        for on in [Value::from(true), "on".into(), "Yes".into(), 1.into(), "1".into()] {
+            assert!(paused(on.clone()), "{on}");
+        }
+        for off in [Value::from(false), "off".into(), 0.into(), Value::Null, 2.into(), "".into()] {
+            assert!(!paused(off.clone()), "{off}");
+        }
+        assert_eq!(config(&pair(r#"{"ttl":"20"}"#)).unwrap().ttl_ms, 20_000);
+        let tagged = |tags: &str| member(&pair(&format!(r#"{{"tags":{tags}}}"#))).unwrap();
+        assert!(tagged(r#"{"nofailover":"yes"}"#).nofailover && tagged(r#"{"nofailover":1}"#).nofailover);
+        assert!(!tagged(r#"{"nofailover":false}"#).nofailover && !tagged("{}").nofailover);
+        assert_eq!(tagged(r#"{"failover_priority":"0"}"#).failover_priority, 0);
+    }
+
+    #[test]
     fn a_switchover_of_now_names_its_successor() {
         let candidate =
             |value| failover_candidate(&pair(value)).map(|found| found.map(|name| name.to_string()));
@@ -123,6 +204,14 @@ mod tests {
         let later = r#"{"leader":"a","member":"b","scheduled_at":"2027-01-01T00:00:00+00:00"}"#;
         assert_eq!(candidate(later), Ok(None));
         assert!(candidate("a:b").is_err());
+    }
+
+    #[test]
+    fn who_is_never_synchronous() {
+        let nosync = |tags: &str| member(&pair(&format!(r#"{{"tags":{tags}}}"#))).unwrap().nosync;
+        assert!(nosync(r#"{"nosync":true}"#) && nosync(r#"{"sync_priority":0}"#));
+        assert!(!nosync("{}") && !nosync(r#"{"nosync":false}"#) && !nosync(r#"{"sync_priority":2}"#));
+        assert!(!member(&pair("{}")).unwrap().nosync);
     }
 
     #[test]

@@ -70,8 +70,10 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Ex
 /// The mode record, compared with what the blockers were judged by: the previous mode, Patroni's configuration.
 fn transaction(session: &Session, view: &ClusterView, mode: Mode, reason: &str) -> (Vec<Compare>, Write) {
     let keys = ClusterKeys::new(&session.cluster);
-    let body =
-        ModeRecord { mode, by: session.region.who(), reason: reason.to_owned(), at_wall_ms: now_wall_ms() };
+    // Agents tell an order from an older snapshot of etcd by this (rule 25), so it never goes back.
+    let before = view.mode.as_ref().map(|seen| seen.body().at_wall_ms + 1);
+    let at_wall_ms = now_wall_ms().max(before.unwrap_or_default());
+    let body = ModeRecord { mode, by: session.region.who(), reason: reason.to_owned(), at_wall_ms };
     let record = match &view.mode {
         Some(seen) => seen.record.with_body(body),
         None => Stored::new(body),

@@ -7,6 +7,9 @@ use serde::Deserialize;
 
 use super::exit::Failure;
 
+/// The longest file that is read: a fleet has some dozens of regions.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
 /// `operator.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +20,9 @@ pub struct OperatorConfig {
     pub key: PathBuf,
     /// The authority that the servers' certificates must come from, PEM.
     pub ca: PathBuf,
+    /// What the authority has taken back before its end, PEM, if it keeps such a list.
+    #[serde(default)]
+    pub crl: Option<PathBuf>,
     /// The regions.
     #[serde(default)]
     pub region: Vec<RegionConfig>,
@@ -38,13 +44,14 @@ pub struct RegionConfig {
 impl OperatorConfig {
     /// Reads the file.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path)
+        let text = holdfast_proto::read_text(path, FILE_BYTES_MAX)
             .map_err(|error| Failure::usage(format!("configuration {}: {error}", path.display())))?;
         Self::parse(&text)
             .map_err(|error| Failure::usage(format!("configuration {}: {error}", path.display())))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Understands the text.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         match config.region.iter().find(|region| region.etcd.is_empty()) {
             Some(region) => Err(format!("region {}: etcd lists no server", region.name)),

@@ -1,5 +1,5 @@
 //! `hold end`: a person says that a second failover may go on. The record stays, with the person's name and
-//! reason; it means nothing once its term is over.
+//! reason; it means nothing once its term is over. Or: that a writer which was lost in a pause is off (rule 24).
 
 use clap::{Args, Subcommand};
 use holdfast_store::{Compare, Write};
@@ -43,6 +43,23 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
         let Some(hold) = view.hold_in_force() else {
+            if let Some(held) = view.held_by_a_lost_writer() {
+                let (term, holder) = (held.body().term, &held.body().holder);
+                let would = format!(
+                    "let term {term} be closed although {holder} has not said that its fence stands: make sure that its host is off"
+                );
+                if !asked && let Some(exit) = action.gate(&Check::default(), &would)? {
+                    return Ok(exit);
+                }
+                asked = true;
+                let key = ClusterKeys::new(&session.cluster).held();
+                let compares = vec![Compare::ModRevision { key: key.clone(), is: held.revision }];
+                if action.send(&view, compares, Write::Delete { key }).await? == Settled::Done {
+                    let text = format!("term {term} of {holder} may be closed now");
+                    return Ok(action.end(Exit::Done, "done", Check::default(), text));
+                }
+                continue;
+            }
             let text = "nothing is held, nothing was changed";
             return Ok(action.end(Exit::Done, "unchanged", Check::default(), text));
         };

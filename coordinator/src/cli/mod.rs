@@ -6,10 +6,13 @@ mod arm;
 mod config;
 mod doctor;
 mod exit;
+mod failover;
 mod fence;
 mod hold;
 mod maintenance;
 mod order;
+#[cfg(test)]
+mod permissions;
 pub mod print;
 mod show;
 mod target;
@@ -39,6 +42,8 @@ pub enum Verb {
     Arm(arm::ModeOptions),
     /// Take Holdfast out of the way: Patroni alone decides
     Disarm(arm::ModeOptions),
+    /// Make a member the writer although acknowledged writes may be lost by it
+    Failover(failover::FailoverOptions),
     /// Keep a node out until it has been validated
     Fence(fence::FenceOptions),
     /// Validate a fenced node and let it in again
@@ -78,10 +83,36 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Watch(options) => watch::watch(options).await,
         Verb::Arm(options) => arm::arm(options).await,
         Verb::Disarm(options) => arm::disarm(options).await,
+        Verb::Failover(options) => failover::failover(options).await,
         Verb::Fence(options) => fence::fence(options).await,
         Verb::Unfence(options) => fence::unfence(options).await,
         Verb::Doctor(options) => doctor::doctor(options).await,
         Verb::Maintenance(verb) => maintenance::run(verb).await,
         Verb::Hold(hold::HoldVerb::End(options)) => hold::end(options).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(command: &clap::Command, words: &[String], found: &mut Vec<String>) {
+        let words = [words, &[command.get_name().to_owned()]].concat();
+        if command.get_subcommands().next().is_none() {
+            found.push(words[1..].join(" "));
+        }
+        for inner in command.get_subcommands() {
+            leaves(inner, &words, found);
+        }
+    }
+
+    #[test]
+    fn every_verb_has_one_line_among_the_permissions() {
+        let (mut verbs, mut lines) = (Vec::new(), Vec::new());
+        leaves(&Verb::augment_subcommands(clap::Command::new("holdfast")), &[], &mut verbs);
+        lines.extend(permissions::TABLE.iter().map(|(words, _, _)| words.join(" ")));
+        verbs.sort_unstable();
+        lines.sort_unstable();
+        assert_eq!(lines, verbs, "who may give the new verb? Say so in permissions.rs");
     }
 }

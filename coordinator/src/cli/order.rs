@@ -170,10 +170,21 @@ impl Action<'_> {
     pub async fn send(
         &self,
         view: &ClusterView,
-        mut compares: Vec<Compare>,
+        compares: Vec<Compare>,
         write: Write,
     ) -> Result<Settled, Failure> {
-        let number = view.audits.last().map_or(0, |last| last.number + 1);
+        self.send_accepting(view, compares, write, None).await
+    }
+
+    /// The same for a verb that may cause a loss: what was `accepted` is kept with the order.
+    pub async fn send_accepting(
+        &self,
+        view: &ClusterView,
+        mut compares: Vec<Compare>,
+        write: Write,
+        accepted: Option<String>,
+    ) -> Result<Settled, Failure> {
+        let number = view.audits.last().map_or(0, |last| last.number.saturating_add(1));
         let record = AuditRecord {
             number,
             verb: self.name.to_owned(),
@@ -181,6 +192,7 @@ impl Action<'_> {
             by: self.session.region.who(),
             from: self.session.from.clone(),
             reason: self.order.reason().to_owned(),
+            accepted,
             at_wall_ms: now_wall_ms(),
         };
         let key = ClusterKeys::new(&self.session.cluster).audit(number);

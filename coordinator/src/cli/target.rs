@@ -72,8 +72,8 @@ impl Target {
     pub fn region(&self) -> Result<Region, Failure> {
         let config = OperatorConfig::load(&self.config)?;
         let region = config.region(self.region.as_deref())?.clone();
-        let OperatorConfig { ca, cert, key, .. } = config;
-        let identity = Identity::load(TlsPaths { ca, cert, key }).map_err(|problems| {
+        let OperatorConfig { ca, cert, key, crl, .. } = config;
+        let identity = Identity::load(TlsPaths { ca, cert, key, crl }).map_err(|problems| {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             Failure::usage(lines.join("\n"))
         })?;

@@ -70,6 +70,15 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// etcd knows a client by its common name alone (its `--client-cert-auth` with users). So a host's holds its region, and
+    /// neither a host nor a person has the name of a PostgreSQL role, which has no slash.
+    fn common_name(&self, name: &str) -> String {
+        match self {
+            Self::Host { peer, .. } | Self::Person { peer, .. } => peer.common_name(),
+            Self::PostgresUser { .. } => name.to_owned(),
+        }
+    }
+
     /// The certificate's content, without its validity.
     pub fn params(&self) -> Result<CertificateParams, PkiError> {
         let mut params = CertificateParams::default();
@@ -78,7 +87,7 @@ impl Subject {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let (Self::Host { name, .. } | Self::Person { name, .. } | Self::PostgresUser { name }) = self;
-        params.distinguished_name.push(DnType::CommonName, name.as_str());
+        params.distinguished_name.push(DnType::CommonName, self.common_name(name));
         match self {
             Self::Host { peer, addresses, dns, .. } => {
                 // etcd, Patroni and PostgreSQL are servers and clients of each other with one certificate.

@@ -12,6 +12,9 @@ const CERTIFICATE_MODE: u32 = 0o644;
 /// PostgreSQL refuses a key that others can read.
 const KEY_MODE: u32 = 0o600;
 
+/// No key or certificate is longer.
+const PEM_BYTES_MAX: u64 = 64 * 1024;
+
 /// One file that is to be made.
 #[derive(Debug)]
 pub struct NewFile {
@@ -39,7 +42,7 @@ impl NewFile {
 
     /// Whether the file has to be written, or is there already as wanted.
     fn is_missing(&self) -> Result<bool, PkiError> {
-        match fs::read(&self.path) {
+        match holdfast_proto::read_bounded(&self.path, PEM_BYTES_MAX) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
             Err(error) => Err(PkiError::Read { path: self.path.clone(), error }),
             Ok(found) if self.may_be_there && found == self.pem.as_bytes() => Ok(false),
@@ -86,7 +89,7 @@ pub fn write_all(folder: &Path, files: &[NewFile]) -> Result<(), PkiError> {
 
 /// Reads a PEM file of the authority.
 pub fn read(path: &Path) -> Result<String, PkiError> {
-    fs::read_to_string(path).map_err(|error| match error.kind() {
+    holdfast_proto::read_text(path, PEM_BYTES_MAX).map_err(|error| match error.kind() {
         ErrorKind::NotFound => PkiError::NoAuthority { path: path.to_owned() },
         _ => PkiError::Read { path: path.to_owned(), error },
     })

@@ -66,7 +66,7 @@ fn a_hosts_certificate_names_region_host_and_addresses() {
         names(&certificate),
         ["holdfast://r1/host/db1", "[10, 77, 0, 21]", "[127, 0, 0, 1]", "db1.plant.example", "localhost"]
     );
-    assert_eq!(certificate.subject().to_string(), "CN=db1");
+    assert_eq!(certificate.subject().to_string(), "CN=r1/host/db1");
     assert_eq!(certificate.issuer(), authority.subject());
     let usage = certificate.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && usage.server_auth);
@@ -92,8 +92,8 @@ fn people_and_roles_are_clients_only() {
         pki(&[verb, "--dir", &dir, "--name", name, "--out", &out]).unwrap();
     }
     for (file, common_name, uri) in [
-        ("operator", "ann", Some("holdfast://operator/ann")),
-        ("viewer", "wall", Some("holdfast://viewer/wall")),
+        ("operator", "operator/ann", Some("holdfast://operator/ann")),
+        ("viewer", "viewer/wall", Some("holdfast://viewer/wall")),
         ("app user", "app user", None),
     ] {
         let bytes = der(&format!("{out}/{file}.crt"));

@@ -11,6 +11,9 @@ use super::text;
 /// Patroni's default of `maximum_lag_on_failover`.
 const LAG_BYTES_DEFAULT: u64 = 1_048_576;
 
+/// Patroni's default of `loop_wait`, in seconds.
+const LOOP_WAIT_S_DEFAULT: u64 = 10;
+
 /// What a failover may cost, for a class whose loss Holdfast does not bound; one line.
 pub fn loss(patroni: &PatroniView) -> Option<String> {
     if patroni.class() != Some(Class::Off) {
@@ -18,11 +21,20 @@ pub fn loss(patroni: &PatroniView) -> Option<String> {
     }
     let config = patroni.config.as_ref()?;
     let lag = config["maximum_lag_on_failover"].as_u64().unwrap_or(LAG_BYTES_DEFAULT);
+    let loop_wait = config["loop_wait"].as_u64().unwrap_or(LOOP_WAIT_S_DEFAULT);
+    let now = nearest_bytes(patroni).map_or("an unknown distance".into(), text::bytes);
     Some(format!(
         "class off: acknowledged writes can be lost in a failover; Patroni alone bounds the loss (a successor may be \
-         {} behind what the leader published last)",
+         {} behind what the leader published last, and what it wrote after that, in up to {loop_wait} s, is lost too; \
+         the nearest is now {now} behind)",
         text::bytes(lag)
     ))
+}
+
+/// How far behind the leader's last published position the nearest other member is.
+fn nearest_bytes(patroni: &PatroniView) -> Option<u64> {
+    let others = patroni.members.iter().filter(|(name, _)| patroni.leader.as_ref() != Some(name));
+    others.filter_map(|(_, member)| text::lag(patroni.leader_lsn, member.lsn())).min()
 }
 
 /// What arming lets agents do, as it stands after "this would".
@@ -50,6 +62,11 @@ mod tests {
         let line = loss(&patroni(json!({"maximum_lag_on_failover": 33_554_432}))).unwrap();
         assert!(line.starts_with("class off: acknowledged writes can be lost in a failover"), "{line}");
         assert!(line.contains("32 MiB behind"), "{line}");
+        assert!(
+            line.contains("in up to 10 s")
+                && line.ends_with("the nearest is now an unknown distance behind)"),
+            "{line}"
+        );
         assert!(loss(&patroni(json!({}))).unwrap().contains("1024 KiB behind"), "Patroni's default");
         assert_eq!(loss(&patroni(json!({"synchronous_mode": "quorum"}))), None);
         assert_eq!(loss(&PatroniView::default()), None);

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord,
-    MemberFacts, ModeRecord, Promise, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    Attestation, AuditRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord, HeldRecord, HoldRecord,
+    MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, Promise, RouteRecord, SessionRecord, Stored,
+    TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -47,10 +48,16 @@ pub struct ClusterView {
     pub floor: Option<Seen<FloorRecord>>,
     /// The last record of a hold; see [`hold`](Self::hold) for whether it still means anything.
     hold: Option<Seen<HoldRecord>>,
+    /// See [`held_by_a_lost_writer`](Self::held_by_a_lost_writer).
+    held: Option<Seen<HeldRecord>>,
     /// The last order of maintenance; see [`maintenance_in_force`](Self::maintenance_in_force).
     maintenance: Option<Seen<MaintenanceRecord>>,
     /// Revision of the key of maintenance, 0 when it is absent; a record that cannot be read has one too.
     pub maintenance_revision: i64,
+    /// Revision of the key of a person's override, 0 when it is absent.
+    pub override_revision: i64,
+    /// What fence devices have said, by the member whose agent asked.
+    pub outside: BTreeMap<MemberName, OutsideRecord>,
     /// Standing promises.
     pub promises: Vec<(MemberName, Promise)>,
     /// The writer's own word that it has stopped.
@@ -59,6 +66,8 @@ pub struct ClusterView {
     pub facts: BTreeMap<MemberName, MemberFacts>,
     /// Who is kept out.
     pub fences: BTreeMap<MemberName, Seen<FenceRecord>>,
+    /// The fences that the agents tell of, oldest first.
+    pub fenced: Vec<FencedRecord>,
     /// Where the poolers send their clients, by `host.name`.
     pub routes: BTreeMap<String, RouteRecord>,
     /// The last incidents, oldest first.
@@ -100,12 +109,16 @@ impl ClusterView {
             term: None,
             floor: None,
             hold: None,
+            held: None,
             maintenance: None,
             maintenance_revision: 0,
+            override_revision: 0,
+            outside: BTreeMap::new(),
             promises: Vec::new(),
             attestations: Vec::new(),
             facts: BTreeMap::new(),
             fences: BTreeMap::new(),
+            fenced: Vec::new(),
             routes: BTreeMap::new(),
             events: Vec::new(),
             would: BTreeMap::new(),
@@ -128,6 +141,8 @@ impl ClusterView {
         }
         view.events.sort_by_key(|event| event.number);
         view.audits.sort_by_key(|audit| audit.number);
+        // Each agent counts for itself, so only time gives them an order.
+        view.fenced.sort_by_key(|fenced| fenced.done_wall_ms);
         view
     }
 
@@ -138,9 +153,16 @@ impl ClusterView {
             OurKey::Term => self.term = seen(pair, problems),
             OurKey::Floor => self.floor = seen(pair, problems),
             OurKey::Hold => self.hold = seen(pair, problems),
+            OurKey::Held => self.held = seen(pair, problems),
             OurKey::Maintenance => {
                 self.maintenance_revision = pair.mod_revision;
                 self.maintenance = seen(pair, problems);
+            }
+            OurKey::Override => self.override_revision = pair.mod_revision,
+            OurKey::Outside(asker) => {
+                if let (Some(name), Some(found)) = (name(asker, pair, problems), body(pair, problems)) {
+                    self.outside.insert(name, found);
+                }
             }
             OurKey::Promise { member, .. } => {
                 if let (Some(name), Some(promise)) = (name(member, pair, problems), body(pair, problems)) {
@@ -158,6 +180,7 @@ impl ClusterView {
                     self.fences.insert(name, fence);
                 }
             }
+            OurKey::Fenced { .. } => self.fenced.extend(body::<FencedRecord>(pair, problems)),
             OurKey::Route(pooler) => {
                 if let Some(route) = body(pair, problems) {
                     self.routes.insert(pooler.to_owned(), route);
@@ -219,6 +242,17 @@ impl ClusterView {
     /// The hold that waits for a person.
     pub fn hold_in_force(&self) -> Option<&Seen<HoldRecord>> {
         self.hold().filter(|hold| hold.body().released_by.is_none())
+    }
+
+    /// Rule 24: the writer has said that it may write without a lease, its agent is gone, and nothing but its return or a
+    /// person lets its term be closed now.
+    pub fn held_by_a_lost_writer(&self) -> Option<&Seen<HeldRecord>> {
+        let (term, holder) = self.writer()?;
+        let held =
+            self.held.as_ref().filter(|held| (held.body().term, &held.body().holder) == (term, holder))?;
+        let suspended = self.patroni.switch("pause") == Some(true) || self.maintenance_in_force().is_some();
+        let lost = self.agent_alive(holder) != Some(true);
+        (lost && !suspended && !held.body().has_run_out(self.read_wall_ms)).then_some(held)
     }
 
     /// The maintenance that suspends automatic action at the moment of the reading.

@@ -1,12 +1,13 @@
-//! `events` and `history`: the incidents that the agents recorded, and Patroni's own list of timelines.
+//! `events` and `history`: the incidents and fences that the agents recorded, and Patroni's own list of timelines.
 
 use std::fmt::Write;
 
-use holdfast_types::record::{AuditRecord, EventRecord, Step, TermRecord};
+use holdfast_types::record::{AuditRecord, EventRecord, OutsideRecord, Step, TermRecord};
 use holdfast_types::{MemberName, Term};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
+use super::fenced::{self, FencedReport};
 use super::status::FORMAT;
 use super::text;
 use super::would::{self, WouldReport};
@@ -66,6 +67,22 @@ pub struct OrderReport {
     pub from: String,
     /// Why.
     pub reason: String,
+    /// The loss that was accepted, in words; absent for verbs that cause none.
+    pub accepted: Option<String>,
+}
+
+/// What a fence device said to one peer, when that asked last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutsideReport {
+    /// The member whose agent asked.
+    pub asked_by: String,
+    /// When it began, RFC 3339, by its clock.
+    pub at: String,
+    /// The whole record: the device, the host, what came of it, each answer.
+    #[serde(flatten)]
+    pub record: OutsideRecord,
+    /// All of it in one line.
+    pub text: String,
 }
 
 /// `events` as JSON.
@@ -77,8 +94,12 @@ pub struct EventsReport {
     pub cluster: String,
     /// Newest first.
     pub events: Vec<EventReport>,
+    /// What the layers of the fence have done, newest first.
+    pub fences: Vec<FencedReport>,
     /// The orders that people gave, newest first.
     pub orders: Vec<OrderReport>,
+    /// What fence devices have said, by the member that asked: the last time of each.
+    pub outside: Vec<OutsideReport>,
     /// What the members' agents would have done in mode observe, newest first.
     pub would: Vec<WouldReport>,
 }
@@ -153,13 +174,30 @@ impl EventsReport {
     pub fn new(view: &ClusterView, limit: usize) -> Self {
         let events = view.events.iter().rev().take(limit).map(EventReport::new).collect();
         let orders = view.audits.iter().rev().take(limit).map(OrderReport::new).collect();
+        let fences = view.fenced.iter().rev().take(limit).map(FencedReport::new).collect();
         let would = would::all(view).into_iter().take(limit).collect();
-        Self { format: FORMAT, cluster: view.cluster.to_string(), events, orders, would }
+        let outside = |(asker, record): (&MemberName, &OutsideRecord)| OutsideReport {
+            asked_by: asker.to_string(),
+            at: text::moment(record.began_wall_ms),
+            text: format!("term {}: {record}", record.term),
+            record: record.clone(),
+        };
+        let outside = view.outside.iter().map(outside).collect();
+        Self { format: FORMAT, cluster: view.cluster.to_string(), events, fences, orders, outside, would }
     }
 
     /// For people.
     pub fn text(&self) -> String {
-        self.incidents() + &self.orders() + &would::text(&self.would, usize::MAX)
+        self.incidents()
+            + &fenced::text(&self.fences)
+            + &self.orders()
+            + &self.devices()
+            + &would::text(&self.would, usize::MAX)
+    }
+
+    fn devices(&self) -> String {
+        let line = |one: &OutsideReport| format!("{} asked at {}: {}\n", one.asked_by, one.at, one.text);
+        self.outside.iter().map(line).collect()
     }
 
     fn orders(&self) -> String {
@@ -169,7 +207,10 @@ impl EventsReport {
         let mut table = text::table(&["Order", "At", "Node", "By", "From", "Reason"]);
         for order in &self.orders {
             let node = order.node.clone().unwrap_or_else(|| "-".into());
-            table.add_row([&order.verb, &order.at, &node, &order.by, &order.from, &order.reason]);
+            let accepted =
+                order.accepted.as_ref().map(|loss| format!("; accepted: {loss}")).unwrap_or_default();
+            let reason = format!("{}{accepted}", order.reason);
+            table.add_row([&order.verb, &order.at, &node, &order.by, &order.from, &reason]);
         }
         format!("{table}\n")
     }
@@ -209,6 +250,7 @@ impl OrderReport {
             by: order.by.clone(),
             from: order.from.clone(),
             reason: order.reason.clone(),
+            accepted: order.accepted.clone(),
         }
     }
 }

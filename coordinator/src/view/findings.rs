@@ -4,12 +4,16 @@
 mod servers;
 
 use holdfast_store::EtcdHealth;
-use holdfast_types::record::{Attestation, Evidence, FenceReason, Reign, StopKind};
+use holdfast_types::record::{Attestation, Evidence, FenceReason, OutsideState, Reign, StopKind};
 use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::{ClusterView, Seen};
-use super::{maintenance, setup, text};
+use super::{maintenance, overriding, setup, text};
+
+/// A successor opens the next term within half a second; the agents name another after 2 s, 4 s, 8 s. One that is not open
+/// by then wants a person.
+const CLOSED_PATIENCE_MS: i64 = 20_000;
 
 /// How bad a finding is. The order is the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -58,6 +62,7 @@ pub fn find(view: &ClusterView, etcd: Option<&EtcdHealth>) -> Vec<Finding> {
     if view.mode() == Mode::Armed {
         list.reign();
         list.proof();
+        list.outside();
         list.settings();
         list.agents();
         list.routes();
@@ -115,6 +120,21 @@ impl List<'_> {
         }
     }
 
+    /// A writer that was lost in a pause (rule 24).
+    fn held(&mut self) {
+        let view = self.view;
+        if let Some(held) = view.held_by_a_lost_writer().map(Seen::body) {
+            self.outage(
+                format!(
+                    "the writer {} could write without a lease in a pause or a maintenance, and its agent is gone since",
+                    held.holder
+                ),
+                "nobody follows it until it is back, or a person says that its host is off",
+                text::order("hold end", &view.cluster),
+            );
+        }
+    }
+
     /// The term and the hold.
     fn reign(&mut self) {
         let view = self.view;
@@ -126,6 +146,7 @@ impl List<'_> {
                 text::order("hold end", &view.cluster),
             );
         }
+        self.held();
         let Some(term) = view.reign() else {
             let effect = match self.is_asynchronous() {
                 true => "the poolers follow nobody yet",
@@ -137,11 +158,12 @@ impl List<'_> {
         match &term.reign {
             Reign::Closed { holder, at_wall_ms, evidence, successor, .. } => {
                 let when = text::ago(*at_wall_ms, view.read_wall_ms);
+                let next = self.after_close(*at_wall_ms);
                 let follows = successor.as_ref().map_or("nobody".into(), ToString::to_string);
                 self.outage(
                     format!("term {} of {holder} was closed {when} ({})", term.term, evidence_word(evidence)),
                     format!("nothing is written until {follows} opens term {}", term.term.next()),
-                    self.command("status --watch 1"),
+                    next,
                 );
             }
             Reign::Open { holder, writable, .. } => {
@@ -207,6 +229,18 @@ impl List<'_> {
                 "the writer acknowledges alone, and nothing would be promoted in its place",
                 self.command("list"),
             );
+        } else if alive.len() < needed
+            && view.writer().is_some_and(|(_, w)| view.agent_alive(w) == Some(false))
+        {
+            self.outage(
+                format!(
+                    "the writer is gone, and of {} only {} have a live agent, {needed} are needed",
+                    text::list(members),
+                    alive.len()
+                ),
+                "its loss cannot be proved: nothing is promoted, so that nothing is lost",
+                self.give_up("start the others"),
+            );
         } else if alive.len() < needed {
             self.risk(
                 format!(
@@ -217,6 +251,51 @@ impl List<'_> {
                 "the loss of the writer could not be proved, and nothing would be promoted",
                 "start holdfast-agent on the others",
             );
+        }
+    }
+
+    /// The remedy of a failover that cannot be had without a loss: what keeps everything first, then the verb.
+    fn give_up(&self, first: &str) -> String {
+        match overriding::least_loss(self.view) {
+            Some(member) => {
+                let verb = format!("failover {member} --accept-data-loss --dry-run");
+                format!("{first}; if they are lost for good: {}", self.command(&verb))
+            }
+            None => first.to_owned(),
+        }
+    }
+
+    /// A successor that does not come wants a person.
+    fn after_close(&self, closed_wall_ms: i64) -> String {
+        match self.view.read_wall_ms.saturating_sub(closed_wall_ms) > CLOSED_PATIENCE_MS {
+            true => self.give_up("look at the members that have everything, and start them"),
+            false => self.command("status --watch 1"),
+        }
+    }
+
+    /// What fence devices have said of hosts that are still gone.
+    fn outside(&mut self) {
+        let view = self.view;
+        let Some(term) = view.reign() else { return };
+        for (asker, found) in &view.outside {
+            let recent = found.term == term.term || found.term.next() == term.term;
+            if !recent || view.sessions.contains_key(&found.host) {
+                continue;
+            }
+            let cause = format!("{found}, asked by {asker}");
+            match found.state {
+                OutsideState::Asking => {}
+                OutsideState::Off => self.risk(
+                    cause,
+                    "it stays off until a person switches it on; then it comes back as a standby",
+                    format!("look at the host {}, then switch it on", found.host),
+                ),
+                OutsideState::NotProved => self.risk(
+                    cause,
+                    "nothing rests on the device: the failover goes by promises alone",
+                    format!("look at the device, and whether the host {} runs", found.host),
+                ),
+            }
         }
     }
 
@@ -338,7 +417,10 @@ pub fn evidence_word(evidence: &Evidence) -> String {
     match evidence {
         Evidence::AttestedClean => "attested, clean".into(),
         Evidence::AttestedStopped { .. } => "attested".into(),
-        Evidence::Revoked { promisers } => format!("revoked by {}", text::list(promisers)),
+        Evidence::Revoked { promisers, outside: None } => format!("revoked by {}", text::list(promisers)),
+        Evidence::Revoked { promisers, outside: Some(_) } => {
+            format!("switched off from outside, revoked by {}", text::list(promisers))
+        }
         Evidence::Relinquished => "given back".into(),
         Evidence::Override { by, .. } => format!("override by {by}"),
     }

@@ -10,13 +10,16 @@ pub mod class;
 pub mod cluster;
 pub mod doctor;
 pub mod events;
+pub mod fenced;
 pub mod fencing;
 pub mod findings;
 pub mod maintenance;
+pub mod overriding;
 pub mod patroni;
 pub mod setup;
 pub mod status;
 pub mod text;
+pub mod warned;
 pub mod would;
 
 #[cfg(test)]

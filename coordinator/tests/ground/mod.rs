@@ -70,8 +70,12 @@ impl Ground {
     /// Serves an agent that says this, with the certificate of a host. Returns its address.
     pub async fn serve_agent(&self, status: HostStatus) -> String {
         let host = self.folder.path().join("host");
-        let paths =
-            TlsPaths { ca: host.join("ca.crt"), cert: host.join("host.crt"), key: host.join("host.key") };
+        let paths = TlsPaths {
+            ca: host.join("ca.crt"),
+            cert: host.join("host.crt"),
+            key: host.join("host.key"),
+            crl: None,
+        };
         let identity = Identity::load(paths).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -117,6 +121,75 @@ impl Ground {
             )
             .unwrap();
         }
+    }
+
+    /// From now on the commands come from the holder of another certificate, made by these words of `pki`.
+    pub fn become_holder(&self, words: &[&str]) {
+        let (pki, out) = (self.folder.path().join("pki"), tempfile::tempdir_in(self.folder.path()).unwrap());
+        let text = |path: &Path| path.display().to_string();
+        must(&[&["pki"], words, &["--dir", &text(&pki), "--out", &text(out.path())]].concat());
+        for ending in ["crt", "key"] {
+            let made = out.path().join(format!("{}.{ending}", words[0]));
+            std::fs::copy(made, self.folder.path().join(format!("operator/operator.{ending}"))).unwrap();
+        }
+    }
+
+    /// The same with a certificate that ended a second ago, or with one of an authority that nobody here knows.
+    pub fn become_outdated(&self, uri: &str, of_ours: bool) {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair, SanType};
+        let read = |name: &str| std::fs::read_to_string(self.folder.path().join("pki").join(name)).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        let key = KeyPair::generate().unwrap();
+        let certificate = if of_ours {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2020, 1, 2);
+            let ours = Issuer::from_ca_cert_pem(&read("ca.crt"), KeyPair::from_pem(&read("ca.key")).unwrap());
+            params.signed_by(&key, &ours.unwrap()).unwrap()
+        } else {
+            let mut authority = CertificateParams::default();
+            authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let other = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+            params.signed_by(&key, &*other).unwrap()
+        };
+        let operator = self.folder.path().join("operator");
+        std::fs::write(operator.join("operator.crt"), certificate.pem()).unwrap();
+        std::fs::write(operator.join("operator.key"), key.serialize_pem()).unwrap();
+    }
+
+    /// The present operator's certificate has been taken back, and the configuration names the list.
+    pub fn revoke_operator(&self) {
+        use rcgen::{
+            CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+        };
+        use x509_parser::prelude::{FromDer as _, X509Certificate};
+        let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name)).unwrap();
+        let der = CertificateDer::from_pem_slice(read("operator/operator.crt").as_bytes()).unwrap();
+        let serial = X509Certificate::from_der(&der).unwrap().1.raw_serial().to_vec();
+        let ours =
+            Issuer::from_ca_cert_pem(&read("pki/ca.crt"), KeyPair::from_pem(&read("pki/ca.key")).unwrap());
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(2020, 1, 2),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![RevokedCertParams {
+                serial_number: SerialNumber::from(serial),
+                revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let file = self.folder.path().join("ca.crl");
+        std::fs::write(&file, list.signed_by(&ours.unwrap()).unwrap().pem().unwrap()).unwrap();
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        std::fs::write(self.config(), format!("crl = {:?}\n{text}", file.display().to_string())).unwrap();
+    }
+
+    /// The revision of the store: it grows with every write of anybody.
+    pub async fn revision(&self) -> i64 {
+        self.store.read(Vec::new()).await.unwrap().revision
     }
 
     /// Replaces everything in etcd by these keys.

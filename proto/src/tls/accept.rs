@@ -2,18 +2,20 @@
 //! handlers.
 //!
 //! One stalled client never stops the others, and a flood of them never costs more than the limits. Whoever has no
-//! certificate of our authority, or one without a name of ours, gets no further than the handshake.
+//! certificate of our authority, or one without a name of ours, gets no further than the handshake. A connection ends
+//! with the certificate that it was opened with: whoever has a new one connects again.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -51,6 +53,8 @@ pub struct Caller {
 pub struct Connection {
     tls: TlsStream<TcpStream>,
     caller: Caller,
+    /// The end of the caller's certificate.
+    ends: Pin<Box<Sleep>>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -122,7 +126,20 @@ async fn handshake(
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let first = chain.first().ok_or_else(|| io::Error::other("the client has shown no certificate"))?;
     let peer = Peer::of_certificate(first).map_err(io::Error::other)?;
-    Ok(Connection { tls, caller: Caller { peer, address }, _slot: slot })
+    let ends = Box::pin(sleep(remaining(first)?));
+    Ok(Connection { tls, caller: Caller { peer, address }, ends, _slot: slot })
+}
+
+/// For how long a certificate that the handshake has verified is still in force.
+fn remaining(certificate: &[u8]) -> io::Result<Duration> {
+    /// The timer's own bound is two years; a connection that old is made again as well.
+    const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(io::Error::other)?;
+    let ends_unix_s = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // It is in force up to the end of its last second.
+    Ok(Duration::from_secs(ends_unix_s.saturating_add(1)).saturating_sub(now).min(LONGEST))
 }
 
 impl AsyncRead for Connection {
@@ -131,7 +148,12 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tls).poll_read(context, buffer)
+        let connection = self.get_mut();
+        if connection.ends.as_mut().poll(context).is_ready() {
+            let why = format!("the certificate of {} has ended", connection.caller.peer);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
+        }
+        Pin::new(&mut connection.tls).poll_read(context, buffer)
     }
 }
 

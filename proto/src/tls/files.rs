@@ -5,9 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
@@ -15,6 +16,7 @@ use rustls::{InconsistentKeys, RootCertStore};
 use x509_parser::prelude::{FromDer as _, Validity, X509Certificate};
 
 use super::{Peer, TlsProblem};
+use crate::file::read_bounded;
 
 /// Where an identity is kept, all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,26 +27,42 @@ pub struct TlsPaths {
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// The certificates that an authority has taken back before their end, if it keeps such a list.
+    pub crl: Option<PathBuf>,
 }
+
+/// What stands in the files.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub ca: Vec<u8>,
+    pub cert: Vec<u8>,
+    pub key: Vec<u8>,
+    pub crl: Option<Vec<u8>>,
+}
+
+/// The largest file that is read: a certificate has one or two kilobytes, a list of revoked ones 40 bytes for each.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// An identity whose files are in order.
 #[derive(Debug)]
-pub(super) struct Material {
-    pub roots: Arc<RootCertStore>,
+pub(crate) struct Material {
     pub certified: CertifiedKey,
+    /// Of those who connect to us.
     pub verifier: Arc<dyn ClientCertVerifier>,
+    /// Of those whom we connect to.
+    pub server_verifier: Arc<WebPkiServerVerifier>,
     pub peer: Peer,
     /// Seconds since 1970.
     pub ends_unix_s: i64,
 }
 
 /// What tells that a file has been replaced or rewritten; `None` for one that cannot be looked at.
-pub(super) type Stamp = [Option<(u64, u64, i64, i64)>; 3];
+pub(super) type Stamp = [Option<(u64, u64, i64, i64)>; 4];
 
 /// Looks at the files without reading them.
 pub(super) fn stamp(paths: &TlsPaths) -> Stamp {
-    [&paths.ca, &paths.cert, &paths.key].map(|path| {
-        let found = fs::metadata(path).ok()?;
+    [Some(&paths.ca), Some(&paths.cert), Some(&paths.key), paths.crl.as_ref()].map(|path| {
+        let found = fs::metadata(path?).ok()?;
         Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
     })
 }
@@ -56,34 +74,67 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 
 /// Reads and checks everything; `now` is the wall clock.
 pub(super) fn read(paths: &TlsPaths, now: UnixTime) -> Result<Material, Vec<TlsProblem>> {
+    let mut unreadable_all = Vec::new();
+    let mut bytes = |path: &PathBuf| {
+        let found = read_bounded(path, FILE_BYTES_MAX);
+        let unreadable = |error| TlsProblem::Unreadable { path: path.clone(), error };
+        found.map_err(unreadable).map_err(|problem| unreadable_all.push(problem)).ok()
+    };
+    let (ca, cert, key) = (bytes(&paths.ca), bytes(&paths.cert), bytes(&paths.key));
+    let crl = paths.crl.as_ref().map(bytes);
+    match (ca, cert, key, crl) {
+        (Some(ca), Some(cert), Some(key), None) => check(paths, &Content { ca, cert, key, crl: None }, now),
+        (Some(ca), Some(cert), Some(key), Some(Some(crl))) => {
+            check(paths, &Content { ca, cert, key, crl: Some(crl) }, now)
+        }
+        (ca, cert, key, crl) => {
+            // What can be read is looked at all the same, so that all problems come together.
+            let mut problems = Vec::new();
+            problems.extend(ca.and_then(|ca| roots(&paths.ca, &ca, now).err()));
+            problems.extend(cert.and_then(|cert| certificates(&paths.cert, &cert).err()));
+            problems.extend(key.and_then(|found| private_key(&paths.key, &found).err()));
+            if let (Some(path), Some(Some(crl))) = (&paths.crl, crl) {
+                problems.extend(revoked(path, &crl).err());
+            }
+            problems.extend(unreadable_all);
+            Err(problems)
+        }
+    }
+}
+
+/// Checks what was read; the paths are for the messages.
+pub(crate) fn check(paths: &TlsPaths, content: &Content, now: UnixTime) -> Result<Material, Vec<TlsProblem>> {
     let mut problems = Vec::new();
     let mut note = |problem: TlsProblem| problems.push(problem);
-    let roots = roots(&paths.ca, now).map_err(&mut note).ok();
-    let chain = certificates(&paths.cert).map_err(&mut note).ok();
-    let key = key(&paths.key).map_err(&mut note).ok();
+    let roots = roots(&paths.ca, &content.ca, now).map_err(&mut note).ok();
+    let chain = certificates(&paths.cert, &content.cert).map_err(&mut note).ok();
+    let key = private_key(&paths.key, &content.key).map_err(&mut note).ok();
+    let crls = match (&paths.crl, &content.crl) {
+        (Some(path), Some(crl)) => revoked(path, crl).map_err(&mut note).ok(),
+        _ => Some(Vec::new()),
+    };
     let described =
         chain.as_ref().and_then(|chain| describe(&paths.cert, &chain[0], now).map_err(&mut note).ok());
     let certified = match (chain.clone(), key) {
         (Some(chain), Some(key)) => pair(paths, chain, key).map_err(&mut note).ok(),
         _ => None,
     };
-    let verifier = roots.as_ref().and_then(|roots| verifier(&paths.ca, roots).map_err(&mut note).ok());
-    if let (Some(chain), Some(verifier), Some(_)) = (&chain, &verifier, &described)
+    let verifiers =
+        roots.zip(crls).and_then(|(roots, crls)| verifiers(&paths.ca, &roots, &crls).map_err(&mut note).ok());
+    if let (Some(chain), Some((verifier, _)), Some(_)) = (&chain, &verifiers, &described)
         && let Err(error) = verifier.verify_client_cert(&chain[0], &chain[1..], now)
     {
         let why = error.to_string();
         note(TlsProblem::Distrusted { cert: paths.cert.clone(), ca: paths.ca.clone(), why });
     }
-    match (roots, certified, verifier, described) {
-        (Some(roots), Some(certified), Some(verifier), Some((peer, ends_unix_s))) if problems.is_empty() => {
-            Ok(Material { roots, certified, verifier, peer, ends_unix_s })
+    match (certified, verifiers, described) {
+        (Some(certified), Some((verifier, server_verifier)), Some((peer, ends_unix_s)))
+            if problems.is_empty() =>
+        {
+            Ok(Material { certified, verifier, server_verifier, peer, ends_unix_s })
         }
         _ => Err(problems),
     }
-}
-
-fn bytes(path: &Path) -> Result<Vec<u8>, TlsProblem> {
-    fs::read(path).map_err(|error| TlsProblem::Unreadable { path: path.to_owned(), error })
 }
 
 fn unusable(path: &Path, why: impl ToString) -> TlsProblem {
@@ -91,8 +142,8 @@ fn unusable(path: &Path, why: impl ToString) -> TlsProblem {
 }
 
 /// At least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes(path)?).collect();
+fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let found = found.map_err(|error| unusable(path, error))?;
     if found.is_empty() {
         return Err(TlsProblem::NotPem { path: path.to_owned(), wanted: "certificate" });
@@ -100,20 +151,30 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem>
     Ok(found)
 }
 
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsProblem> {
+fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsProblem> {
     use rustls::pki_types::pem::Error;
-    PrivateKeyDer::from_pem_slice(&bytes(path)?).map_err(|error| match error {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| match error {
         Error::NoItemsFound => TlsProblem::NotPem { path: path.to_owned(), wanted: "private key" },
         other => unusable(path, other),
     })
 }
 
+/// Lists of revoked certificates; an empty file is none.
+fn revoked(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsProblem> {
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
+    let found = found.map_err(|error| unusable(path, error))?;
+    if found.is_empty() && !bytes.trim_ascii().is_empty() {
+        return Err(TlsProblem::NotPem { path: path.to_owned(), wanted: "list of revoked certificates" });
+    }
+    Ok(found)
+}
+
 /// The authorities. A file may keep an ended one beside its successor; one of them must be in force.
-fn roots(path: &Path, now: UnixTime) -> Result<Arc<RootCertStore>, TlsProblem> {
+fn roots(path: &Path, bytes: &[u8], now: UnixTime) -> Result<Arc<RootCertStore>, TlsProblem> {
     let mut roots = RootCertStore::empty();
     let mut in_force_any = false;
     let mut problem = None;
-    for authority in certificates(path)? {
+    for authority in certificates(path, bytes)? {
         match in_force(path, parsed(path, &authority)?.validity(), now) {
             Ok(()) => in_force_any = true,
             Err(error) => problem = Some(error),
@@ -166,8 +227,23 @@ fn pair(
     })
 }
 
-fn verifier(ca: &Path, roots: &Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, TlsProblem> {
-    WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
+/// Who may connect, and whom we connect to. A list of revoked certificates that is late, or that one of several
+/// authorities does not keep, keeps nobody out: all hosts would lose each other at once by one forgotten file.
+#[allow(clippy::type_complexity)] // Two verifiers, made from the same three things.
+fn verifiers(
+    ca: &Path,
+    roots: &Arc<RootCertStore>,
+    crls: &[CertificateRevocationListDer<'static>],
+) -> Result<(Arc<dyn ClientCertVerifier>, Arc<WebPkiServerVerifier>), TlsProblem> {
+    let of_clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
+        .with_crls(crls.iter().cloned())
+        .allow_unknown_revocation_status()
         .build()
-        .map_err(|error| unusable(ca, error))
+        .map_err(|error| unusable(ca, error))?;
+    let of_servers = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), provider())
+        .with_crls(crls.iter().cloned())
+        .allow_unknown_revocation_status()
+        .build()
+        .map_err(|error| unusable(ca, error))?;
+    Ok((of_clients, of_servers))
 }

@@ -155,13 +155,13 @@ impl Shared {
 
 impl Made {
     fn of(material: Material) -> Self {
-        let Material { roots, certified, verifier, peer, ends_unix_s } = material;
+        let Material { certified, verifier, server_verifier, peer, ends_unix_s } = material;
         let certified = Arc::new(certified);
         let client = |alpn: Vec<Vec<u8>>| {
             let mut config = ClientConfig::builder_with_provider(files::provider())
                 .with_safe_default_protocol_versions()
                 .expect("ring serves TLS 1.2 and 1.3")
-                .with_root_certificates(Arc::clone(&roots))
+                .with_webpki_verifier(Arc::clone(&server_verifier))
                 .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&certified))));
             config.alpn_protocols = alpn;
             // A resumed session would carry the identity of the connection it began on past a change of the files.

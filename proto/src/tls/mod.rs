@@ -3,7 +3,7 @@
 
 mod accept;
 mod connect;
-mod files;
+pub(crate) mod files;
 mod identity;
 mod peer;
 mod problem;

@@ -97,6 +97,12 @@ impl Peer {
         Ok(Self::Host { region, host })
     }
 
+    /// The name without its scheme: the common name of a certificate, and the user of etcd that follows from it.
+    pub fn common_name(&self) -> String {
+        let uri = self.to_string();
+        uri.strip_prefix(SCHEME).map_or_else(|| uri.clone(), str::to_owned)
+    }
+
     /// The peer that a DER certificate names. Whether to trust the certificate was decided before.
     pub fn of_certificate(der: &[u8]) -> Result<Self, PeerError> {
         use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};

@@ -182,3 +182,67 @@ async fn new_files_are_taken_without_a_restart_and_wrong_ones_are_not() {
     let (greeted, _) = tokio::join!(greeting(&address, client), callers.next());
     assert_eq!(greeted.unwrap(), "hello");
 }
+
+#[tokio::test]
+async fn a_list_of_revoked_certificates_is_taken_without_a_restart() {
+    let (folder, ours) = (tempfile::tempdir().unwrap(), Authority::new());
+    let mut paths = ours.write(folder.path(), HOST);
+    let crl = folder.path().join("crl");
+    std::fs::write(&crl, "").unwrap();
+    paths.crl = Some(crl.clone());
+    let identity = Identity::load(paths.clone()).unwrap();
+    let (address, callers) = server(&identity, AcceptLimits::default()).await;
+    tokio::pin!(callers);
+    let (lost, kept) =
+        (ours.identity_numbered(HOST, 7, 9_999), ours.identity_numbered("holdfast://operator/ann", 8, 9_999));
+    for known in [&lost, &kept] {
+        let (greeted, _) = tokio::join!(greeting(&address, known.client(Protocol::Http2)), callers.next());
+        assert_eq!(greeted.unwrap(), "hello");
+    }
+    let list = |text: String| {
+        let new = crl.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &crl).unwrap();
+    };
+    list("no list".into());
+    until(&identity, "the problem is told", |identity| !identity.problems().is_empty()).await;
+    assert!(
+        identity.problems()[0].contains("holds no list of revoked certificates"),
+        "{:?}",
+        identity.problems()
+    );
+    list(ours.revoke(&[7]));
+    let started = Instant::now();
+    loop {
+        let refused = tokio::select! {
+            refused = greeting(&address, lost.client(Protocol::Http2)) => refused.is_err(),
+            _ = callers.next() => false,
+        };
+        if refused {
+            break;
+        }
+        assert!(started.elapsed() < SOON, "the revoked certificate is still taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (greeted, _) = tokio::join!(greeting(&address, kept.client(Protocol::Http2)), callers.next());
+    assert_eq!(greeted.unwrap(), "hello", "a late list keeps nobody out but those in it");
+    // A server's certificate is looked up too.
+    let wary = ours.identity_knowing("holdfast://operator/ann", &[7]);
+    let (address, callers) = server(&lost, AcceptLimits::default()).await;
+    tokio::pin!(callers);
+    let refused = tokio::select! {
+        refused = greeting(&address, wary.client(Protocol::Http2)) => refused,
+        _ = callers.next() => panic!("a revoked server was believed"),
+    };
+    assert!(refused.unwrap_err().to_string().contains("Revoked"));
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new();
+    let paths = ours.write(folder.path(), HOST);
+    std::fs::File::create(&paths.cert).unwrap().set_len(1 << 30).unwrap();
+    let found = problems(&paths);
+    assert!(found.len() == 1 && found[0].contains("larger than 1048576 bytes"), "{found:?}");
+}

@@ -9,8 +9,12 @@
 //!                                          /attest/<term>    the writer's own word that it has stopped
 //!                                          /facts/<member>   what others need to choose a successor; it stays when the session goes, as the address to cut off
 //!                                          /fence/<member>   keeps a node out until it has been validated
+//!                                          /fenced/<member>/<nn>  a ring of the fences that the agent of a member tells of
 //!                                          /hold             a second failover waits for a person
+//!                                          /held             the writer may write without a lease, in a pause or a maintenance
 //!                                          /maintenance      a person works on the cluster: nothing automatic until a moment
+//!                                          /outside/<member>  what a fence device said to that member's agent when it was asked last
+//!                                          /override         a person accepts a loss, so that one member may follow
 //!                                          /route/<pooler>   where a pooler sends its clients; it stays when the session goes, and is then no longer known to be true
 //!                                          /would/<member>   what its agent would have done, in mode observe
 //!                                          /event/<nn>       a ring of the last incidents
@@ -23,6 +27,8 @@ use crate::term::Term;
 
 /// How many events a cluster keeps: the ring's keys are `event/00` to `event/63`.
 pub const EVENTS_KEPT: u64 = 64;
+/// How many fences an agent keeps of a cluster: the ring's keys are `fenced/<member>/00` to `fenced/<member>/31`.
+pub const FENCED_KEPT: u64 = 32;
 /// How many orders a cluster keeps, likewise.
 pub const AUDITS_KEPT: u64 = 64;
 
@@ -94,13 +100,33 @@ impl ClusterKeys {
     pub fn fence(&self, member: &MemberName) -> String {
         format!("{}fence/{member}", self.ours)
     }
+    /// One place of the ring of fences that the agent of a member tells of.
+    pub fn fenced(&self, member: &MemberName, number: u64) -> String {
+        format!("{}{:02}", self.fenced_by(member), number % FENCED_KEPT)
+    }
+    /// Prefix of that ring.
+    pub fn fenced_by(&self, member: &MemberName) -> String {
+        format!("{}fenced/{member}/", self.ours)
+    }
     /// The mark that the next failover waits for a person.
     pub fn hold(&self) -> String {
         format!("{}hold", self.ours)
     }
+    /// The writer's word that its fence may be lifted, or is: no CLOSE while it stands.
+    pub fn held(&self) -> String {
+        format!("{}held", self.ours)
+    }
     /// The mark that a person works on the cluster.
     pub fn maintenance(&self) -> String {
         format!("{}maintenance", self.ours)
+    }
+    /// What a fence device has said to the agent of a member.
+    pub fn outside(&self, asker: &MemberName) -> String {
+        format!("{}outside/{asker}", self.ours)
+    }
+    /// A person's order to go on with a loss.
+    pub fn overriding(&self) -> String {
+        format!("{}override", self.ours)
     }
     /// Where a pooler sends its clients.
     pub fn route(&self, host: &HostName, pooler: &str) -> String {
@@ -148,7 +174,9 @@ impl ClusterKeys {
                 "term" => OurKey::Term,
                 "floor" => OurKey::Floor,
                 "hold" => OurKey::Hold,
+                "held" => OurKey::Held,
                 "maintenance" => OurKey::Maintenance,
+                "override" => OurKey::Override,
                 _ => return None,
             },
             Some(("promise", path)) => {
@@ -158,6 +186,11 @@ impl ClusterKeys {
             Some(("attest", term)) => OurKey::Attest(Term(term.parse().ok()?)),
             Some(("facts", member)) => OurKey::Facts(member),
             Some(("fence", member)) => OurKey::Fence(member),
+            Some(("outside", member)) => OurKey::Outside(member),
+            Some(("fenced", path)) => {
+                let (member, number) = path.rsplit_once('/')?;
+                OurKey::Fenced { member, number: number.parse().ok()? }
+            }
             Some(("route", pooler)) => OurKey::Route(pooler),
             Some(("would", member)) => OurKey::Would(member),
             Some(("audit", number)) => OurKey::Audit(number.parse().ok()?),
@@ -175,11 +208,15 @@ pub enum OurKey<'k> {
     Term,
     Floor,
     Hold,
+    Held,
     Maintenance,
+    Override,
     Promise { member: &'k str, term: Term },
     Attest(Term),
     Facts(&'k str),
     Fence(&'k str),
+    Outside(&'k str),
+    Fenced { member: &'k str, number: u64 },
     Route(&'k str),
     Would(&'k str),
     Event(u64),
@@ -206,10 +243,18 @@ mod tests {
         assert_eq!(keys.term(), "/holdfast/v1/r1/service/main/term");
         assert_eq!(keys.parse(&keys.term()), Some(OurKey::Term));
         assert_eq!(keys.parse(&keys.maintenance()), Some(OurKey::Maintenance));
+        assert_eq!(keys.parse(&keys.held()), Some(OurKey::Held));
         let promise = keys.promise(&db1, Term(7));
         assert_eq!(keys.parse(&promise), Some(OurKey::Promise { member: "db1.plant", term: Term(7) }));
         assert_eq!(keys.parse(&keys.event(65)), Some(OurKey::Event(1)));
         assert_eq!(keys.parse(&keys.audit(65)), Some(OurKey::Audit(1)));
+        assert_eq!(keys.parse(&keys.outside(&db1)), Some(OurKey::Outside("db1.plant")));
+        assert_eq!(keys.parse(&keys.overriding()), Some(OurKey::Override));
+        assert_eq!(keys.fenced(&db1, 33), "/holdfast/v1/r1/service/main/fenced/db1.plant/01");
+        assert_eq!(
+            keys.parse(&keys.fenced(&db1, 33)),
+            Some(OurKey::Fenced { member: "db1.plant", number: 1 })
+        );
         assert_eq!(keys.parse(&keys.would(&db1)), Some(OurKey::Would("db1.plant")));
         assert_eq!(keys.parse("/holdfast/v1/r1/service/main/later"), None);
         assert_eq!(keys.parse("/holdfast/v1/r1/service/other/term"), None);

@@ -23,6 +23,10 @@ pub enum Case {
     PatroniHungThirdNode,
     /// All PostgreSQL processes of the primary hung.
     PostgresHung,
+    /// The file system of the primary's data directory hangs.
+    DiskHang,
+    /// The same file system meets an error and turns read-only.
+    DiskReadonly,
     /// The primary's host frozen, and thawed after somebody has taken its place.
     HostFrozen,
     /// Only the primary loses etcd.
@@ -79,6 +83,8 @@ impl Case {
                 breaks(Place::Standby(0), "stop", Some("patroni")),
             ),
             Self::PostgresHung => on_primary("stop", Some("postgres"), true, until_return(5)),
+            Self::DiskHang => on_primary("disk-hang", None, true, until_return(5)),
+            Self::DiskReadonly => on_primary("disk-readonly", None, true, until_return(5)),
             Self::HostFrozen => on_primary("freeze", None, true, until_return(10)),
             Self::EtcdCut => on_primary("etcd-cut", None, true, Hold::Fixed(CUT)),
             Self::EtcdDown => etcd_down(Hold::Fixed(DOWN)),
@@ -103,7 +109,7 @@ impl Case {
 
     /// Whether the case breaks disks, which then have to be of the hosts' own.
     pub fn needs_own_disk(self) -> bool {
-        self == Self::Stalls
+        matches!(self, Self::Stalls | Self::DiskHang | Self::DiskReadonly)
     }
 
     /// Whether it breaks agents, which Patroni alone does not have.

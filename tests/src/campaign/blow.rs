@@ -103,6 +103,7 @@ pub const BLOWS: &[Blow] = &[
     signal("kill-postmaster", Kind::Kill, "postmaster", MOSTLY_WRITER, AT_ONCE, 8),
     signal("kill-patroni", Kind::Kill, "patroni", MEMBERS, AT_ONCE, 5),
     signal("kill-agent", Kind::Kill, "agent", AGENTS, AT_ONCE, 6),
+    signal("kill-guard", Kind::Kill, "guard", MEMBERS, AT_ONCE, 4),
     signal("kill-pgbouncer", Kind::Kill, "pgbouncer", POOLER, AT_ONCE, 2),
     signal("stop-postmaster", Kind::Stop, "postmaster", MOSTLY_WRITER, (300, 15_000), 6),
     signal("stop-postgres", Kind::Stop, "postgres", MOSTLY_WRITER, (300, 15_000), 6),
@@ -123,7 +124,7 @@ impl Blow {
 
     /// Whether it breaks something that Patroni alone does not have.
     pub fn needs_agents(&self) -> bool {
-        self.target == Some("agent")
+        matches!(self.target, Some("agent" | "guard"))
     }
 
     /// Whether there is something to heal when it is held no longer.

@@ -37,6 +37,8 @@ pub struct Spec {
     pub paging_command: Option<Vec<String>>,
     /// Where the agents send their traces, for example `http://10.77.0.61:4317`.
     pub otlp_endpoint: Option<String>,
+    /// The fence device of each database host, which the agents of the others may ask.
+    pub outside: Option<Outside>,
     /// Whether every database host keeps its data on a file system of its own, which can hang and fail. Costs a second
     /// and some disk.
     pub own_disk: bool,
@@ -52,6 +54,21 @@ pub struct Spec {
     pub region: Vec<Region>,
     /// What connects the regions.
     pub link: Link,
+}
+
+/// One program for all database hosts: it is told which of them by `nodename`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outside {
+    /// The program, by its path on this machine.
+    pub program: std::path::PathBuf,
+    /// Its options.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Milliseconds that one call may take.
+    pub timeout_ms: u64,
+    /// How often it is asked again.
+    pub retries: u64,
 }
 
 /// Patroni's dynamic configuration, as far as it decides when something happens.
@@ -186,6 +203,7 @@ impl Default for Spec {
             arm: true,
             paging_command: None,
             otlp_endpoint: None,
+            outside: None,
             own_disk: false,
             fake_clock: false,
             patroni: Patroni::default(),

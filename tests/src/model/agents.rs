@@ -81,7 +81,7 @@ impl World {
                 stale.then(|| state.leader_key = None)
             }
             Action::NameNext(node) => {
-                let may = !state.open && node != state.holder && self.product.may_be_named(state, node);
+                let may = !state.open && self.product.may_be_named(state, node);
                 may.then(|| state.leader_key = Some(node))
             }
             Action::Open(node) => self.open(state, node),
@@ -203,6 +203,7 @@ impl World {
         let closed = self.close_as_mutated(state, eligible)?;
         state.open = false;
         state.closed_floor = closed.floor;
+        state.timeline = closed.timeline;
         state.leader_key = closed.leader_key;
         state.sync_is_closes = true;
         state.attested = None;
@@ -219,13 +220,14 @@ impl World {
 
     fn close_as_mutated(&self, state: &State, eligible: bool) -> Option<super::product::Closed> {
         use super::product::Closed;
+        let timeline = state.timeline;
         let without_holder = state.leader_key.filter(|leader| *leader != state.holder);
         match self.mutant {
             Some(Mutant::SessionAlone) if state.open && !state.writers_session() => {
-                Some(Closed { floor: End::default(), leader_key: without_holder })
+                Some(Closed { floor: End::default(), leader_key: without_holder, timeline })
             }
             Some(Mutant::SyncNotComparedAtClose) if state.open => {
-                Some(Closed { floor: state.evidence?, leader_key: without_holder })
+                Some(Closed { floor: state.evidence?, leader_key: without_holder, timeline })
             }
             _ => self.product.close(state, eligible),
         }
@@ -235,14 +237,18 @@ impl World {
         if state.host(node).postgres != Postgres::Replica || !state.sessions.has(node) {
             return None;
         }
-        match self.product.hook(state, node) {
+        let own = state.host(node).log.end();
+        let reserved = match self.product.hook(state, node) {
             Hook::No => return None,
             Hook::AlreadyOpen => {
-                state.host_mut(node).allowed = state.term;
+                let held = self.product.held(own, state.timeline);
+                let term = state.term;
+                let host = state.host_mut(node);
+                (host.allowed, host.held) = (term, held);
                 return Some(());
             }
-            Hook::Opens => {}
-        }
+            Hook::Opens(reserved) => reserved,
+        };
         if state.term >= self.bounds.terms {
             return None;
         }
@@ -251,7 +257,8 @@ impl World {
         state.open = true;
         state.closed_floor = End::default();
         state.sync_is_closes = false;
-        state.floor = state.host(node).log.end();
+        state.timeline = reserved;
+        state.floor = own;
         state.floor_begun = None;
         state.evidence = None;
         state.in_force = Configurations::only(state.sync.counted(node));
@@ -259,8 +266,9 @@ impl World {
             state.host_mut(other).data_replaced = false;
         }
         let term = state.term;
+        let held = self.product.held(own, reserved);
         let host = state.host_mut(node);
-        host.allowed = term;
+        (host.allowed, host.held) = (term, held);
         host.in_hook = false;
         host.upstream = None;
         if !state.acknowledged.minus(state.host(node).log.writes()).is_empty() {

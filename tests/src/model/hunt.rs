@@ -45,6 +45,7 @@ pub fn of(mutant: Mutant) -> Hunt {
         Mutant::CountedByNumber => Hunt::Script(Bounds::WIDE, scripts::COUNTED_WITHOUT_LOOKING),
         Mutant::QuorumIsEnough | Mutant::LengthMinusQuorum => Hunt::Search(Bounds { sessions: 1, ..quiet }),
         Mutant::Majority => Hunt::Search(Bounds { nodes: 4, sessions: 1, ..quiet }),
+        Mutant::WriterReturnsWithOtherData => Hunt::Script(Bounds::WIDE, scripts::COMES_BACK_WITH_A_BACKUP),
         Mutant::DeposedWriterRuns => Hunt::Script(Bounds::WIDE, scripts::THE_DEPOSED_TAKES_THE_LOCK),
         Mutant::FloorNotHeldBack => Hunt::Stuck(DEATH, scripts::A_WRITE_THAT_NOBODY_HAS),
         Mutant::NotClosedAgain => Hunt::Stuck(DEATH, scripts::SYNC_MOVED_AFTER_CLOSE),

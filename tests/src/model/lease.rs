@@ -52,6 +52,7 @@ impl Lengths {
             drift_per_mille: u64::from(self.drift) * 1_000 / 2,
             suspect_after_ms: 0,
             probe_deadline_ms: 0,
+            hung_after_ms: 0,
             watchdog_ms: 0,
         })
         .is_ok()

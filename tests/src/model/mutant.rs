@@ -29,6 +29,7 @@ pub enum Mutant {
     LengthMinusQuorum,
     Majority,
     NotClosedAgain,
+    WriterReturnsWithOtherData,
     DeposedWriterRuns,
     DeadlineFromReply,
     NoMargin,
@@ -59,10 +60,13 @@ impl Mutant {
             | Self::LengthMinusQuorum
             | Self::Majority => "8",
             Self::NotClosedAgain => "12",
-            Self::SyncNotComparedAtOpen | Self::SettingNotChecked | Self::FloorNotReachedAtOpen => "14",
+            Self::SyncNotComparedAtOpen
+            | Self::SettingNotChecked
+            | Self::FloorNotReachedAtOpen
+            | Self::TimelineTwice => "14",
+            Self::WriterReturnsWithOtherData => "15",
             Self::DeadlineFromReply | Self::NoMargin => "19",
             Self::DeposedWriterRuns => "20 (G)",
-            Self::TimelineTwice => "8 (positions)",
             Self::WriterIsPaused => "19 (clocks)",
             Self::GrantDoesNotBlock | Self::GrantTooShort | Self::RestartWithoutWaiting => "22",
         }
@@ -100,6 +104,9 @@ impl Mutant {
             Self::LengthMinusQuorum => "|M| - q promises are enough",
             Self::Majority => "a majority of M is enough",
             Self::NotClosedAgain => "a closed reign whose /sync has moved is not closed again",
+            Self::WriterReturnsWithOtherData => {
+                "the old writer opens on a /sync that it moved after CLOSE, with other data than it wrote"
+            }
             Self::DeposedWriterRuns => {
                 "nothing stops a deposed writer: its Patroni may still empty synchronous_standby_names"
             }
@@ -108,7 +115,7 @@ impl Mutant {
             Self::GrantDoesNotBlock => "a member that granted a lease may promise before it has run out",
             Self::GrantTooShort => "a grant ends before the lease that rests on it",
             Self::TimelineTwice => {
-                "two reigns write on one timeline id: the second writer has not seen the first one's history file"
+                "the id that OPEN reserved is not held: PostgreSQL takes that of a reign that it has not followed"
             }
             Self::WriterIsPaused => "a hypervisor stops the writer's host, its clocks and its dead-man alike",
             Self::RestartWithoutWaiting => "an agent that restarted promises at once, its grants forgotten",
@@ -118,7 +125,7 @@ impl Mutant {
     /// Whether this is not a rule of ours but something that the rules take for granted. Dropping it must be seen to
     /// break a promise all the same: that is what makes it an assumption.
     pub fn is_an_assumption(self) -> bool {
-        matches!(self, Self::DeposedWriterRuns | Self::TimelineTwice | Self::WriterIsPaused)
+        matches!(self, Self::DeposedWriterRuns | Self::WriterIsPaused)
     }
 
     /// Its name on the command line.

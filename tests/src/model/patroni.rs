@@ -113,24 +113,24 @@ impl World {
                 state.host_mut(author).sync_is_cached = false;
             }
             Action::CallHook(node) => call_hook(state, node),
-            Action::Promote(node) => self.promote(state, node),
+            Action::Promote(node) => Self::promote(state, node),
             _ => return None,
         }
         Some(())
     }
 
     /// `pg_ctl promote` after the hook, without another look at the lock.
-    fn promote(&self, state: &mut State, node: Node) {
+    fn promote(state: &mut State, node: Node) {
         let host = state.host_mut(node);
         if host.postgres == Postgres::Replica {
             host.postgres = Postgres::Primary;
             host.term = host.allowed;
             // PostgreSQL takes the next id after those of which it has seen a history file.
             let seen = host.log.end().timeline.max(1);
-            host.timeline = if self.is(Mutant::TimelineTwice) { seen + 1 } else { host.term };
+            host.timeline = seen.max(host.held) + 1;
             host.upstream = None;
         }
-        host.allowed = 0;
+        (host.allowed, host.held) = (0, 0);
         host.in_hook = false;
     }
 

@@ -172,7 +172,9 @@ fn flush(state: &mut State, node: Node) -> Option<()> {
 
 fn reinitialise(state: &mut State, node: Node) -> Option<()> {
     let source_runs = state.open && state.writes(state.holder) && node != state.holder;
-    source_runs.then(|| {
+    // Without a writer from the archive, by a method of Patroni's that needs no leader: whatever the backup had.
+    let from_archive = !state.open && node == state.holder;
+    (source_runs || from_archive).then(|| {
         state.host_mut(node).upstream = None;
         state.replace_data(node, Log::default());
         state.spent.replacements += 1;

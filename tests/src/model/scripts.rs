@@ -44,6 +44,36 @@ pub const OPENED_ON_A_MOVED_SYNC: &[Action] = left_by_both![
     Open(C),
 ];
 
+/// The same, and a crash ends the old writer: nobody else has what it acknowledged alone, so it is the one that opens.
+pub const COMES_BACK: &[Action] = left_by_both![
+    Close { eligible: false },
+    TakeLock(A),
+    WriteSync(A, 0, NOBODY),
+    SetNames(A, 0, NOBODY),
+    Write(A),
+    PostgresDies(A),
+    StartAsStandby(A),
+    Replayed(A),
+    CallHook(A),
+    Open(A),
+    Promote(A),
+];
+
+/// The same, with a data directory from the archive that has none of it.
+pub const COMES_BACK_WITH_A_BACKUP: &[Action] = left_by_both![
+    Close { eligible: false },
+    TakeLock(A),
+    WriteSync(A, 0, NOBODY),
+    SetNames(A, 0, NOBODY),
+    Write(A),
+    PostgresDies(A),
+    StartAsStandby(A),
+    Reinitialise(A),
+    Replayed(A),
+    CallHook(A),
+    Open(A),
+];
+
 /// Patroni computes the candidate's setting before the hook, from the `/sync` of that moment.
 pub const OPENED_WITH_AN_OLD_SETTING: &[Action] = &[
     Disconnect(C),

@@ -123,6 +123,8 @@ pub struct Host {
     pub term: u8,
     /// The timeline on which it writes.
     pub timeline: u8,
+    /// The highest timeline id that the hook keeps its PostgreSQL from; 0 is none.
+    pub held: u8,
     /// Its Patroni believes to hold the lock.
     pub believes_leader: bool,
     /// Its Patroni's cached version of `/sync` is the present one.
@@ -151,6 +153,8 @@ pub struct State {
     pub holder: Node,
     /// OPEN, or CLOSED.
     pub open: bool,
+    /// The highest timeline id on which a reign may have written.
+    pub timeline: u8,
     /// The floor of a closed reign.
     pub closed_floor: End,
     /// `/sync` is what CLOSE wrote.
@@ -214,6 +218,7 @@ impl State {
             term: 1,
             holder: A,
             open: true,
+            timeline: 1,
             closed_floor: End::default(),
             sync_is_closes: false,
             floor: End::default(),
@@ -276,7 +281,7 @@ impl State {
         host.postgres = Postgres::Stopped;
         host.upstream = None;
         host.in_hook = false;
-        host.allowed = 0;
+        (host.allowed, host.held) = (0, 0);
         for other in self.nodes() {
             if self.host(other).upstream == Some(node) {
                 self.host_mut(other).upstream = None;

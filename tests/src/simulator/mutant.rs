@@ -39,11 +39,13 @@ pub enum Mutant {
     GuardNeverKills,
     /// The dead-man's element is taken away first, and put back by a second transaction.
     DeadManInTwoSteps,
+    /// Rule 14: the timeline ids that nobody here has seen are not held.
+    TimelineNotHeld,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PositionBeforeCut,
         Self::PromiseForgottenAtBoot,
         Self::CloseWithoutSync,
@@ -60,6 +62,7 @@ impl Mutant {
         Self::RestartWithoutWaiting,
         Self::GuardNeverKills,
         Self::DeadManInTwoSteps,
+        Self::TimelineNotHeld,
     ];
 
     fn name(self) -> &'static str {
@@ -80,6 +83,7 @@ impl Mutant {
             Self::RestartWithoutWaiting => "restart-without-waiting",
             Self::GuardNeverKills => "guard-never-kills",
             Self::DeadManInTwoSteps => "dead-man-in-two-steps",
+            Self::TimelineNotHeld => "timeline-not-held",
         }
     }
 }

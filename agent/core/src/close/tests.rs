@@ -1,6 +1,6 @@
 use super::*;
-use crate::testing::{at, name, names};
-use holdfast_types::{Incarnation, Term};
+use crate::testing::{at, lasting, name, names, off, overriding};
+use holdfast_types::{Incarnation, Term, Timeline};
 
 /// A cluster whose writer `a` died in term 4; `b` and `c` are synchronous and have promised, `d` is asynchronous.
 struct World {
@@ -11,9 +11,12 @@ struct World {
     promises: BTreeMap<MemberName, Revised<Promise>>,
     data_uuids: BTreeMap<MemberName, String>,
     attestation: Option<Revised<Attestation>>,
+    outside: Option<Revised<OutsideRecord>>,
+    overriding: Option<Revised<OverrideRecord>>,
     session_present: bool,
     leader_key: Option<Revised<MemberName>>,
     failover_key: bool,
+    held: bool,
     candidates: Vec<Candidate>,
 }
 
@@ -35,6 +38,7 @@ fn candidate(member: &str, lsn: u64) -> Candidate {
         member: name(member),
         position: at(1, lsn),
         eligible: true,
+        nosync: false,
         priority: 1,
         member_lease: Some(70),
     }
@@ -60,7 +64,10 @@ impl World {
             floor: at(1, 100),
         };
         Self {
-            term: Revised { value: TermRecord { term: Term(4), reign, trace: None }, mod_revision: 200 },
+            term: Revised {
+                value: TermRecord { term: Term(4), reign, trace: None, timeline: None },
+                mod_revision: 200,
+            },
             floor: Some(Revised { value: floor, mod_revision: 201 }),
             sync: SyncKey {
                 leader: Some(name("a")),
@@ -74,9 +81,12 @@ impl World {
             promises: BTreeMap::from([(name("b"), promise(4, 150, 210)), (name("c"), promise(4, 140, 211))]),
             data_uuids: BTreeMap::from([(name("b"), "u".into()), (name("c"), "u".into())]),
             attestation: None,
+            outside: None,
+            overriding: None,
             session_present: false,
             leader_key: Some(Revised { value: name("a"), mod_revision: 190 }),
             failover_key: false,
+            held: false,
             candidates: vec![candidate("b", 150), candidate("c", 140)],
         }
     }
@@ -90,11 +100,15 @@ impl World {
             promises: &self.promises,
             data_uuids: &self.data_uuids,
             attestation: self.attestation.as_ref(),
+            outside: self.outside.as_ref().map(|found| (lasting(name("c")), found)),
+            overriding: self.overriding.as_ref(),
             session_present: self.session_present,
             leader_key: self.leader_key.as_ref(),
             failover_key: self.failover_key,
             config_mod_revision: 20,
             maintenance_mod_revision: 0,
+            held: self.held,
+            held_mod_revision: 0,
             candidates: &self.candidates,
             now_wall_ms: 9,
         })
@@ -107,6 +121,7 @@ impl World {
             incarnation: Incarnation(1),
             session: SessionId(5),
             stop,
+            stuck: Vec::new(),
             at_wall_ms: 0,
         };
         self.session_present = true;
@@ -295,6 +310,17 @@ fn a_term_that_was_given_back_is_closed_without_a_promise_over_the_floor_it_was_
 }
 
 #[test]
+fn a_term_that_was_given_back_leaves_its_timeline_unused() {
+    let (mut unused, mut written) = (given_back(), World::new());
+    written.session_present = false;
+    for world in [&mut unused, &mut written] {
+        world.term.value.timeline = Some(Timeline(3));
+    }
+    assert_eq!(unused.decide().unwrap().closed.timeline, Some(Timeline(2)));
+    assert_eq!(written.decide().unwrap().closed.timeline, Some(Timeline(3)));
+}
+
+#[test]
 fn a_sync_that_moved_since_open_makes_a_given_back_term_a_stop_like_any_other() {
     let mut world = given_back();
     world.sync.mod_revision = 104;
@@ -341,4 +367,60 @@ fn a_given_back_term_is_closed_again_by_promises_only() {
     (world.sync.mod_revision, world.sync.version) = (301, 5);
     world.history = vec![SyncKey { version: 4, mod_revision: 300, ..world.sync.clone() }];
     assert!(matches!(world.decide(), Err(NotYet::Promises { promised: 0, .. })));
+}
+
+#[test]
+fn the_word_of_a_device_takes_the_place_of_the_session_and_of_nothing_else() {
+    let mut world = World::new();
+    world.outside = Some(Revised { value: off("a", 4), mod_revision: 300 });
+    world.session_present = true;
+    let plan = world.decide().unwrap();
+    assert_eq!(plan.out_of_office, OutOfOffice::Outside { asker: name("c"), mod_revision: 300 });
+    let Reign::Closed { evidence, .. } = &plan.closed.reign else { panic!("not closed") };
+    assert!(matches!(evidence, Evidence::Revoked { outside: Some(asker), .. } if *asker == name("c")));
+    world.promises.remove(&name("c"));
+    assert!(matches!(world.decide(), Err(NotYet::Promises { .. })), "the count stays");
+    world = World { outside: world.outside, ..World::new() };
+    world.floor.as_mut().unwrap().value.floor = at(1, 151);
+    assert!(matches!(world.decide(), Err(NotYet::BehindFloor { .. })), "the floor stays");
+}
+
+#[test]
+fn an_override_drops_the_count_and_the_floor_for_one_successor_that_has_left_the_writer() {
+    let mut world = World::new();
+    world.promises.remove(&name("b"));
+    world.candidates.remove(0);
+    world.floor.as_mut().unwrap().value.floor = at(1, 500);
+    world.overriding = Some(Revised { value: overriding("c", 4), mod_revision: 400 });
+    let plan = world.decide().unwrap();
+    let Reign::Closed { floor, evidence, successor, .. } = &plan.closed.reign else { panic!("not closed") };
+    assert_eq!((*floor, successor), (Some(at(1, 500)), &Some(name("c"))), "the floor is stated, not lowered");
+    assert!(
+        matches!(evidence, Evidence::Override { by, reason } if (by.as_str(), reason.as_str()) == ("ann", "lost"))
+    );
+    assert_eq!(plan.override_mod_revision, Some(400));
+    assert_eq!(plan.promise_mod_revisions.keys().collect::<Vec<_>>(), [&name("c")]);
+    world.session_present = true;
+    assert_eq!(world.decide(), Err(NotYet::WriterLives), "it says nothing about a writer that lives");
+    world.session_present = false;
+    world.data_uuids.remove(&name("c"));
+    assert_eq!(world.decide(), Err(NotYet::SuccessorFollows(name("c"))), "its data have been replaced since");
+}
+
+#[test]
+fn an_override_that_was_not_needed_only_names_the_successor() {
+    let mut world = World::new();
+    world.overriding = Some(Revised { value: overriding("c", 4), mod_revision: 400 });
+    let plan = world.decide().unwrap();
+    let Reign::Closed { evidence, successor, .. } = &plan.closed.reign else { panic!("not closed") };
+    assert!(matches!(evidence, Evidence::Revoked { .. }), "the proof is there");
+    assert_eq!((successor, plan.override_mod_revision), (&Some(name("c")), Some(400)));
+}
+
+#[test]
+fn a_writer_that_may_write_without_a_lease_is_closed_only_once_it_has_stopped() {
+    let mut held = World { held: true, ..World::new() };
+    assert_eq!(held.decide(), Err(NotYet::Held));
+    held.attest(StopKind::Stopped);
+    assert!(held.decide().is_ok(), "its own agent says that it has stopped");
 }

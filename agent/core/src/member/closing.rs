@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use holdfast_types::MemberName;
-use holdfast_types::record::{Evidence, Reign, TermRecord};
+use holdfast_types::record::{Evidence, OverrideRecord, Reign, TermRecord};
 
-use super::{Action, Decision, Local, Memory, Named};
+use super::{Action, Decision, Local, Memory, Named, come_back};
 use crate::close::{self, ClosePlan, Revised};
 use crate::cluster::Cluster;
-use crate::{hold, in_force, successor};
+use crate::{hold, in_force, outside, successor};
 
 /// Rule 13: how long a named successor may take until the next is named.
 pub(super) const SUCCESSOR_PATIENCE_MS: u64 = 2_000;
@@ -34,11 +34,15 @@ pub(super) fn close(
         promises: &cluster.promises,
         data_uuids: &data_uuids,
         attestation: cluster.attestation.as_ref(),
+        outside: outside::proof(cluster),
+        overriding: cluster.override_in_force(),
         session_present: cluster.writers_session_present(),
         leader_key: cluster.leader_key.as_ref(),
         failover_key: cluster.failover_key,
         config_mod_revision: cluster.config.map_or(0, |config| config.mod_revision),
         maintenance_mod_revision: cluster.maintenance.as_ref().map_or(0, |found| found.mod_revision),
+        held: cluster.may_be_held(local.now.wall_ms),
+        held_mod_revision: cluster.held.as_ref().map_or(0, |found| found.mod_revision),
         candidates: &candidates,
         now_wall_ms: local.now.wall_ms,
     });
@@ -76,7 +80,9 @@ fn held(cluster: &Cluster, local: &Local<'_>, plan: &ClosePlan) -> Option<Option
     let Reign::Closed { evidence, .. } = &plan.closed.reign else { return None };
     let number = plan.closed.term;
     let of_term = cluster.hold.as_ref().filter(|hold| hold.value.term == number);
-    let released = of_term.is_some_and(|hold| hold.value.released_by.is_some());
+    // Who takes a loss to get a writer has looked.
+    let released =
+        plan.override_mod_revision.is_some() || of_term.is_some_and(|hold| hold.value.released_by.is_some());
     let closed_at = |event: &Revised<holdfast_types::record::EventRecord>| {
         let step = holdfast_types::record::Step::Closed;
         event.value.steps_wall_ms.get(&step).copied().filter(|_| event.value.term < number)
@@ -95,7 +101,7 @@ fn held(cluster: &Cluster, local: &Local<'_>, plan: &ClosePlan) -> Option<Option
 fn rank(cluster: &Cluster, plan: &ClosePlan, me: &MemberName) -> u64 {
     let first = match &plan.closed.reign {
         Reign::Closed {
-            evidence: Evidence::Revoked { promisers } | Evidence::AttestedStopped { promisers },
+            evidence: Evidence::Revoked { promisers, .. } | Evidence::AttestedStopped { promisers },
             ..
         } => promisers.clone(),
         Reign::Closed { evidence: Evidence::Relinquished, holder, .. } => {
@@ -128,12 +134,19 @@ pub(super) fn while_closed(
     memory.named = Some(named);
     // Rule 10: who gave its term back was no writer; it is one of the others.
     let given_back = term.value.was_given_back();
+    let overriding = cluster.override_in_force();
+    let wanted = overriding.is_some_and(|found| found.value.successor == *local.me);
     if writer == local.me && !given_back {
         // The attestation has been used: a standby may start again. A primary may not, by the term record.
         if local.gate_shut {
             decision.actions.push(Action::OpenGate);
         }
-        return;
+        if overriding.is_none() {
+            return come_back::name_itself(cluster, local, term, named, decision);
+        }
+        if !wanted {
+            return;
+        }
     }
     if cluster.sync.as_ref().is_some_and(|sync| sync.mod_revision != term.mod_revision) {
         close(cluster, local, term, memory, decision);
@@ -141,20 +154,25 @@ pub(super) fn while_closed(
             return;
         }
     }
+    if let Some(overriding) = overriding {
+        decision.actions.extend(by_override(cluster, term, overriding));
+        return;
+    }
     match &cluster.leader_key {
-        Some(leader) if leader.value == *writer && !given_back => {
+        Some(leader)
+            if leader.value == *writer && !given_back && !come_back::may_lead(cluster, term, named) =>
+        {
             decision.actions.push(take(leader, term));
         }
         leader => {
-            let patience_ms = SUCCESSOR_PATIENCE_MS << named.earlier.min(SUCCESSOR_DOUBLINGS_MAX);
-            let waited_ms = local.now.boottime_ms.saturating_sub(named.since_ms);
-            if waited_ms < patience_ms {
-                decision.again_in_ms = Some(patience_ms - waited_ms);
+            if let Some(left_ms) = named.left_ms(local) {
+                decision.again_in_ms = Some(left_ms);
                 return;
             }
             if let Some(next) = next_successor(cluster, term, leader.as_ref()) {
                 decision.actions.push(next);
             } else if let Some(leader) = leader.as_ref().filter(|leader| leader.value == *writer)
+                && given_back
                 && !cluster.candidates().iter().any(|one| one.member == *writer && one.eligible)
             {
                 // Rule 10: it keeps the lock of the term that it gave back, and its Patroni does nothing with it.
@@ -162,6 +180,29 @@ pub(super) fn while_closed(
             }
         }
     }
+}
+
+/// Rule 18: a person has named the successor, and nobody else is. The key is put for it at once, whoever has it now; the
+/// old writer too may be the one, once its reign is closed: only what it lacks is the question, and that has been accepted.
+fn by_override(
+    cluster: &Cluster,
+    term: &Revised<TermRecord>,
+    overriding: &Revised<OverrideRecord>,
+) -> Option<Action> {
+    let leader = cluster.leader_key.as_ref();
+    let successor = &overriding.value.successor;
+    if leader.is_some_and(|leader| leader.value == *successor) || cluster.fenced(successor) {
+        return None;
+    }
+    // Patroni's own spelling of the name goes into its keys.
+    let (to, patroni) = cluster.members.get_key_value(successor)?;
+    Some(Action::NameNext {
+        to: to.clone(),
+        member_lease: Some(patroni.lease).filter(|lease| *lease != 0)?,
+        leader_mod_revision: leader.map_or(0, |leader| leader.mod_revision),
+        term_mod_revision: term.mod_revision,
+        override_mod_revision: Some(overriding.mod_revision),
+    })
 }
 
 fn take(leader: &Revised<MemberName>, term: &Revised<TermRecord>) -> Action {
@@ -176,6 +217,15 @@ fn named(memory: &Memory, term_mod_revision: i64, leader_mod_revision: i64, now_
         Some(old) if old.leader_mod_revision == leader_mod_revision => old,
         Some(old) => new(old.earlier.saturating_add(1)),
         None => new(0),
+    }
+}
+
+impl Named {
+    /// How much of its time the present holder of the leader key has left; `None` when it is over.
+    pub(super) fn left_ms(&self, local: &Local<'_>) -> Option<u64> {
+        let patience_ms = SUCCESSOR_PATIENCE_MS << self.earlier.min(SUCCESSOR_DOUBLINGS_MAX);
+        let waited_ms = local.now.boottime_ms.saturating_sub(self.since_ms);
+        patience_ms.checked_sub(waited_ms).filter(|left_ms| *left_ms > 0)
     }
 }
 
@@ -198,5 +248,6 @@ fn next_successor(
         member_lease: next.member_lease?,
         leader_mod_revision: leader.map_or(0, |leader| leader.mod_revision),
         term_mod_revision: term.mod_revision,
+        override_mod_revision: None,
     })
 }

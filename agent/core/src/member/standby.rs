@@ -9,6 +9,7 @@ use super::{Action, Decision, Local, Memory};
 use crate::close::Revised;
 use crate::cluster::Cluster;
 use crate::detach::{self, Phase};
+use crate::outside;
 
 pub(super) fn decide(
     cluster: &Cluster,
@@ -50,6 +51,7 @@ pub(super) fn decide(
         term: Some(&term.value),
         leader_key: cluster.leader_key.as_ref().map(|leader| &leader.value),
         attested: cluster.attested(),
+        outside: outside::proof(cluster).is_some(),
         session_present: cluster.writers_session_present(),
         silent_ms: local.suspicion.silent_ms,
         probes: &local.suspicion.probes,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::record::{
-    Attestation, FenceReason, FenceRecord, FloorRecord, HoldRecord, MaintenanceRecord, ModeRecord, Promise,
-    SessionRecord, Step,
+    Attestation, FenceReason, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
+    ModeRecord, Promise, SessionRecord, Step,
 };
 use holdfast_types::{Configuration, Mode, Profile};
 
@@ -13,7 +13,7 @@ use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS};
 use super::*;
 use crate::cluster::{PatroniConfig, PatroniMember};
 use crate::sync::SyncKey;
-use crate::testing::{at, event, facts, lasting, name, names, term_open};
+use crate::testing::{at, event, facts, lasting, name, names, overriding, term_open};
 
 const A_SESSION: SessionId = SessionId(5);
 
@@ -60,6 +60,7 @@ fn cluster() -> Cluster {
         state: Some("running".into()),
         nofailover: false,
         failover_priority: 1,
+        nosync: false,
     };
     Cluster {
         mode: Some(revised(mode, 50)),
@@ -102,6 +103,7 @@ fn attestation() -> Attestation {
         incarnation: Incarnation(1),
         session: A_SESSION,
         stop: StopKind::Stopped,
+        stuck: Vec::new(),
         at_wall_ms: 0,
     }
 }
@@ -134,15 +136,19 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         postgres: Postgres::Running { in_recovery: Some(member != "a") },
         started_as_primary: member == "a",
         patroni_hung: false,
+        pulse: None,
         after_stop: None,
+        reached: None,
         known_term: Term(0),
         granted: false,
         gate_shut: false,
+        fenced_in: true,
         hooks: Hooks::default(),
         phase: None,
         suspicion: lasting(Suspicion::default()),
         network: if member == "a" { lasting(Network::default()) } else { lasting(network) },
         setting: None,
+        devices: lasting(Devices::default()),
         timings: lasting(Timings::of(Profile::Fast)),
         second_failover_hold_ms: 600_000,
     };
@@ -226,7 +232,8 @@ fn a_clean_stop_for_a_switchover_leaves_patroni_alive_and_goes_to_the_one_that_w
     let stopped = |gate_shut| {
         local("a", |l| {
             (l.postgres, l.gate_shut) = (Postgres::Gone, gate_shut);
-            l.after_stop = Some(AfterStop { processes_gone: true, control: control.clone() });
+            l.after_stop =
+                Some(AfterStop { processes_gone: true, control: control.clone(), answering: names(&[]) });
         })
     };
     let mut cluster = cluster();
@@ -350,10 +357,15 @@ fn another_start_of_the_agent_keeps_the_term() {
     assert_eq!(actions(&cluster(), &unknown), []);
 }
 
+fn held(until_wall_ms: Option<i64>) -> Option<Revised<HeldRecord>> {
+    Some(revised(HeldRecord { term: Term(4), holder: name("a"), until_wall_ms }, 97))
+}
+
 #[test]
 fn another_start_of_the_agent_keeps_the_term_also_while_automatic_action_is_suspended() {
     let mut paused = cluster();
     paused.config.as_mut().unwrap().paused = true;
+    paused.held = held(None);
     let later = local("a", |l| {
         l.own = Some(OwnSession { session: A_SESSION, incarnation: Incarnation(2) });
     });
@@ -379,7 +391,8 @@ fn a_crash_is_attested_once_and_given_back_once() {
         local("a", |l| {
             l.postgres = Postgres::Gone;
             l.gate_shut = gate_shut;
-            l.after_stop = Some(AfterStop { processes_gone, control: ControlState::InProduction });
+            let answering = names(&["b", "c"]);
+            l.after_stop = Some(AfterStop { processes_gone, control: ControlState::InProduction, answering });
         })
     };
     let mut memory = Memory::default();
@@ -402,6 +415,22 @@ fn a_crash_is_attested_once_and_given_back_once() {
     );
     decide(&cluster, &local("a", |_| ()), &mut memory);
     assert_eq!(decide(&cluster, &crashed(false, false), &mut memory).actions, [Action::ShutGateAndKill]);
+}
+
+#[test]
+fn a_crash_beside_a_standby_that_has_just_died_is_not_attested() {
+    // c's host has died a moment ago: its session and its facts still say that it streams.
+    let crashed = |answering: &[&str]| {
+        local("a", |l| {
+            l.postgres = Postgres::Gone;
+            let (control, answering) = (ControlState::InProduction, names(answering));
+            l.after_stop = Some(AfterStop { processes_gone: false, control, answering });
+        })
+    };
+    assert_eq!(actions(&cluster(), &crashed(&["b", "c"])), [Action::ShutGateAndKill]);
+    assert_eq!(actions(&cluster(), &crashed(&["b"])), [], "Patroni starts it on the spot");
+    let stranger = crashed(&["b", "d"]);
+    assert_eq!(actions(&cluster(), &stranger), [], "its vote counts in no configuration");
 }
 
 #[test]
@@ -506,6 +535,7 @@ fn a_successor_that_does_not_open_is_replaced_after_its_time() {
         member_lease: 62,
         leader_mod_revision: 200,
         term_mod_revision: 200,
+        override_mod_revision: None,
     };
     assert_eq!(decide(&reachable, &c, &mut memory).actions, std::slice::from_ref(&next));
     assert_eq!(decide(&reachable, &c, &mut memory).actions, [next], "a fresh read decides the same");
@@ -559,4 +589,41 @@ fn a_fenced_node_is_ended_and_does_not_vote() {
     assert_eq!(actions(&fenced, &local("b", |l| l.suspicion = silent)), [Action::KillFenced]);
 }
 
+#[test]
+fn an_override_names_the_successor_of_a_closed_term_whoever_has_the_key() {
+    let mut closed = cluster();
+    let reign = Reign::Closed {
+        holder: name("a"),
+        floor: Some(at(1, 500)),
+        sync_version: 3,
+        evidence: holdfast_types::record::Evidence::AttestedClean,
+        successor: None,
+        at_wall_ms: 0,
+    };
+    closed.term = Some(revised(TermRecord { term: Term(4), reign, trace: None, timeline: None }, 90));
+    closed.overriding = Some(revised(overriding("C", 4), 400));
+    let named = |to: &str, member_lease| Action::NameNext {
+        to: name(to),
+        member_lease,
+        leader_mod_revision: 70,
+        term_mod_revision: 90,
+        override_mod_revision: Some(400),
+    };
+    let follows = local("b", |l| l.network = cut());
+    assert_eq!(actions(&closed, &follows), [named("c", 62)]);
+    closed.overriding = Some(revised(overriding("a", 4), 400));
+    assert_eq!(actions(&closed, &follows), [], "the old writer has the key, and is the one that is named");
+    closed.leader_key = None;
+    let returned = local("a", |l| {
+        (l.postgres, l.started_as_primary) = (Postgres::Running { in_recovery: Some(true) }, false);
+        l.network = lasting(Network { installed: true, ..Network::default() });
+    });
+    assert_eq!(actions(&closed, &returned).len(), 1, "it may be the only one that is left to name itself");
+    closed.overriding = Some(revised(overriding("c", 3), 400));
+    assert!(!actions(&closed, &follows).contains(&named("c", 62)), "of a term that is over");
+}
+
+mod come_back;
 mod given_back;
+mod hung;
+mod suspension;

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use holdfast_types::record::{Attestation, MemberFacts, Reign, Step, StopKind, TermRecord};
-use holdfast_types::{MemberName, Term};
+use holdfast_types::{Configuration, MemberName, Term};
 
 use super::{Action, Decision, Local, Memory, Postgres, closing, open_record, term_in_force};
-use crate::attest::{self, ControlState, Stopped};
+use crate::attest::{self, ControlState, Followers, Stopped};
 use crate::close::Revised;
 use crate::cluster::Cluster;
+use crate::hung::Pulse;
 use crate::{floor, in_force};
 
 /// A promotion takes 0.05-0.2 s (`facts/baseline.md` 5.2); it is looked at this often.
@@ -46,6 +47,9 @@ pub(super) fn decide(
     }
     if let Some(keep) = keep_term(cluster, local) {
         decision.actions.push(keep);
+        return;
+    }
+    if end_hung(cluster, local, term, memory, decision) {
         return;
     }
     match local.postgres {
@@ -158,6 +162,65 @@ fn prove(cluster: &Cluster, number: Term, memory: &mut Memory, decision: &mut De
     }
 }
 
+/// Rule 9: a writer that has hung for long enough is ended like one that must go, if somebody can follow (rule 9a); what
+/// comes after is that of a crash. Returns whether it is to be ended.
+///
+/// Only once it was promoted and known to all: before, others wait for the hook, or name the next. And only once: one
+/// that nobody could follow is left to Patroni.
+fn end_hung(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    term: &Revised<TermRecord>,
+    memory: &Memory,
+    decision: &mut Decision,
+) -> bool {
+    let Some(Pulse::Hung(hung)) = local.pulse else { return false };
+    let is_promoted = matches!(term.value.reign, Reign::Open { writable: true, .. });
+    let may_run = match local.postgres {
+        Postgres::Running { in_recovery } => in_recovery != Some(true),
+        Postgres::Unknown => true,
+        Postgres::Gone => false,
+    };
+    if !hung.is_over(local.timings) || !is_promoted || !may_run || memory.attestation_withdrawn {
+        return false;
+    }
+    let in_force = configurations(cluster, local, term.value.term, decision);
+    let (streaming, eligible) = (streaming(cluster), eligible(cluster));
+    let followers = Followers { in_force: in_force.as_deref(), streaming: &streaming, eligible: &eligible };
+    match followers.can_follow() {
+        Ok(()) => {
+            decision.actions.push(Action::EndHung(hung));
+            true
+        }
+        Err(why) => {
+            decision.waits.push(format!("{hung}; it is left alone: {why}"));
+            false
+        }
+    }
+}
+
+/// Every synchronous configuration in force; `None`: unknown, and `decision` says whether a read would tell.
+fn configurations(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    number: Term,
+    decision: &mut Decision,
+) -> Option<Vec<Configuration>> {
+    let floor = cluster.floor.as_ref().filter(|floor| floor.value.term == number)?;
+    let found =
+        in_force::configurations(&floor.value, cluster.sync.as_ref()?, &cluster.sync_history, local.me);
+    decision.needs_sync_history = matches!(found, Err(in_force::Unknown::Compacted(_)));
+    found.ok()
+}
+
+fn streaming(cluster: &Cluster) -> BTreeSet<MemberName> {
+    members_that(cluster, |facts| facts.streaming == Some(true))
+}
+
+fn eligible(cluster: &Cluster) -> BTreeSet<MemberName> {
+    members_that(cluster, |facts| facts.eligible == Some(true))
+}
+
 /// Rules 9 and 9a.
 fn after_stop(
     cluster: &Cluster,
@@ -189,16 +252,8 @@ fn after_stop(
         return;
     }
     let Some(seen) = &local.after_stop else { return };
-    let streaming = members_that(cluster, |facts| facts.streaming == Some(true));
-    let eligible = members_that(cluster, |facts| facts.eligible == Some(true));
-    let in_force = match (&cluster.floor, &cluster.sync) {
-        (Some(floor), Some(sync)) if floor.value.term == number => {
-            let found = in_force::configurations(&floor.value, sync, &cluster.sync_history, local.me);
-            decision.needs_sync_history = matches!(found, Err(in_force::Unknown::Compacted(_)));
-            found.ok()
-        }
-        _ => None,
-    };
+    let in_force = configurations(cluster, local, number, decision);
+    let (streaming, eligible) = (&streaming(cluster) & &seen.answering, eligible(cluster));
     let leader_is_us = cluster.leader_key.as_ref().is_some_and(|leader| leader.value == *local.me);
     let clean = matches!(seen.control, ControlState::ShutDown { .. });
     let verdict = attest::decide(&Stopped {

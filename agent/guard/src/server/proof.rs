@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write as _};
 use std::fs;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -40,9 +41,16 @@ pub fn former(folder: &Path) -> [Option<Former>; INSTANCES_MAX] {
         let name = entry.file_name();
         name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
     });
-    let read = ours.filter_map(|entry| parse(&fs::read_to_string(entry.path()).ok()?));
+    let read = ours.filter_map(|entry| parse(&read(&entry.path())?));
     found.iter_mut().zip(read).for_each(|(place, former)| *place = Some(former));
     found
+}
+
+/// At most what a guard writes.
+fn read(path: &Path) -> Option<String> {
+    let mut page = String::new();
+    fs::File::open(path).ok()?.take(BYTES as u64).read_to_string(&mut page).ok()?;
+    Some(page)
 }
 
 /// Opens the file of an instance in this folder.

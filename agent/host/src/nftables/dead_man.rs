@@ -14,8 +14,8 @@
 //!
 //! Called by the writer's agent about once a second. Decides nothing: the lease is not known here.
 
-mod element;
-mod rules;
+pub(crate) mod element;
+pub(crate) mod rules;
 
 use std::fmt::Write as _;
 use std::io;

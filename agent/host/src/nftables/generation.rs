@@ -57,7 +57,7 @@ pub(super) fn read_by(socket: &Socket) -> io::Result<Generation> {
     }
 }
 
-fn parse(packet: &[u8]) -> Option<Generation> {
+pub(crate) fn parse(packet: &[u8]) -> Option<Generation> {
     let answer = answers(packet).next().filter(|answer| answer.kind == NEW_GENERATION)?;
     let count: [u8; 4] = find(answer.attributes(), GENERATION_ID)?.try_into().ok()?;
     Some(Generation(u32::from_be_bytes(count)))

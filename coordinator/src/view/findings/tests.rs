@@ -242,3 +242,23 @@ fn class_off_asks_for_no_floor_no_quorum_and_no_standby() {
     });
     assert_eq!(nothing[0].effect, "the poolers follow nobody yet");
 }
+
+#[test]
+fn a_writer_that_was_lost_in_a_pause_waits_for_a_person() {
+    assert_eq!(after(|built| built.held()), [], "its agent is there and takes it back");
+    let lost = after(|built| {
+        built.held();
+        built.remove_session(1);
+    });
+    assert_eq!(lost[0].severity, Severity::Outage);
+    assert_eq!(lost[0].next, "holdfast hold end --reason WHY --region r1 --cluster main");
+    let paused = after(|built| {
+        built.held();
+        built.remove_session(1);
+        built.patroni("config", &json!({"synchronous_mode": "quorum", "failsafe_mode": true, "pause": true}));
+    });
+    assert!(
+        paused.iter().all(|finding| finding.severity != Severity::Outage),
+        "nothing is closed now anyway"
+    );
+}

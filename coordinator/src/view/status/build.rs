@@ -9,7 +9,7 @@ use super::{
     TermReport,
 };
 use crate::view::cluster::ClusterView;
-use crate::view::{class, findings, maintenance, text, would};
+use crate::view::{class, findings, maintenance, text, warned, would};
 
 impl StatusReport {
     /// The report of a view; `etcd` if the servers were asked.
@@ -34,6 +34,7 @@ impl StatusReport {
             maintenance: maintenance::report(view),
             class: view.patroni.class(),
             loss: class::loss(&view.patroni),
+            warned: warned::all(view),
             term: term(view),
             floor: floor(view),
             sync: view.patroni.sync.as_ref().map(|sync| SyncReport {

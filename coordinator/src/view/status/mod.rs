@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::findings::Finding;
 use super::maintenance::MaintenanceReport;
+use super::warned::WarnedReport;
 use super::would::WouldReport;
 
 /// The version of the JSON; raised when a field goes or changes its meaning, not when one comes.
@@ -40,6 +41,8 @@ pub struct StatusReport {
     pub class: Option<Class>,
     /// What a failover may cost, where Holdfast does not bound it (class `off`); one line.
     pub loss: Option<String>,
+    /// Commits that ended with a warning, of each member.
+    pub warned: Vec<WarnedReport>,
     /// The reign; absent before the first term.
     pub term: Option<TermReport>,
     /// What the writer has published.

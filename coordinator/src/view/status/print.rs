@@ -66,6 +66,10 @@ impl StatusReport {
         if let Some(loss) = &self.loss {
             let _ = write!(out, "\n{loss}");
         }
+        for warned in &self.warned {
+            let is_writer = self.term.as_ref().is_some_and(|term| term.holder == warned.member);
+            out.extend(warned.line(is_writer).map(|line| format!("\n{line}")));
+        }
         match &self.term {
             None => out.push_str("\nno term yet"),
             Some(term) => {

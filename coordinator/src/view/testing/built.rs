@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HoldRecord,
-    MaintenanceRecord, MemberFacts, ModeRecord, PatroniFile, Promise, Reign, RouteRecord, SessionRecord,
-    SetupSeen, Step, StopKind, Stored, TermRecord, WouldLine, WouldRecord,
+    Attestation, AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HeldRecord,
+    HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, PatroniFile, Promise, Reign, RouteRecord,
+    SessionRecord, SetupSeen, Step, StopKind, Stored, TermRecord, WouldLine, WouldRecord,
 };
 use holdfast_types::{
     ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, Profile,
@@ -133,6 +133,7 @@ impl Built {
             highest_term: Term(0),
             contradiction: None,
             setup: Some(setup(n)),
+            warned: None,
         };
         change(&mut facts);
         self.record(&self.keys.facts(&db(n)), facts);
@@ -179,7 +180,7 @@ impl Built {
     pub fn opening(&mut self, term: u64, writer: u8, writable: bool) {
         let (incarnation, session) = (Incarnation(1), SessionId(0x1000 + 1));
         let reign = Reign::Open { holder: db(writer), incarnation, session, writable, floor: None };
-        self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None });
+        self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None, timeline: None });
     }
 
     pub fn closed(&mut self, term: u64, writer: u8) {
@@ -187,11 +188,11 @@ impl Built {
             holder: db(writer),
             floor: Some(position(2, 0x0500_0060)),
             sync_version: 3,
-            evidence: Evidence::Revoked { promisers: [db(2), db(3)].into() },
+            evidence: Evidence::Revoked { promisers: [db(2), db(3)].into(), outside: None },
             successor: Some(db(2)),
             at_wall_ms: NOW_WALL_MS - 3_000,
         };
-        self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None });
+        self.record(&self.keys.term(), TermRecord { term: Term(term), reign, trace: None, timeline: None });
     }
 
     pub fn floor(&mut self, term: u64) {
@@ -234,6 +235,11 @@ impl Built {
         self.hold_released_by(None);
     }
 
+    pub fn held(&mut self) {
+        let held = HeldRecord { term: Term(4), holder: db(1), until_wall_ms: None };
+        self.record(&self.keys.held(), held);
+    }
+
     pub fn released_hold(&mut self) {
         self.hold_released_by(Some("holdfast://operator/ann".into()));
     }
@@ -269,6 +275,7 @@ impl Built {
             incarnation: Incarnation(1),
             session: SessionId(0x1000 + 1),
             stop: StopKind::Stopped,
+            stuck: Vec::new(),
             at_wall_ms: NOW_WALL_MS - 1_000,
         };
         self.record(&self.keys.attest(Term(term)), attestation);
@@ -295,6 +302,7 @@ impl Built {
             by: "holdfast://operator/ann".into(),
             from: "console".into(),
             reason: reason.into(),
+            accepted: None,
             at_wall_ms: NOW_WALL_MS - 5_000,
         };
         self.record(&self.keys.audit(number), record);

@@ -26,6 +26,7 @@ pub fn host_status(host: &str, role: Role, etcd_reachable: bool) -> HostStatus {
         waits: Vec::new(),
         would: Vec::new(),
         problems: Vec::new(),
+        hung_ms: None,
     };
     HostStatus {
         region: RegionName::new("r1").unwrap(),

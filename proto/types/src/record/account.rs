@@ -50,6 +50,9 @@ pub struct AuditRecord {
     pub from: String,
     /// Why.
     pub reason: String,
+    /// The loss that was accepted, in words, for verbs that may cause one.
+    #[serde(default)]
+    pub accepted: Option<String>,
     /// When: wall clock of that host, milliseconds since 1970.
     pub at_wall_ms: i64,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::WarnedCommits;
 use crate::{HostName, Incarnation, MemberName, Mode, Position, Profile, Term};
 
 /// What a cluster lets Holdfast do, and who said so.
@@ -68,6 +69,9 @@ pub struct MemberFacts {
     /// How Patroni is set up there; absent from builds that do not tell, and until it has been looked at.
     #[serde(default)]
     pub setup: Option<SetupSeen>,
+    /// Commits there that ended with a warning; absent from builds that do not count, and until the log was looked at.
+    #[serde(default)]
+    pub warned: Option<WarnedCommits>,
 }
 
 /// What only its own host can see of how Patroni is set up. It is for `doctor`, `status` and `arm`; no decision of an agent
@@ -178,6 +182,31 @@ impl MaintenanceRecord {
     /// Whether it has not run out.
     pub fn is_in_force(&self, now_wall_ms: i64) -> bool {
         self.until_wall_ms > now_wall_ms
+    }
+}
+
+/// Rule 24: the writer may accept writes without a lease, because a person has suspended automatic action. Its agent puts
+/// this before its fence may be lifted, and deletes it once the fence stands again. It means nothing in another term.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldRecord {
+    /// The term.
+    pub term: Term,
+    /// The writer.
+    pub holder: MemberName,
+    /// When the maintenance ends by itself, by which its agent takes up the lease again without etcd: wall clock,
+    /// milliseconds since 1970. Absent: only a word from etcd ends it, as with Patroni's pause.
+    #[serde(default)]
+    pub until_wall_ms: Option<i64>,
+}
+
+impl HeldRecord {
+    /// How far the wall clocks of two hosts may be apart. A cluster's hosts are synchronised to well under a second.
+    const CLOCKS_APART_MS_MAX: i64 = 10_000;
+
+    /// Whether the suspension is over by itself, on the writer's host too.
+    pub fn has_run_out(&self, now_wall_ms: i64) -> bool {
+        self.until_wall_ms
+            .is_some_and(|until_wall_ms| until_wall_ms + Self::CLOCKS_APART_MS_MAX < now_wall_ms)
     }
 }
 

@@ -6,13 +6,19 @@
 
 mod account;
 mod cluster;
+mod fenced;
+mod outside;
+mod overriding;
 mod reign;
 
 pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
 pub use cluster::{
-    EventRecord, FenceReason, FenceRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord,
-    PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
+    EventRecord, FenceReason, FenceRecord, HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts,
+    ModeRecord, PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
+pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
+pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
+pub use overriding::OverrideRecord;
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
 
 use serde::Serialize;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Configuration, Incarnation, MemberName, Position, SessionId, Term};
+use crate::{Configuration, Incarnation, MemberName, Position, SessionId, Term, Timeline};
 
 /// The term record: the one key whose transactions decide who may write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub struct TermRecord {
     /// W3C `traceparent` of the incident that last changed the record.
     #[serde(default)]
     pub trace: Option<String>,
+    /// The highest timeline id on which a reign up to this one may have written; OPEN reserves the one above it
+    /// (`PROTOCOL.md` rule 14). Absent in records of builds before it.
+    #[serde(default)]
+    pub timeline: Option<Timeline>,
 }
 
 /// Whether a term has a writer.
@@ -44,7 +48,8 @@ pub enum Reign {
     Closed {
         /// The last writer.
         holder: MemberName,
-        /// What the next writer must have at least; absent only after an override.
+        /// What the next writer must have at least: an override lets its one successor pass below it. Records without it
+        /// hold nobody back, and this build writes none.
         floor: Option<Position>,
         /// `version` of `/sync` after CLOSE rewrote it with its own value.
         sync_version: i64,
@@ -107,6 +112,10 @@ pub enum Evidence {
     Revoked {
         /// Who promised.
         promisers: BTreeSet<MemberName>,
+        /// Who asked the fence device that switched the writer's host off (rule 11): its word took the place of the gone
+        /// session. A field of this kind, and no kind of its own: builds before it must still read the term.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outside: Option<MemberName>,
     },
     /// The holder gave the term back before its PostgreSQL left recovery: nothing was ever acknowledged in it (rule 10).
     Relinquished,
@@ -130,7 +139,10 @@ impl std::fmt::Display for Evidence {
             Self::AttestedStopped { promisers } => {
                 write!(f, "attested by its own agent, left by {}", listed(promisers))
             }
-            Self::Revoked { promisers } => write!(f, "revoked, left by {}", listed(promisers)),
+            Self::Revoked { promisers, outside: None } => write!(f, "revoked, left by {}", listed(promisers)),
+            Self::Revoked { promisers, outside: Some(asker) } => {
+                write!(f, "switched off from outside, asked by {asker}, and left by {}", listed(promisers))
+            }
             Self::Relinquished => write!(f, "given back by its own agent before it wrote"),
             Self::Override { by, reason } => write!(f, "override by {by}: {reason}"),
         }
@@ -150,7 +162,8 @@ pub struct FloorRecord {
     pub sync_create_revision: i64,
     /// `M` and `q`.
     pub configuration: Configuration,
-    /// The id of each member's data directory: a promise of other data does not count until there is a newer record.
+    /// The id of each member's data directory: a promise of other data does not count until there is a newer record. Of the
+    /// writer's too: it may come back only with what it wrote (rule 15).
     #[serde(default)]
     pub data_uuids: BTreeMap<MemberName, String>,
     /// `F`: what at least `|M| - q` members had flushed when this was written.
@@ -192,6 +205,10 @@ pub struct Attestation {
     pub session: SessionId,
     /// How it stopped.
     pub stop: StopKind,
+    /// Processes that were still there: in uninterruptible sleep with SIGKILL pending, behind a port that the kernel keeps
+    /// closed. Empty: all were gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<i32>,
     /// Wall clock, milliseconds since 1970.
     pub at_wall_ms: i64,
 }
@@ -205,7 +222,8 @@ pub enum StopKind {
         /// The end of its WAL.
         end: Position,
     },
-    /// `pg_control` says "in production": a crash or a kill. Its own disk may be ahead of what was acknowledged.
+    /// `pg_control` says "in production", or the disk did not let it be read after its agent had ended a PostgreSQL that
+    /// hung: a crash or a kill. Its own disk may be ahead of what was acknowledged.
     Stopped,
     /// It never began: PostgreSQL is in recovery, and no promotion hook of the term has been or will be let pass (rule 10).
     Relinquished,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::lab::plan::{HostPlan, PG_BIN, Plan, RegionPlan};
-use crate::lab::spec::Role;
+use crate::lab::spec::{Outside, Role};
 
 /// Where agents serve gRPC.
 pub const GRPC_PORT: u16 = 7460;
@@ -37,6 +37,9 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
     if let Some(endpoint) = &plan.spec.otlp_endpoint {
         tables.insert("telemetry".into(), json!({ "otlp_endpoint": endpoint }));
     }
+    if let Some(outside) = plan.spec.outside.as_ref().filter(|_| host.host.role == Role::Database) {
+        tables.insert("outside".into(), devices(region, host, outside));
+    }
     match host.host.role {
         Role::Database => tables.insert("instance".into(), instances(plan, host)),
         Role::Pooler => tables.insert("pooler".into(), poolers(plan, host)),
@@ -44,6 +47,22 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
         Role::Etcd | Role::Backup => None,
     };
     toml::to_string(&config)
+}
+
+/// The devices of all other database hosts.
+fn devices(region: &RegionPlan, host: &HostPlan, outside: &Outside) -> Value {
+    let others = region.of(Role::Database).filter(|other| other.name() != host.name());
+    let one = |other: &HostPlan| {
+        json!({
+            "host": other.name(),
+            "name": format!("power-{}", other.name()),
+            "program": outside.program,
+            "options": outside.options,
+            "timeout_ms": outside.timeout_ms,
+            "retries": outside.retries,
+        })
+    };
+    others.map(one).collect()
 }
 
 fn instances(plan: &Plan, host: &HostPlan) -> Value {

@@ -2,6 +2,8 @@
 
 use super::*;
 
+/// A file of a few hundred lines; a longer one is none.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Longest name of a host: its veth port in the switch is `p-<name>`, and an interface name has 15 bytes.
 const HOST_NAME_MAX: usize = 12;
 /// Patroni's own lower bounds (4.1); it would raise smaller values silently.
@@ -14,7 +16,7 @@ impl Spec {
         let Some(given) = given else { return Ok(Self::default()) };
         let text = match NAMED.iter().find(|(name, _)| *name == given) {
             Some((_, text)) => (*text).to_owned(),
-            None => std::fs::read_to_string(given)
+            None => holdfast_host::durable::read_text(std::path::Path::new(given), FILE_BYTES_MAX)
                 .map_err(|error| SpecError::NoFile { given: given.into(), error })?,
         };
         Self::parse(&text).map_err(|text| SpecError::NotUnderstood { given: given.into(), text })

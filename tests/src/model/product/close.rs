@@ -24,6 +24,8 @@ pub struct Closed {
     pub floor: End,
     /// Patroni's leader key afterwards.
     pub leader_key: Option<Node>,
+    /// The highest timeline id on which a reign may have written.
+    pub timeline: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,22 +105,27 @@ impl Product {
             promises: &self.promise_records(q),
             data_uuids: &uuids,
             attestation: self.attestation(q).as_ref(),
+            outside: None,
+            overriding: None,
             session_present: q.session,
             leader_key: q.leader_key.map(|leader| revised(name(leader).clone())).as_ref(),
             failover_key: false,
             config_mod_revision: 0,
             maintenance_mod_revision: 0,
+            held: false,
+            held_mod_revision: 0,
             candidates: &self.candidates(q),
             now_wall_ms: 0,
         })
         .ok()?;
         let Reign::Closed { floor: Some(floor), .. } = plan.closed.reign else { return None };
+        let timeline = plan.closed.timeline.expect("every reign of the model has one").0 as u8;
         let leader_key = match plan.leader_key {
             LeaderKey::Give { to, .. } => Some(node_of(&to)),
             LeaderKey::Delete => None,
             LeaderKey::Leave => q.leader_key,
         };
-        Some(Closed { floor: end_of(floor), leader_key })
+        Some(Closed { floor: end_of(floor), leader_key, timeline })
     }
 
     fn floor_record(
@@ -171,12 +178,13 @@ impl Product {
             incarnation: Incarnation(1),
             session: SessionId(5),
             stop,
+            stuck: Vec::new(),
             at_wall_ms: 0,
         }))
     }
 
     fn candidates(&self, q: &CloseQuestion) -> Vec<Candidate> {
-        let promised = |node: Node| Some(self.candidate(node, q.promises[node.index()]?));
+        let promised = |node: Node| Some(self.candidate(node, q.promises[node.index()]?.end));
         q.eligible.iter().filter_map(promised).collect()
     }
 }

@@ -12,7 +12,7 @@ use holdfast_agent_core::close::Revised;
 use holdfast_agent_core::detach::{Life, NotNow, Phase};
 use holdfast_agent_core::successor::{self, Candidate};
 use holdfast_agent_core::sync::{AnySetting, SyncKey};
-use holdfast_agent_core::{detach, floor, open, start_gate};
+use holdfast_agent_core::{detach, floor, open, start_gate, timeline};
 use holdfast_types::record::{Evidence, FloorRecord, Reign, TermRecord};
 use holdfast_types::{
     Configuration, Incarnation, Lsn, MemberName, Mode, Position, SessionId, Term, Timeline,
@@ -21,7 +21,7 @@ use holdfast_types::{
 use crate::model::log::End;
 use crate::model::mutant::Mutant;
 use crate::model::node::{NODES_MAX, Node, NodeSet};
-use crate::model::state::{Configurations, Promise, Setting, State, Sync};
+use crate::model::state::{Configurations, Postgres, Setting, State, Sync};
 
 mod close;
 
@@ -66,13 +66,15 @@ fn any(setting: Setting) -> Option<AnySetting> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // `open::Answer` has the words.
 pub enum Hook {
-    Opens,
+    /// With this timeline id reserved.
+    Opens(u8),
     AlreadyOpen,
     No,
 }
 
-/// Term, candidate, `/sync` is what CLOSE wrote, `/sync`, leader key, position if all is replayed, actual setting.
-type OpenQuestion = (TermView, Node, bool, Sync, Option<Node>, Option<End>, Setting);
+/// Term, candidate, `/sync` is what CLOSE wrote, it wrote last and its data are the same, `/sync`, leader key, position if all
+/// is replayed, actual setting.
+type OpenQuestion = (TermView, Node, bool, bool, Sync, Option<Node>, Option<End>, Setting);
 /// Term, standby, leader key, attested, the writer's session exists.
 type PromiseQuestion = (TermView, Node, Option<Node>, bool, bool);
 
@@ -82,11 +84,13 @@ struct TermView {
     holder: Node,
     open: bool,
     floor: End,
+    timeline: u8,
 }
 
 impl TermView {
     fn of(state: &State) -> Self {
-        Self { number: state.term, holder: state.holder, open: state.open, floor: state.closed_floor }
+        let State { term: number, holder, open, closed_floor: floor, timeline, .. } = *state;
+        Self { number, holder, open, floor, timeline }
     }
 
     fn record(self, floor: Option<Position>) -> TermRecord {
@@ -98,7 +102,8 @@ impl TermView {
             let (evidence, successor) = (Evidence::AttestedClean, None);
             Reign::Closed { holder, floor, sync_version: FLOOR_VERSION, evidence, successor, at_wall_ms: 0 }
         };
-        TermRecord { term: Term(u64::from(self.number)), reign, trace: None }
+        let timeline = Some(Timeline(u32::from(self.timeline)));
+        TermRecord { term: Term(u64::from(self.number)), reign, trace: None, timeline }
     }
 }
 
@@ -148,21 +153,28 @@ impl Product {
         }
     }
 
-    fn candidate(&self, node: Node, promise: Promise) -> Candidate {
+    fn candidate(&self, node: Node, end: End) -> Candidate {
         Candidate {
             member: name(node).clone(),
-            position: self.position(promise.end),
+            position: self.position(end),
             eligible: true,
+            nosync: false,
             priority: 1,
             member_lease: Some(7),
         }
     }
 
-    /// Rules 13 and 16: whether `successor::choose` could name this member.
+    /// Rules 13, 15 and 16: whether `successor::choose` could name this member. The old writer has no promise; it names itself
+    /// by what it has.
     pub fn may_be_named(&self, state: &State, node: Node) -> bool {
-        let Some(promise) = state.promise(node) else { return false };
+        let host = state.host(node);
+        let end = if node != state.holder {
+            state.promise(node).map(|promise| promise.end)
+        } else {
+            (host.up && host.postgres == Postgres::Replica && !host.replaying).then(|| host.log.end())
+        };
         let floor = self.position(state.closed_floor);
-        successor::choose(&[self.candidate(node, promise)], floor).is_some()
+        end.is_some_and(|end| successor::choose(&[self.candidate(node, end)], floor).is_some())
     }
 
     /// Rule 14: `open::decide`.
@@ -170,22 +182,25 @@ impl Product {
         let host = state.host(me);
         let settled = !host.replaying || self.is(Mutant::PositionWhileReplaying);
         let as_closed = state.sync_is_closes || self.is(Mutant::SyncNotComparedAtOpen);
+        let kept = !host.data_replaced || self.is(Mutant::WriterReturnsWithOtherData);
         let question = (
             TermView::of(state),
             me,
             as_closed,
+            !state.open && state.holder == me && kept,
             state.sync,
             state.leader_key,
             settled.then(|| host.log.end()),
             host.setting,
         );
         ask(&self.opens, question, || {
-            let (term, me, as_closed, sync, leader_key, replayed, setting) = question;
+            let (term, me, as_closed, wrote_last, sync, leader_key, replayed, setting) = question;
             let floor = Some(self.position(term.floor)).filter(|_| !self.is(Mutant::FloorNotReachedAtOpen));
             let revision = if as_closed { TERM_REVISION } else { OTHER_REVISION };
             let counted = sync.counted(me);
             let configuration =
                 Configuration { members: names(counted.members), quorum: usize::from(counted.quorum) };
+            let key = Self::sync_key(sync.leader, configuration, FLOOR_VERSION, revision);
             let fitting = Setting { count: counted.members.len(), names: counted.members };
             let setting = if self.is(Mutant::SettingNotChecked) { fitting } else { setting };
             let answer = open::decide(&open::View {
@@ -196,22 +211,36 @@ impl Product {
                 term_unreadable: false,
                 data_uuids: &BTreeMap::new(),
                 leader_key: leader_key.map(|leader| revised(name(leader).clone())).as_ref(),
-                sync: Some(&Self::sync_key(me, configuration, FLOOR_VERSION, revision)),
+                sync: Some(&key),
                 replayed: replayed.map(|end| self.position(end)),
                 actual: any(setting).as_ref(),
+                wrote_last,
                 given_back: false,
                 holder_could_lead: false,
+                overriding: None,
                 barred: None,
                 suspended: None,
                 waited_ms: 0,
                 wait_ms_max: 1,
             });
             match answer {
-                open::Answer::Open(_) => Hook::Opens,
+                open::Answer::Open(plan) => {
+                    let reserved = plan.opened.timeline.expect("OPEN reserves a timeline id");
+                    Hook::Opens(reserved.0 as u8)
+                }
                 open::Answer::AlreadyOpen(_) => Hook::AlreadyOpen,
                 open::Answer::NoTermYet | open::Answer::Wait(_) | open::Answer::Refuse(_) => Hook::No,
             }
         })
+    }
+
+    /// Rule 14: the highest id of `timeline::to_hold`: what PostgreSQL then has seen a history file of.
+    pub fn held(&self, own: End, reserved: u8) -> u8 {
+        if self.is(Mutant::TimelineTwice) {
+            return 0;
+        }
+        let ids = timeline::to_hold(Timeline(u32::from(own.timeline)), Timeline(u32::from(reserved)));
+        ids.expect("the model has a few terms only").last().map_or(0, |id| id.0 as u8)
     }
 
     /// Rule 4: `detach::may_promise`. Silence and failed probes are taken for granted: they are there for a healthy
@@ -222,6 +251,7 @@ impl Product {
         ask(&self.promises, question, || {
             let (term, me, leader_key, attested, session_present) = question;
             detach::may_promise(&detach::View {
+                outside: false,
                 me: name(me),
                 term: Some(&term.record(None)),
                 leader_key: leader_key.map(name),

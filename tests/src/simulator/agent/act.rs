@@ -21,18 +21,28 @@ impl Agent {
             Action::OpenFirst { term, term_mod_revision } => {
                 self.open_first(cluster, *term, *term_mod_revision).await
             }
-            Action::KeepTerm { record, term_mod_revision }
-            | Action::SayWritable { record, term_mod_revision } => {
+            Action::KeepTerm { record, term_mod_revision } => {
                 self.put_term(cluster, record, *term_mod_revision).await
+            }
+            Action::SayWritable { record, term_mod_revision } => {
+                let taken = self.writer().await.ok().map(|writer| writer.flushed.timeline);
+                let record = TermRecord { timeline: record.timeline.max(taken), ..record.clone() };
+                self.put_term(cluster, &record, *term_mod_revision).await
             }
             Action::Prove { closed } => {
                 self.prove(*closed);
                 Ok(())
             }
             Action::FollowPatroni { .. } => unreachable!("the simulated cluster is of class quorum"),
+            Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
+                self.say_held(cluster, record, (*held_mod_revision, *term_mod_revision)).await
+            }
+            Action::SayBound { held_mod_revision, term_mod_revision } => {
+                self.say_bound(cluster, (*held_mod_revision, *term_mod_revision)).await
+            }
             Action::KeepFloor(begun) => self.publish_floor(cluster, begun).await,
             Action::ShutGate => self.shut_gate().await,
-            Action::ShutGateAndKill => self.shut_gate_and_kill().await,
+            Action::ShutGateAndKill | Action::EndHung(_) => self.shut_gate_and_kill().await,
             Action::Attest { term, stop: StopKind::Relinquished } => self.relinquish(cluster, *term).await,
             Action::Attest { term, stop } => self.attest(cluster, *term, stop.clone()).await,
             Action::WithdrawAttestation { attestation_mod_revision, term_mod_revision } => {
@@ -67,10 +77,12 @@ impl Agent {
             Action::TakeLeaderKey { leader_mod_revision, term_mod_revision } => {
                 self.take_leader_key(cluster, *leader_mod_revision, *term_mod_revision).await
             }
-            Action::NameNext { to, member_lease, leader_mod_revision, term_mod_revision } => {
+            Action::NameNext { to, member_lease, leader_mod_revision, term_mod_revision, .. } => {
                 let revisions = (*leader_mod_revision, *term_mod_revision);
                 self.name_next(cluster, to, *member_lease, revisions).await
             }
+            // No host of the simulator has a fence device.
+            Action::AskOutside(_) => Ok(()),
         }
     }
 
@@ -132,7 +144,9 @@ impl Agent {
             writable: true,
             floor: None,
         };
-        let opened = TermRecord { term, reign, trace: None };
+        let recorded = cluster.term.as_ref().and_then(|term| term.value.timeline);
+        let timeline = recorded.max(Some(floor.floor.timeline));
+        let opened = TermRecord { term, reign, trace: None, timeline };
         let keys = &self.world.keys;
         let compares = vec![
             self.term_is(term_mod_revision),
@@ -244,6 +258,7 @@ impl Agent {
             incarnation: own.incarnation,
             session: own.session,
             stop,
+            stuck: Vec::new(),
             at_wall_ms: self.wall_ms(),
         };
         let record = cluster.term.as_ref().ok_or("the term record is gone")?;

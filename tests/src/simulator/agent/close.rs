@@ -72,6 +72,7 @@ impl Agent {
             revision(keys.patroni_leader(), plan.leader_mod_revision),
             revision(keys.patroni_config(), plan.config_mod_revision),
             revision(keys.maintenance(), plan.maintenance_mod_revision),
+            revision(keys.held(), plan.held_mod_revision),
         ];
         for (promiser, is) in &plan.promise_mod_revisions {
             compares.push(revision(keys.promise(promiser, plan.closed.term), *is));
@@ -88,6 +89,9 @@ impl Agent {
                 });
             }
             OutOfOffice::LeaderIsAnother => {}
+            OutOfOffice::Outside { asker, mod_revision } => {
+                compares.push(revision(keys.outside(asker), *mod_revision));
+            }
             OutOfOffice::Attested { mod_revision } => {
                 compares.push(revision(keys.attest(plan.closed.term), *mod_revision));
             }

@@ -58,7 +58,11 @@ impl Agent {
         match fence {
             Fence::Expiring if matches!(before, Some(Fence::Paused | Fence::Kept)) => self.shut().await,
             Fence::Expiring => Ok(before),
-            Fence::None | Fence::Paused | Fence::Kept | Fence::Closed if before == Some(fence) => Ok(before),
+            Fence::None | Fence::Paused | Fence::Kept | Fence::Closed | Fence::Ended
+                if before == Some(fence) =>
+            {
+                Ok(before)
+            }
             Fence::None | Fence::Paused | Fence::Kept => {
                 self.lift().await?;
                 Ok(Some(fence))
@@ -71,7 +75,7 @@ impl Agent {
                 open?;
                 Ok(Some(fence))
             }
-            Fence::Closed => self.shut().await,
+            Fence::Closed | Fence::Ended => self.shut().await,
         }
     }
 

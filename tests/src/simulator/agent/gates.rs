@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::term_in_force;
-use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
+use holdfast_agent_core::{open, timeline};
 use holdfast_types::record::Reign;
-use holdfast_types::{Mode, Term};
+use holdfast_types::{Mode, Position, Term, Timeline};
 
 use super::{Agent, Done};
 use crate::simulator::executor::{Signal, join, ms, wait};
@@ -243,8 +243,10 @@ impl Agent {
             sync: cluster.sync.as_ref(),
             replayed,
             actual: setting.as_ref(),
+            wrote_last: cluster.kept_its_data(me),
             given_back: self.has_given_back(&cluster),
             holder_could_lead: cluster.holder_could_lead(),
+            overriding: cluster.override_in_force(),
             barred: fenced,
             suspended: None,
             waited_ms,
@@ -257,6 +259,7 @@ impl Agent {
                 match join(self.open(&cluster, &plan), fence).await {
                     (Ok(true), Ok(())) => {
                         self.fence_for(plan.opened.term).await?;
+                        self.hold_timelines(replayed, plan.opened.timeline).await?;
                         Attempt::Pass(Some(plan.opened.term))
                     }
                     (Ok(false), _) => {
@@ -269,10 +272,27 @@ impl Agent {
             open::Answer::NoTermYet => Attempt::Pass(None),
             open::Answer::AlreadyOpen(term) => {
                 self.fence_for(term).await?;
+                let reserved = term_in_force(&cluster).and_then(|record| record.value.timeline);
+                self.hold_timelines(replayed, reserved).await?;
                 Attempt::Pass(Some(term))
             }
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Refuse(why),
         })
+    }
+
+    /// `agent/src/act/timeline.rs`: PostgreSQL takes the id that OPEN reserved.
+    async fn hold_timelines(&self, replayed: Option<Position>, reserved: Option<Timeline>) -> Done {
+        if self.world.is_mutant(Mutant::TimelineNotHeld) {
+            return Ok(());
+        }
+        let Some(reserved) = reserved else { return Ok(()) };
+        let own = replayed.ok_or("local WAL is not all replayed")?.timeline;
+        let ids = timeline::to_hold(own, reserved).ok_or("no history of one cluster")?;
+        for id in ids {
+            self.step(&format_args!("holds timeline {}", id.0)).await;
+            self.here().data.borrow_mut().history_files.insert(id.0);
+        }
+        Ok(())
     }
 }

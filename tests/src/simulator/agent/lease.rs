@@ -100,7 +100,10 @@ impl Agent {
             accepts_writes: state.accepts_writes(),
             opening: state.opening.filter(|(_, until_ms)| now_ms < *until_ms).map(|(term, _)| term),
             forgotten: None,
+            // Hangs of PostgreSQL are waited for here.
+            ends_hung: false,
             paused: cluster.suspended(self.wall_ms()) == Some(true),
+            held: cluster.held_by(&self.here().member).is_some(),
             timings: &self.world.setup.timings,
         })
     }

@@ -1,6 +1,6 @@
 //! What the agent sees of its own host, and what its PostgreSQL answers it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use holdfast_agent_core::attest::ControlState;
@@ -17,6 +17,7 @@ use crate::simulator::postgres::{Control, Postmaster, SyncNames, lsn};
 
 const QUIET_TICKS: u32 = 5;
 const SQL_DEADLINE_US: u64 = ms(1_000);
+const FOLLOWERS_DEADLINE_US: u64 = ms(300);
 
 /// What is carried from look to look.
 #[derive(Default)]
@@ -79,7 +80,7 @@ impl Agent {
         }
         if postmaster.is_some() && number(&postmaster) != number(&eyes.postmaster) {
             let mut state = self.state.borrow_mut();
-            (state.killed, state.postgres) = (false, None);
+            (state.killed, state.postgres, state.reached) = (false, None, None);
         }
         let stopped = patroni.is_some_and(|process| self.world.executor.is_frozen(process));
         {
@@ -99,7 +100,7 @@ impl Agent {
                 (state.postgres, state.streaming) = (Some(Postgres::Gone), Some(false));
                 state.stream_lost_ms = None;
             }
-            return self.look_after_stop(cluster);
+            return self.look_after_stop(cluster).await;
         }
         self.state.borrow_mut().after_stop = None;
         let unsettled = {
@@ -168,6 +169,7 @@ impl Agent {
             Some(true) => {
                 let Ok(standby) = self.standby().await else { return };
                 let now_ms = self.now_ms();
+                let reached = self.position(&standby).ok();
                 let mut state = self.state.borrow_mut();
                 state.stream_lost_ms = match (standby.streaming, state.streaming) {
                     (true, _) => None,
@@ -175,12 +177,16 @@ impl Agent {
                     (false, Some(false) | None) => state.stream_lost_ms,
                 };
                 state.streaming = Some(standby.streaming);
+                state.reached = reached;
                 if standby.received_timeline.is_some() {
                     state.received_timeline = standby.received_timeline;
                 }
             }
             Some(false) => {
-                self.state.borrow_mut().streaming = Some(true);
+                {
+                    let mut state = self.state.borrow_mut();
+                    (state.streaming, state.reached) = (Some(true), None);
+                }
                 // A floor record is also due when a member's data have moved under an unchanged `/sync`.
                 let recorded = cluster.floor.as_ref().map(|floor| floor.value.sync_mod_revision);
                 let unread = self.state.borrow().setting.is_none();
@@ -193,23 +199,56 @@ impl Agent {
         }
     }
 
-    fn look_after_stop(&self, cluster: &Cluster) {
+    async fn look_after_stop(&self, cluster: &Cluster) {
         let me = &self.here().member;
         let ours = term_in_force(cluster).is_some_and(|term| term.value.open_holder() == Some(me));
-        let mut state = self.state.borrow_mut();
         if !ours {
-            state.after_stop = None;
+            self.state.borrow_mut().after_stop = None;
             return;
         }
-        let data = self.here().data.borrow();
-        let control = match data.control {
-            _ if !data.whole => ControlState::Other("unreadable".into()),
-            Control::InProduction => ControlState::InProduction,
-            Control::ShutDown => ControlState::ShutDown { end: data.end() },
-            Control::InRecovery => ControlState::Other("in archive recovery".into()),
+        let control = {
+            let data = self.here().data.borrow();
+            match data.control {
+                _ if !data.whole => ControlState::Other("unreadable".into()),
+                Control::InProduction => ControlState::InProduction,
+                Control::ShutDown => ControlState::ShutDown { end: data.end() },
+                Control::InRecovery => ControlState::Other("in archive recovery".into()),
+            }
         };
+        let asked = |seen: &&AfterStop| seen.control == ControlState::InProduction;
+        let known = self.state.borrow().after_stop.as_ref().filter(asked).map(|seen| seen.answering.clone());
+        let answering = match known {
+            Some(known) => known,
+            None if control == ControlState::InProduction => self.followers(cluster).await,
+            None => BTreeSet::new(),
+        };
+        let mut state = self.state.borrow_mut();
         let processes_gone = matches!(control, ControlState::ShutDown { .. }) || state.killed;
-        state.after_stop = Some(AfterStop { processes_gone, control });
+        state.after_stop = Some(AfterStop { processes_gone, control, answering });
+    }
+
+    /// `agent/src/member/followers.rs`: who answers in the moment of a crash.
+    async fn followers(&self, cluster: &Cluster) -> BTreeSet<MemberName> {
+        let world = &self.world;
+        let follows = |host: &usize| {
+            let facts = cluster.facts.get(&world.hosts[*host].member);
+            facts.is_some_and(|facts| facts.streaming == Some(true) && cluster.agent_alive(&facts.host))
+        };
+        let asked: Vec<usize> =
+            (0..world.hosts.len()).filter(|host| *host != self.host && follows(host)).collect();
+        let answers = |host: &usize| {
+            let other = &world.hosts[*host];
+            let frozen = |process| world.executor.is_frozen(process);
+            let agent = other.agent.borrow().as_ref().is_some_and(|agent| !frozen(agent.process));
+            let postgres = other.postmaster().filter(|one| !frozen(one.process));
+            let accepts = postgres.is_some_and(|one| one.live.borrow().accepts);
+            agent && accepts && world.connected(self.host, *host)
+        };
+        world.pause(200, ms(10)).await;
+        if !asked.iter().all(answers) {
+            world.executor.sleep(FOLLOWERS_DEADLINE_US).await;
+        }
+        asked.into_iter().filter(answers).map(|host| world.hosts[host].member.clone()).collect()
     }
 
     /// A statement on the local socket, within its deadline.

@@ -5,11 +5,11 @@
 //! | here | there |
 //! | --- | --- |
 //! | this file | `agent/src/member/mod.rs` |
-//! | [`look`] | `agent/src/member/{look,network,sql}.rs` |
+//! | [`look`] | `agent/src/member/{followers,look,network,sql}.rs` |
 //! | [`suspect`] | `agent/src/member/suspect.rs` |
-//! | [`act`], [`close`], [`promise`], [`facts`], [`fence`] | `agent/src/act/*.rs` |
+//! | [`act`], [`close`], [`promise`], [`facts`], [`fence`], [`suspension`] | `agent/src/act/*.rs` |
 //! | [`lease`], [`kept`] | `agent/src/member/{lease,kept}.rs` |
-//! | [`gates`] | `agent/src/member/gates.rs`, `agent/src/gate/*.rs` |
+//! | [`gates`] | `agent/src/member/gates.rs`, `agent/src/gate/*.rs`, `agent/src/act/timeline.rs` |
 //! | [`session`] | `agent/src/session.rs` |
 
 mod act;
@@ -23,6 +23,7 @@ mod look;
 mod promise;
 mod session;
 mod suspect;
+mod suspension;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -33,11 +34,12 @@ use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{
     self as core, Action, AfterStop, Decision, Memory, Network, OwnSession, Suspicion,
 };
+use holdfast_agent_core::outside::Devices;
 use holdfast_agent_core::relinquish::Hooks;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_store::StoreError;
 use holdfast_types::record::{MemberFacts, Reign};
-use holdfast_types::{Class, Mode, Now, Term, Timeline};
+use holdfast_types::{Class, Mode, Now, Position, Term, Timeline};
 
 use super::etcd::{Client, Mirror};
 use super::executor::{ProcessId, Signal, ms, wait};
@@ -46,6 +48,8 @@ use super::world::{Host, Remembered, Sim, World};
 
 pub use gates::{may_start, promotion_hook};
 
+/// Devices are not simulated.
+const NO_DEVICES: Devices = Devices::new();
 const TICK_US: u64 = ms(2_000);
 const UNSETTLED_TICK_US: u64 = ms(500);
 const AFTER_AN_ACTION_US: u64 = ms(5);
@@ -114,6 +118,7 @@ struct State {
     published: Option<MemberFacts>,
     data_uuid: Option<String>,
     postgres: Option<core::Postgres>,
+    reached: Option<Position>,
     streaming: Option<bool>,
     stream_lost_ms: Option<u64>,
     started_as_primary: bool,
@@ -142,6 +147,10 @@ impl World {
             }
             None => None,
         };
+        let started_ms = here.clock_ms(self.executor.now_us());
+        // Before anything is granted by this start. The profile of a run never changes.
+        let waits = !self.is_mutant(Mutant::RestartWithoutWaiting);
+        let grant_ms = if waits { self.setup.timings.grant_ms() } else { 0 };
         let agent = Rc::new(Agent {
             process,
             world: Rc::clone(self),
@@ -149,7 +158,7 @@ impl World {
             client: Client::new(self, host, CALL_DEADLINE_US),
             mirror: Mirror::start(self, here, process),
             wake: Signal::new(&self.executor),
-            started_ms: here.clock_ms(self.executor.now_us()),
+            started_ms,
             held: Cell::new(None),
             pending_until_ms: Cell::new(0),
             renewed_ms: Cell::new(None),
@@ -161,6 +170,7 @@ impl World {
                 remembered: state_dir.remembered,
                 phase: state_dir.phase,
                 received_timeline,
+                granted_until_ms: started_ms + grant_ms,
                 ..State::default()
             }),
             hooks: RefCell::default(),
@@ -312,15 +322,20 @@ impl Agent {
                 postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
                 started_as_primary: state.started_as_primary,
                 patroni_hung: state.patroni_hung,
+                // Hangs of PostgreSQL are waited for here.
+                pulse: None,
                 after_stop: state.after_stop.clone(),
+                reached: state.reached,
                 known_term: Term(0),
                 granted: now_ms < state.granted_until_ms,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
+                fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
                 phase: state.phase.as_ref(),
                 suspicion: &state.suspicion,
                 network: &state.network,
                 setting: state.setting.as_ref(),
+                devices: &NO_DEVICES,
                 timings: &self.world.setup.timings,
                 second_failover_hold_ms: self.world.setup.hold_ms,
             },

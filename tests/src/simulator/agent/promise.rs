@@ -199,7 +199,7 @@ impl Agent {
         }
     }
 
-    fn position(&self, standby: &Standby) -> Done<Position> {
+    pub(super) fn position(&self, standby: &Standby) -> Done<Position> {
         let lsn = standby.received.max(standby.replayed).ok_or("PostgreSQL says no position")?;
         let received: Option<Timeline> = standby.received_timeline.max(self.state.borrow().received_timeline);
         let timeline = received.unwrap_or(standby.control_timeline).max(standby.control_timeline);

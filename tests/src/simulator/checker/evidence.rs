@@ -50,7 +50,7 @@ impl Checker {
     /// A term is closed: whether it may be.
     pub(super) fn closed_on_evidence(&self, world: &World, cluster: &Cluster, closed: &TermRecord) {
         let Reign::Closed { holder, evidence, floor, .. } = &closed.reign else { return };
-        let (Evidence::Revoked { promisers } | Evidence::AttestedStopped { promisers }) = evidence else {
+        let (Evidence::Revoked { promisers, .. } | Evidence::AttestedStopped { promisers }) = evidence else {
             return;
         };
         let Some(recorded) = cluster.floor.as_ref().map(|floor| &floor.value) else { return };

@@ -94,7 +94,6 @@ pub struct Checker {
     term: RefCell<Option<(i64, TermRecord)>>,
     holders: RefCell<BTreeMap<Term, MemberName>>,
     violation: RefCell<Option<Violation>>,
-    timelines: Cell<u32>,
     failovers: Cell<u64>,
     /// Actions of each agent in the present ten seconds.
     actions: RefCell<BTreeMap<usize, (u64, u32)>>,
@@ -143,13 +142,6 @@ impl Checker {
             drop(actions);
             self.broken(world, Promise::BusyLoop, text);
         }
-    }
-
-    /// A timeline that nobody has used: the archive knows the history files of all (PostgreSQL asks it at a promotion).
-    pub fn next_timeline(&self, present: u32) -> u32 {
-        let next = self.timelines.get().max(present) + 1;
-        self.timelines.set(next);
-        next
     }
 
     /// A client has been told that its commit is done.

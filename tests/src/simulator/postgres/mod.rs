@@ -59,6 +59,8 @@ pub struct DataDir {
     pub control_timeline: u32,
     /// Where the earlier ones ended, in writes.
     pub forks: Vec<(u32, usize)>,
+    /// Timelines whose history files are in `pg_wal`.
+    pub history_files: BTreeSet<u32>,
     /// The writes, by their numbers.
     pub wal: Vec<u64>,
     /// The control file.
@@ -85,6 +87,7 @@ impl DataDir {
             timeline: 1,
             control_timeline: 1,
             forks: Vec::new(),
+            history_files: BTreeSet::new(),
             wal: Vec::new(),
             control: if first { Control::ShutDown } else { Control::InRecovery },
             standby_signal: !first,
@@ -109,6 +112,11 @@ impl DataDir {
             Some(end) => length <= end,
             None => false,
         }
+    }
+
+    /// The id of the next timeline: after the newest of those, one after the other, whose history files are here.
+    fn next_timeline(&self) -> u32 {
+        (self.timeline + 1..).find(|id| !self.history_files.contains(id)).expect("there are few timelines")
     }
 
     /// Takes everything over from another server's disk, as `pg_rewind` and a base backup do; the id file comes along.
@@ -293,7 +301,9 @@ impl World {
             let mut data = self.hosts[host].data.borrow_mut();
             let ended = (data.timeline, data.wal.len());
             data.forks.push(ended);
-            data.timeline = self.checker.next_timeline(data.timeline);
+            let timeline = data.next_timeline();
+            data.timeline = timeline;
+            data.history_files.insert(timeline);
             data.control_timeline = data.timeline;
             (data.standby_signal, data.source, data.control) = (false, None, Control::InProduction);
             let mut live = postmaster.live.borrow_mut();

@@ -1,5 +1,6 @@
 //! Streaming: the walreceiver of a standby, the walsender of its source, and what is on its way between them.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::{DataDir, Postmaster, Receiver, Sender};
@@ -125,12 +126,14 @@ struct Sent {
     writes: Vec<u64>,
     timeline: u32,
     forks: Vec<(u32, usize)>,
+    history_files: BTreeSet<u32>,
 }
 
 impl Sent {
     fn new(data: &DataDir, from: usize, until: usize) -> Self {
         let writes = data.wal.get(from..until).unwrap_or_default().to_vec();
-        Self { from, writes, timeline: data.timeline, forks: data.forks.clone() }
+        let (forks, history_files) = (data.forks.clone(), data.history_files.clone());
+        Self { from, writes, timeline: data.timeline, forks, history_files }
     }
 
     fn flush(self, world: &World, host: usize, postmaster: &Postmaster) {
@@ -140,6 +143,7 @@ impl Sent {
         }
         data.wal.extend(self.writes);
         (data.timeline, data.forks) = (self.timeline, self.forks);
+        data.history_files.extend(self.history_files);
         let mut live = postmaster.live.borrow_mut();
         live.received = Some(data.wal.len());
         live.received_timeline = Some(data.timeline);

@@ -28,6 +28,7 @@ fn given_back() -> Cluster {
         incarnation: Incarnation(1),
         session: A_SESSION,
         stop: StopKind::Relinquished,
+        stuck: Vec::new(),
         at_wall_ms: 0,
     };
     Cluster { attestation: Some(revised(word, 120)), ..unused() }
@@ -156,8 +157,13 @@ fn who_gave_its_term_back_is_a_candidate_like_any_other() {
     raced.leader_key = None;
     let mut memory = Memory::default();
     assert_eq!(decide(&raced, &idle("b", 0), &mut memory).actions, []);
-    let name_it =
-        Action::NameNext { to: name("a"), member_lease: 60, leader_mod_revision: 0, term_mod_revision: 200 };
+    let name_it = Action::NameNext {
+        to: name("a"),
+        member_lease: 60,
+        leader_mod_revision: 0,
+        term_mod_revision: 200,
+        override_mod_revision: None,
+    };
     assert_eq!(decide(&raced, &idle("b", SUCCESSOR_PATIENCE_MS), &mut memory).actions, [name_it]);
 }
 

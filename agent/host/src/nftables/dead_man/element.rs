@@ -130,7 +130,7 @@ pub fn remaining_ms(socket: &Socket, table: &str, port: u16) -> io::Result<Optio
     })
 }
 
-fn expiration_ms(answer: &Answer<'_>) -> Option<u64> {
+pub(crate) fn expiration_ms(answer: &Answer<'_>) -> Option<u64> {
     let list = find(answer.attributes(), LIST_ELEMENTS)?;
     let expiration = find(find(list, ONE_OF_LIST)?, ELEMENT_EXPIRATION)?;
     Some(u64::from_be_bytes(expiration.try_into().ok()?))

@@ -50,7 +50,7 @@ fn list(socket: &Socket, kind: u16, table: &str, found: &mut Vec<u8>) -> io::Res
     }
 }
 
-fn belongs(attributes: &[u8], table: &str) -> bool {
+pub(crate) fn belongs(attributes: &[u8], table: &str) -> bool {
     let name = find(attributes, TABLE);
     name.and_then(|name| name.strip_suffix(&[0])) == Some(table.as_bytes())
 }

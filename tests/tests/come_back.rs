@@ -1,0 +1,73 @@
+//! Rule 15 with real servers: the writer's agent hangs until its term is closed, then both standbys' hosts die before
+//! anybody has opened the next one. The old writer is the only one left that has everything; it leads again by itself, and
+//! nothing is lost. Needs root, `tests/setup`, and the built workspace.
+//!
+//! That nobody opens in between is made sure of by tags: the standbys promise, and may not lead.
+
+// The helpers of a test are a test.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod support;
+
+use std::time::Instant;
+
+use holdfast_lab::checker::monotonic_us;
+use serde_json::Value;
+use support::load::Load;
+use support::{Lab, eventually, text};
+
+const SPEC: &str = r#"
+holdfast = true
+profile = "fast"
+[patroni]
+ttl = 20
+loop_wait = 1
+retry_timeout = 3
+[[region]]
+name = "r1"
+host = [
+  { name = "e1", role = "etcd" },
+  { name = "db1", role = "database" },
+  { name = "db2", role = "database", tags = { nofailover = true } },
+  { name = "db3", role = "database", tags = { nofailover = true } },
+  { name = "pool1", role = "pooler" }, { name = "client", role = "client" },
+]
+"#;
+const TERM: &str = "/holdfast/v1/r1/service/main/term";
+
+#[test]
+fn the_old_writer_leads_again_when_nobody_else_is_left() {
+    let lab = Lab::up("t_come_back", SPEC);
+    eventually("db1 is the writer", || lab.status()["term"]["writable"] == true);
+    let before = record(&lab);
+    assert_eq!(text(&before["reign"]["holder"]), "db1", "the others may not lead");
+    let load = Load::start(&lab, "come-back");
+    let at_us = monotonic_us();
+    lab.run(&["fault", lab.name(), "stop", "db1", "agent"]);
+    eventually("the term is closed", || record(&lab)["reign"]["state"] == "closed");
+    for standby in ["db2", "db3"] {
+        lab.run(&["fault", lab.name(), "host-death", standby]);
+    }
+    let closed = record(&lab);
+    assert_eq!((&closed["term"], &closed["reign"]["state"]), (&before["term"], &"closed".into()));
+    let thawed = Instant::now();
+    lab.run(&["fault", lab.name(), "continue", "db1", "agent"]);
+    eventually("db1 leads again", || {
+        let now = record(&lab);
+        now["term"].as_u64() > before["term"].as_u64() && now["reign"]["writable"] == true
+    });
+    let now = record(&lab);
+    eprintln!("{} opens term {} {:?} after the thaw", now["reign"]["holder"], now["term"], thawed.elapsed());
+    assert_eq!(now["reign"]["holder"], "db1");
+    eventually("it writes alone", || lab.writes("libpq", None));
+    lab.run(&["heal", lab.name()]);
+    load.steady(monotonic_us());
+    let verdict = load.end(at_us);
+    assert!(verdict.is_clean(), "lost rows or two writers: {verdict:?}");
+}
+
+/// The term record; null while it cannot be read.
+fn record(lab: &Lab) -> Value {
+    let said = lab.etcdctl(&["get", "--print-value-only", TERM]).stdout;
+    serde_json::from_str(&said).unwrap_or_default()
+}
