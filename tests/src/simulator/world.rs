@@ -201,8 +201,6 @@ pub struct World {
     pub duplicates: RefCell<BTreeSet<usize>>,
     /// Extra delay of etcd's answers to a host.
     pub answers_late_us: RefCell<Vec<u64>>,
-    /// People have paused Patroni in this run.
-    pub was_paused: Cell<bool>,
     /// So long after its decision a CLOSE is sent.
     pub close_late_us: Cell<u64>,
     /// Until when clients write much.
@@ -240,7 +238,6 @@ impl World {
             answers_lost: RefCell::default(),
             duplicates: RefCell::default(),
             answers_late_us: RefCell::new(vec![0; setup.members]),
-            was_paused: Cell::new(false),
             close_late_us: Cell::new(0),
             busy_until_us: Cell::new(0),
             waiting_faults: RefCell::default(),

@@ -178,7 +178,7 @@ impl Checker {
 fn is_fenced(world: &World, host: usize, route: Route) -> bool {
     let here = &world.hosts[host];
     let now_us = world.executor.now_us();
-    if here.session_revoked.get() || world.was_paused.get() {
+    if here.session_revoked.get() {
         return false;
     }
     let guard = here.guard.borrow();

@@ -192,7 +192,6 @@ impl World {
         let (ttl, wait) = (self.setup.ttl_ms / 1_000, self.setup.loop_wait_ms / 1_000);
         let value = format!(r#"{{"ttl":{ttl},"loop_wait":{wait},"pause":{paused},"failsafe_mode":true}}"#);
         let present = self.truth().config.map(|config| config.paused);
-        self.was_paused.set(self.was_paused.get() || paused);
         if present != Some(paused) {
             self.order(Write::put(self.keys.patroni_config(), value));
         }
