@@ -39,6 +39,8 @@ pub struct Standby {
     pub received_timeline: Option<Timeline>,
     /// Of the control file.
     pub control_timeline: Timeline,
+    /// By the names of the WAL files.
+    pub timeline_on_disk: Timeline,
     /// The startup process waits.
     pub waits_for_wal: bool,
     /// A walreceiver streams.
@@ -284,6 +286,7 @@ impl Agent {
             replayed: Some(lsn(live.replayed)),
             received_timeline: live.received_timeline.map(Timeline),
             control_timeline: Timeline(data.control_timeline),
+            timeline_on_disk: Timeline(data.timeline),
             waits_for_wal: live.waits_for_wal && live.replayed >= data.wal.len(),
             streaming: live.receiver.is_some(),
             heard_us: live.heard_us,

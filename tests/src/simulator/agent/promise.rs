@@ -202,7 +202,8 @@ impl Agent {
     pub(super) fn position(&self, standby: &Standby) -> Done<Position> {
         let lsn = standby.received.max(standby.replayed).ok_or("PostgreSQL says no position")?;
         let received: Option<Timeline> = standby.received_timeline.max(self.state.borrow().received_timeline);
-        let timeline = received.unwrap_or(standby.control_timeline).max(standby.control_timeline);
+        let timeline = received.max(Some(standby.timeline_on_disk)).max(Some(standby.control_timeline));
+        let timeline = timeline.ok_or("no timeline")?;
         Ok(Position { timeline, lsn })
     }
 
