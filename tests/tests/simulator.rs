@@ -10,11 +10,12 @@ const FAULTS: u64 = 6_000;
 const FAULTS_FOR_A_MUTANT: u64 = 3_000;
 
 /// What needs a rarer thing than that many faults bring; `simulate --mutant all --faults 20000` looks for them too.
-const NEEDS_MORE: [Mutant; 5] = [
+const NEEDS_MORE: [Mutant; 6] = [
     Mutant::CloseByPresentSync,
     Mutant::CloseOnWatchedView,
     Mutant::CloseWithoutSync,
     Mutant::RestartWithoutWaiting,
+    Mutant::TimelineNotHeld,
     Mutant::WithdrawWithoutTransaction,
 ];
 
