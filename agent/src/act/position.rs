@@ -33,7 +33,7 @@ async fn until(member: &Member, settled: impl Fn(&StandbyState) -> bool) -> Resu
     loop {
         let now = member.sql.standby().await?;
         if settled(&now) {
-            return position(member, &now);
+            return position(member, &now).await;
         }
         if started.elapsed() >= DEADLINE {
             bail!("local WAL is still being replayed");
@@ -42,11 +42,13 @@ async fn until(member: &Member, settled: impl Fn(&StandbyState) -> bool) -> Resu
     }
 }
 
-fn position(member: &Member, standby: &StandbyState) -> Result<Position> {
+async fn position(member: &Member, standby: &StandbyState) -> Result<Position> {
     let Some(lsn) = standby.received.max(standby.replayed) else {
         bail!("PostgreSQL says neither what it received nor what it replayed");
     };
-    let timeline = received_timeline(member, standby).unwrap_or(standby.control_timeline);
+    // After a restart only the files know it: the control file may be minutes behind a promotion that was followed.
+    let on_disk = member.sql.timeline_on_disk(lsn).await?;
+    let timeline = received_timeline(member, standby).max(on_disk).unwrap_or(standby.control_timeline);
     Ok(Position { timeline: timeline.max(standby.control_timeline), lsn })
 }
 

@@ -12,7 +12,7 @@ use holdfast_types::{Lsn, MemberName, Position, Timeline};
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
-use crate::observe::synchronous_standby_names;
+use crate::observe::{synchronous_standby_names, wal_files};
 
 /// A statement over the local socket takes well under a millisecond; PostgreSQL that needs this long is no help.
 const DEADLINE: Duration = Duration::from_millis(1_000);
@@ -277,6 +277,19 @@ impl Sql {
             last_message: row.get(5).map(str::to_owned),
             heard_wall_ms: row.get(6).and_then(|text| text.parse().ok()),
         })
+    }
+
+    /// On which timeline the WAL in `pg_wal` ends, when it ends at `end`; `None` when that segment is not there.
+    pub async fn timeline_on_disk(&self, end: Lsn) -> Result<Option<Timeline>, SqlError> {
+        let rows = self
+            .rows(
+                "select pg_size_bytes(current_setting('wal_segment_size')), string_agg(name, ' ') from pg_ls_waldir()",
+            )
+            .await?;
+        let row = rows.first().ok_or_else(|| SqlError::Nonsense("no row".into()))?;
+        let segment_bytes = row.get(0).and_then(|text| text.parse().ok());
+        let segment_bytes = segment_bytes.ok_or_else(|| SqlError::Nonsense("no segment size".into()))?;
+        Ok(wal_files::timeline_at(row.get(1).unwrap_or_default(), segment_bytes, end))
     }
 
     /// A write that needs no table and waits for the synchronous standbys like any commit; its own connection.

@@ -9,5 +9,6 @@ pub mod patroni_file;
 pub mod patroni_rest;
 pub mod processes;
 pub mod synchronous_standby_names;
+pub mod wal_files;
 pub mod walreceiver;
 pub mod warned;

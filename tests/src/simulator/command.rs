@@ -144,6 +144,8 @@ fn mutants(arguments: &Arguments, threads: usize) -> Result<()> {
                 [mutant.to_string(), format!("not in {}", tally.faults), String::new(), String::new()]
             }
         };
+        // The whole table takes minutes: whoever waits sees how far it has come.
+        eprintln!("{}", row.join("  "));
         table.add_row(row);
     }
     println!("{table}");

@@ -183,23 +183,33 @@ impl Client {
     async fn call<T: 'static>(
         &self,
         name: &'static str,
-        call: impl FnOnce(&MemoryStore) -> BoxFuture<Result<T, StoreError>> + 'static,
+        call: impl Fn(&MemoryStore) -> BoxFuture<Result<T, StoreError>> + 'static,
     ) -> Result<T, StoreError> {
         let answer: Answer<T> = Rc::default();
         let answered = Signal::new(&self.world.executor);
         let (slot, signal, host) = (Rc::clone(&answer), Rc::clone(&answered), self.host);
-        let arrive = move |world: &Sim| {
-            let result = world.apply(call);
+        let arrive = Rc::new(move |world: &Sim| {
+            let result = world.apply(&call);
             if world.answers_lost.borrow().contains(&host) && world.random(0, 1) == 0 {
                 return;
             }
+            let (slot, signal) = (Rc::clone(&slot), Rc::clone(&signal));
             let back = move |_: &Sim| {
-                *slot.borrow_mut() = Some(result);
+                // Of two answers the first one counts.
+                slot.borrow_mut().get_or_insert(result);
                 signal.raise();
             };
-            world.send(ETCD, host, RESENDS, Box::new(back));
-        };
-        self.world.send(self.host, ETCD, RESENDS, Box::new(arrive));
+            let late_us = world.answers_late_us.borrow()[host];
+            let (sender, back) = (Rc::clone(world), Box::new(back));
+            world.executor.after(late_us, move || sender.send(ETCD, host, RESENDS, back));
+        });
+        if self.world.duplicates.borrow().contains(&host) {
+            let (again, sender) = (Rc::clone(&arrive), Rc::clone(&self.world));
+            let delay_us = self.world.random(0, ms(2_000));
+            let arrive = Box::new(move |world: &Sim| again(world));
+            self.world.executor.after(delay_us, move || sender.send(host, ETCD, RESENDS, arrive));
+        }
+        self.world.send(self.host, ETCD, RESENDS, Box::new(move |world: &Sim| arrive(world)));
         wait(&self.world.executor, self.deadline_us, &[(&answered, 0)]).await;
         let result = answer.borrow_mut().take();
         result.unwrap_or(Err(StoreError::DeadlineExceeded {
@@ -210,7 +220,7 @@ impl Client {
 
     /// See [`Store::txn`].
     pub async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
-        self.call("txn", move |store| store.txn(txn)).await
+        self.call("txn", move |store| store.txn(txn.clone())).await
     }
 
     /// Comparisons and writes; whether it happened.
@@ -241,7 +251,7 @@ impl Client {
 
     /// See [`Store::read`].
     pub async fn read(&self, what: Vec<Read>) -> Result<Reading, StoreError> {
-        self.call("read", move |store| store.read(what)).await
+        self.call("read", move |store| store.read(what.clone())).await
     }
 
     /// The cluster by a linearizable read, with the history of `/sync` that rule 2 needs: `World::read` of the agent.
@@ -264,7 +274,7 @@ impl Client {
         let (mut version, mut revision) = (sync.version, sync.mod_revision);
         while version > known + 1 && cluster.sync_history.len() < SYNC_HISTORY_MAX {
             let (key, before) = (keys.patroni_sync(), revision - 1);
-            match self.call("read_at", move |store| store.read_at(key, before)).await {
+            match self.call("read_at", move |store| store.read_at(key.clone(), before)).await {
                 Ok(Some(pair)) => {
                     let Ok(older) = decode::sync(&pair) else { return Ok(()) };
                     (version, revision) = (older.version, older.mod_revision);

@@ -7,7 +7,8 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`executor`] | simulated time, processes that can be frozen and ended between two steps |
-//! | [`world`] | hosts, disks, kernels, links |
+//! | [`world`], [`power`] | hosts, disks, kernels, links; boots |
+//! | [`ladder`] | the kernel's dead-man and the guard |
 //! | [`etcd`], [`decode`] | requests, answers, watches, all of them late or lost |
 //! | [`postgres`], [`patroni`], [`agent`] | the programs |
 //! | [`fault`], [`mutant`] | what goes wrong, and which rule is left out |
@@ -22,9 +23,11 @@ mod etcd;
 mod executor;
 mod fault;
 mod history;
+mod ladder;
 pub mod mutant;
 mod patroni;
 mod postgres;
+mod power;
 mod run;
 pub mod search;
 mod world;

@@ -25,13 +25,27 @@ pub enum Mutant {
     PromiseWithoutCut,
     /// Hook: lets everything be promoted.
     HookPasses,
+    /// Rule 19: the lease counts from the answer, not from the question.
+    DeadlineFromReply,
+    /// Rule 19: the lease lasts as long as the session.
+    NoMargin,
+    /// Rule 22: a grant keeps nobody from promising.
+    GrantDoesNotBlock,
+    /// Rule 22: a grant blocks for a tenth of its time.
+    GrantTooShort,
+    /// Rule 4: an agent that has just started promises at once.
+    RestartWithoutWaiting,
+    /// The guard never kills.
+    GuardNeverKills,
+    /// The dead-man's element is taken away first, and put back by a second transaction.
+    DeadManInTwoSteps,
     /// Rule 14: the timeline ids that nobody here has seen are not held.
     TimelineNotHeld,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 17] = [
         Self::PositionBeforeCut,
         Self::PromiseForgottenAtBoot,
         Self::CloseWithoutSync,
@@ -41,6 +55,13 @@ impl Mutant {
         Self::WithdrawWithoutTransaction,
         Self::PromiseWithoutCut,
         Self::HookPasses,
+        Self::DeadlineFromReply,
+        Self::NoMargin,
+        Self::GrantDoesNotBlock,
+        Self::GrantTooShort,
+        Self::RestartWithoutWaiting,
+        Self::GuardNeverKills,
+        Self::DeadManInTwoSteps,
         Self::TimelineNotHeld,
     ];
 
@@ -55,6 +76,13 @@ impl Mutant {
             Self::WithdrawWithoutTransaction => "withdraw-without-transaction",
             Self::PromiseWithoutCut => "promise-without-cut",
             Self::HookPasses => "hook-passes",
+            Self::DeadlineFromReply => "deadline-from-reply",
+            Self::NoMargin => "no-margin",
+            Self::GrantDoesNotBlock => "grant-does-not-block",
+            Self::GrantTooShort => "grant-too-short",
+            Self::RestartWithoutWaiting => "restart-without-waiting",
+            Self::GuardNeverKills => "guard-never-kills",
+            Self::DeadManInTwoSteps => "dead-man-in-two-steps",
             Self::TimelineNotHeld => "timeline-not-held",
         }
     }

@@ -9,8 +9,9 @@ use holdfast_types::record::{ModeRecord, Reign, Stored};
 
 use super::checker::{Promise, Violation};
 use super::executor::ms;
-use super::fault::{Fault, plan};
+use super::fault::{Fault, Kind, plan};
 use super::mutant::Mutant;
+use super::postgres::commit::{Client, Route};
 use super::world::{Setup, Sim, World};
 
 /// A new cluster streams within this time.
@@ -41,9 +42,15 @@ impl Plan {
         let count = 2 + fastrand::Rng::with_seed(seed).u64(0..FAULTS_MAX - 1);
         Self { seed, faults: plan(seed, members, count as usize), mutant }
     }
+
+    /// Nothing but etcd goes away, for some hosts or all: then nothing may happen (I6).
+    fn is_without_etcd_only(&self) -> bool {
+        let harmless = |kind| matches!(kind, Kind::EtcdDown | Kind::EtcdCut | Kind::EtcdSlow);
+        self.faults.iter().all(|fault| harmless(fault.kind))
+    }
 }
 
-/// How a run ended.
+/// How a run ended, and what it was made of.
 #[derive(Debug)]
 pub struct Outcome {
     /// What was broken, if anything.
@@ -54,6 +61,11 @@ pub struct Outcome {
     pub events: u64,
     /// Commits acknowledged by a standby, and without one.
     pub commits: (u64, u64),
+    /// Commits with `synchronous_commit=local`, and those of them that an earlier writer acknowledged where nothing is
+    /// promised.
+    pub local_commits: (u64, u64),
+    /// The longest time after OPEN at which one of those was, in microseconds.
+    pub local_window_us: u64,
     /// Terms opened after a CLOSE.
     pub failovers: u64,
     /// Simulated microseconds.
@@ -71,6 +83,8 @@ pub fn run(plan: &Plan, keep_history: bool) -> Outcome {
         hash: world.history.hash(),
         events: world.history.count(),
         commits: world.checker.commits(),
+        local_commits: world.checker.local_commits(),
+        local_window_us: world.checker.local_window_us(),
         failovers: world.checker.failovers(),
         simulated_us: world.executor.now_us(),
         lines: world.history.take_lines(),
@@ -85,6 +99,7 @@ fn end(world: &Sim) {
         host.agent.borrow_mut().take();
         host.patroni.borrow_mut().take();
         host.postgres.borrow_mut().take();
+        host.guard.borrow_mut().take();
     }
     world.executor.clear();
 }
@@ -108,6 +123,9 @@ fn live_through(world: &Sim, plan: &Plan) {
     }
     let begun_us = world.executor.now_us();
     world.say(&"FAULT", &"armed and healthy: the faults begin");
+    if plan.is_without_etcd_only() {
+        world.checker.stay_calm(world, writer(world));
+    }
     let mut end_us = begun_us;
     for fault in &plan.faults {
         end_us = end_us.max(begun_us + fault.at_us + fault.for_us);
@@ -115,6 +133,7 @@ fn live_through(world: &Sim, plan: &Plan) {
         world.executor.after(fault.at_us, move || later.schedule(fault));
     }
     until(world, end_us + ms(1_000) - begun_us, |_| false);
+    world.checker.stay_calm(world, None);
     world.heal_all();
     if !until(world, COME_BACK_US, |world| is_healthy(world)) {
         return fails_to_live(world, "after everything was healed");
@@ -158,7 +177,8 @@ async fn clients(world: Sim, host: usize) {
             _ => (3, 30),
         };
         world.pause(ms(from_ms), ms(to_ms)).await;
-        world.commit(host);
+        let route = if world.random(0, 9) < 6 { Route::Tcp } else { Route::Local };
+        world.commit(host, Client { route, waits: world.random(0, 5) > 0 });
     }
 }
 

@@ -20,6 +20,12 @@ pub struct Tally {
     pub commits: u64,
     /// Commits while nobody was waited for: not promised.
     pub commits_alone: u64,
+    /// Commits with `synchronous_commit=local`.
+    pub commits_local: u64,
+    /// Those that an earlier writer acknowledged after OPEN, where nothing is promised.
+    pub commits_local_late: u64,
+    /// The longest time after OPEN at which one of those was.
+    pub local_window_ms: u64,
     /// Terms opened after a CLOSE.
     pub failovers: u64,
     /// Simulated seconds.
@@ -33,6 +39,9 @@ impl Tally {
         self.events += outcome.events;
         self.commits += outcome.commits.0;
         self.commits_alone += outcome.commits.1;
+        self.commits_local += outcome.local_commits.0;
+        self.commits_local_late += outcome.local_commits.1;
+        self.local_window_ms = self.local_window_ms.max(outcome.local_window_us / 1_000);
         self.failovers += outcome.failovers;
         self.simulated_s += outcome.simulated_us / 1_000_000;
     }

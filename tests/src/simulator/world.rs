@@ -16,6 +16,7 @@ use super::etcd::Etcd;
 use super::executor::{Executor, ProcessId, ms};
 use super::fault::Fault;
 use super::history::History;
+use super::ladder::{DeadMan, Guard};
 use super::mutant::Mutant;
 use super::patroni::Patroni;
 use super::postgres::{DataDir, Postmaster};
@@ -139,6 +140,18 @@ pub struct Host {
     pub kept_session: Cell<Option<(i64, u64)>>,
     /// The kernel's packet filter.
     pub filter: RefCell<Filter>,
+    /// The dead-man's table in the kernel.
+    pub dead_man: Cell<DeadMan>,
+    /// The guard that runs.
+    pub guard: RefCell<Option<Rc<Guard>>>,
+    /// The highest term that a guard of this boot has heard of.
+    pub guards_term: Cell<u64>,
+    /// The guard has started, and has not been told anything since.
+    pub unguarded: Cell<bool>,
+    /// Its session was ended by a person's order, before its time.
+    pub session_revoked: Cell<bool>,
+    /// The last thaw of the whole host.
+    pub thawed_us: Cell<u64>,
     /// PGDATA.
     pub data: RefCell<DataDir>,
     /// The postmaster that runs.
@@ -184,6 +197,12 @@ pub struct World {
     pub watch_delay_us: RefCell<Vec<u64>>,
     /// Hosts that lose half of etcd's answers.
     pub answers_lost: RefCell<BTreeSet<usize>>,
+    /// Hosts whose requests to etcd arrive twice.
+    pub duplicates: RefCell<BTreeSet<usize>>,
+    /// Extra delay of etcd's answers to a host.
+    pub answers_late_us: RefCell<Vec<u64>>,
+    /// So long after its decision a CLOSE is sent.
+    pub close_late_us: Cell<u64>,
     /// Until when clients write much.
     pub busy_until_us: Cell<u64>,
     /// Faults that wait for their moment.
@@ -217,6 +236,9 @@ impl World {
             links_cut: RefCell::default(),
             watch_delay_us: RefCell::new(vec![0; setup.members]),
             answers_lost: RefCell::default(),
+            duplicates: RefCell::default(),
+            answers_late_us: RefCell::new(vec![0; setup.members]),
+            close_late_us: Cell::new(0),
             busy_until_us: Cell::new(0),
             waiting_faults: RefCell::default(),
             myself: Weak::clone(myself),
@@ -288,6 +310,11 @@ impl World {
         !filter.installed || filter.source == Some(source)
     }
 
+    /// Whether such a packet passes the dead-man of the server at its one end, too.
+    pub fn postgres_passes(&self, from: usize, to: usize, server: usize) -> bool {
+        self.replication_passes(from, to) && self.port_open(server)
+    }
+
     /// How long one packet takes.
     pub fn latency_us(&self) -> u64 {
         // Now and then one is held up, so that a later one overtakes it.
@@ -309,6 +336,12 @@ impl Host {
             disk_full: Cell::new(false),
             kept_session: Cell::new(None),
             filter: RefCell::default(),
+            dead_man: Cell::default(),
+            guard: RefCell::default(),
+            guards_term: Cell::new(0),
+            unguarded: Cell::new(true),
+            session_revoked: Cell::new(false),
+            thawed_us: Cell::new(0),
             data: RefCell::new(DataDir::new(index == 0)),
             postgres: RefCell::default(),
             patroni: RefCell::default(),
@@ -330,12 +363,19 @@ impl Host {
         1_000_000 + u64::try_from(drifted_us / 1_000).expect("a drift of thousandths turns no time back")
     }
 
+    /// So many milliseconds of this host's clock, in simulated microseconds, rounded up.
+    pub fn real_us(&self, ms_here: u64) -> u64 {
+        let per_mille = u64::try_from(1_000 + self.drift_per_mille).expect("a drift of thousandths");
+        ms(ms_here) * 1_000 / per_mille + 1
+    }
+
     /// Every process that lives here.
     pub fn processes(&self) -> Vec<ProcessId> {
         let agent = self.agent.borrow().as_ref().map(|agent| agent.process);
         let patroni = self.patroni.borrow().as_ref().map(|patroni| patroni.process);
         let postgres = self.postgres.borrow().as_ref().map(|postmaster| postmaster.process);
-        [self.init.get(), agent, patroni, postgres].into_iter().flatten().collect()
+        let guard = self.guard.borrow().as_ref().map(|guard| guard.process);
+        [self.init.get(), agent, patroni, postgres, guard].into_iter().flatten().collect()
     }
 
     /// The postmaster, if one runs.

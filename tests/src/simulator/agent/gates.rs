@@ -11,7 +11,7 @@ use holdfast_types::record::Reign;
 use holdfast_types::{Mode, Position, Term, Timeline};
 
 use super::{Agent, Done};
-use crate::simulator::executor::{Signal, ms, wait};
+use crate::simulator::executor::{Signal, join, ms, wait};
 use crate::simulator::mutant::Mutant;
 use crate::simulator::world::Sim;
 
@@ -139,7 +139,16 @@ impl Agent {
             term_unreadable: cluster.as_ref().is_some_and(Cluster::cannot_tell_terms),
             has_terms: true,
         });
+        let is_writer = cluster
+            .as_ref()
+            .and_then(term_in_force)
+            .is_some_and(|term| !standby && term.value.open_holder() == Some(me));
         match answer {
+            start_gate::Answer::Pass if is_writer => {
+                self.close_before_start().await;
+                self.fence_wake.raise();
+                true
+            }
             start_gate::Answer::Pass => true,
             start_gate::Answer::Refuse(why) => {
                 self.say(&format_args!("start gate: {why}"));
@@ -244,17 +253,29 @@ impl Agent {
             wait_ms_max: self.hook_wait_ms_max(),
         });
         Ok(match answer {
-            open::Answer::Open(plan) if self.open(&cluster, &plan).await? => {
-                self.hold_timelines(replayed, plan.opened.timeline).await?;
-                Attempt::Pass(Some(plan.opened.term))
+            open::Answer::Open(plan) => {
+                // Side by side, and neither is cancelled by the other's failure.
+                let fence = self.prepare_fence(plan.opened.term);
+                match join(self.open(&cluster, &plan), fence).await {
+                    (Ok(true), Ok(())) => {
+                        self.fence_for(plan.opened.term).await?;
+                        self.hold_timelines(replayed, plan.opened.timeline).await?;
+                        Attempt::Pass(Some(plan.opened.term))
+                    }
+                    (Ok(false), _) => {
+                        self.was_not_opened();
+                        Attempt::Wait("etcd has changed since; it is read again".into())
+                    }
+                    (Err(error), _) | (Ok(true), Err(error)) => return Err(error),
+                }
             }
             open::Answer::NoTermYet => Attempt::Pass(None),
             open::Answer::AlreadyOpen(term) => {
+                self.fence_for(term).await?;
                 let reserved = term_in_force(&cluster).and_then(|record| record.value.timeline);
                 self.hold_timelines(replayed, reserved).await?;
                 Attempt::Pass(Some(term))
             }
-            open::Answer::Open(_) => Attempt::Wait("etcd has changed since; it is read again".into()),
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Refuse(why),
         })

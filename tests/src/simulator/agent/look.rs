@@ -39,6 +39,8 @@ pub struct Standby {
     pub received_timeline: Option<Timeline>,
     /// Of the control file.
     pub control_timeline: Timeline,
+    /// By the names of the WAL files.
+    pub timeline_on_disk: Timeline,
     /// The startup process waits.
     pub waits_for_wal: bool,
     /// A walreceiver streams.
@@ -156,7 +158,15 @@ impl Agent {
 
     async fn ask_postgres(&self, cluster: &Cluster) {
         let in_recovery = self.is_in_recovery().await.ok();
-        self.state.borrow_mut().postgres = Some(Postgres::Running { in_recovery });
+        let (before, now) = {
+            let mut state = self.state.borrow_mut();
+            let before = state.accepts_writes();
+            state.postgres = Some(Postgres::Running { in_recovery });
+            (before, state.accepts_writes())
+        };
+        if before != now {
+            self.fence_wake.raise();
+        }
         match in_recovery {
             Some(true) => {
                 let Ok(standby) = self.standby().await else { return };
@@ -276,6 +286,7 @@ impl Agent {
             replayed: Some(lsn(live.replayed)),
             received_timeline: live.received_timeline.map(Timeline),
             control_timeline: Timeline(data.control_timeline),
+            timeline_on_disk: Timeline(data.timeline),
             waits_for_wal: live.waits_for_wal && live.replayed >= data.wal.len(),
             streaming: live.receiver.is_some(),
             heard_us: live.heard_us,

@@ -7,23 +7,30 @@
 //! | this file | `agent/src/member/mod.rs` |
 //! | [`look`] | `agent/src/member/{followers,look,network,sql}.rs` |
 //! | [`suspect`] | `agent/src/member/suspect.rs` |
-//! | [`act`], [`promise`], [`facts`] | `agent/src/act/*.rs` |
+//! | [`act`], [`close`], [`promise`], [`facts`], [`fence`], [`suspension`] | `agent/src/act/*.rs` |
+//! | [`lease`], [`kept`] | `agent/src/member/{lease,kept}.rs` |
 //! | [`gates`] | `agent/src/member/gates.rs`, `agent/src/gate/*.rs`, `agent/src/act/timeline.rs` |
 //! | [`session`] | `agent/src/session.rs` |
 
 mod act;
+mod close;
 mod facts;
+mod fence;
 mod gates;
+mod kept;
+mod lease;
 mod look;
 mod promise;
 mod session;
 mod suspect;
+mod suspension;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{
     self as core, Action, AfterStop, Decision, Memory, Network, OwnSession, Suspicion,
 };
@@ -37,7 +44,7 @@ use holdfast_types::{Class, Mode, Now, Position, Term, Timeline};
 use super::etcd::{Client, Mirror};
 use super::executor::{ProcessId, Signal, ms, wait};
 use super::mutant::Mutant;
-use super::world::{Host, Remembered, Sim, StateDir, World};
+use super::world::{Host, Remembered, Sim, World};
 
 pub use gates::{may_start, promotion_hook};
 
@@ -82,6 +89,14 @@ pub struct Agent {
     held: Cell<Option<(OwnSession, u64)>>,
     /// Until when a lease lives that has no key yet.
     pending_until_ms: Cell<u64>,
+    /// When the last renewal was sent that was confirmed.
+    renewed_ms: Cell<Option<u64>>,
+    /// Raised at every change of the session.
+    session_told: Rc<Signal>,
+    fence_wake: Rc<Signal>,
+    /// A change of the fence is under way.
+    ladder_held: Cell<bool>,
+    guard_silent_until_ms: Cell<u64>,
     state: RefCell<State>,
     hooks: RefCell<Hooks>,
 }
@@ -95,6 +110,10 @@ struct State {
     suspicion: Suspicion,
     suspected_at_ms: Option<u64>,
     received_timeline: Option<Timeline>,
+    granted_until_ms: u64,
+    promising: bool,
+    opening: Option<(Term, u64)>,
+    fence: Option<Fence>,
     killed: bool,
     published: Option<MemberFacts>,
     data_uuid: Option<String>,
@@ -107,6 +126,12 @@ struct State {
     setting: Option<AnySetting>,
     patroni_hung: bool,
     patroni_alive: bool,
+}
+
+impl State {
+    fn accepts_writes(&self) -> Option<bool> {
+        self.postgres?.accepts_writes(self.started_as_primary)
+    }
 }
 
 impl World {
@@ -122,6 +147,10 @@ impl World {
             }
             None => None,
         };
+        let started_ms = here.clock_ms(self.executor.now_us());
+        // Before anything is granted by this start. The profile of a run never changes.
+        let waits = !self.is_mutant(Mutant::RestartWithoutWaiting);
+        let grant_ms = if waits { self.setup.timings.grant_ms() } else { 0 };
         let agent = Rc::new(Agent {
             process,
             world: Rc::clone(self),
@@ -129,13 +158,19 @@ impl World {
             client: Client::new(self, host, CALL_DEADLINE_US),
             mirror: Mirror::start(self, here, process),
             wake: Signal::new(&self.executor),
-            started_ms: here.clock_ms(self.executor.now_us()),
+            started_ms,
             held: Cell::new(None),
             pending_until_ms: Cell::new(0),
+            renewed_ms: Cell::new(None),
+            session_told: Signal::new(&self.executor),
+            fence_wake: Signal::new(&self.executor),
+            ladder_held: Cell::new(false),
+            guard_silent_until_ms: Cell::new(0),
             state: RefCell::new(State {
                 remembered: state_dir.remembered,
                 phase: state_dir.phase,
                 received_timeline,
+                granted_until_ms: started_ms + grant_ms,
                 ..State::default()
             }),
             hooks: RefCell::default(),
@@ -144,6 +179,7 @@ impl World {
         self.say(&format_args!("{}.agent", here.member), &"starts");
         self.executor.spawn(process, Rc::clone(&agent).keep_session());
         self.executor.spawn(process, Rc::clone(&agent).suspect());
+        self.executor.spawn(process, Rc::clone(&agent).keep_fence());
         self.executor.spawn(process, agent.run());
     }
 
@@ -180,6 +216,11 @@ impl Agent {
     /// The place between two effects: here the process can be ended.
     async fn step(&self, what: &dyn std::fmt::Display) {
         self.say(what);
+        self.may_end_here().await;
+    }
+
+    /// A step that is not worth a line.
+    async fn may_end_here(&self) {
         if let Some(left) = self.here().crash_in.get() {
             self.here().crash_in.set(left.checked_sub(1));
             if left == 0 {
@@ -192,17 +233,6 @@ impl Agent {
         // Now and then the processor is not there for it.
         let slow = self.world.random(0, if self.world.setup.starved { 1 } else { 15 }) == 0;
         self.world.pause(30, if slow { ms(60) } else { 400 }).await;
-    }
-
-    /// A durable write into the state directory.
-    async fn keep(&self, what: &dyn std::fmt::Display, change: impl FnOnce(&mut StateDir)) -> Done {
-        self.step(&format_args!("keeps on disk: {what}")).await;
-        self.world.pause(200, ms(8)).await;
-        if self.here().disk_full.get() {
-            return Err("no space left on the state directory".into());
-        }
-        change(&mut self.here().state_dir.borrow_mut());
-        Ok(())
     }
 
     async fn run(self: Rc<Self>) {
@@ -277,6 +307,9 @@ impl Agent {
     fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {
         let state = self.state.borrow();
         let (now_ms, host) = (self.now_ms(), self.here());
+        // Without the rule an agent that has just started promises at once.
+        let waits = !self.world.is_mutant(Mutant::RestartWithoutWaiting);
+        let up_ms = if waits { now_ms.saturating_sub(self.started_ms) } else { u64::MAX };
         core::decide(
             cluster,
             &core::Local {
@@ -284,7 +317,7 @@ impl Agent {
                 host: &host.name,
                 class: Class::Quorum,
                 now: Now { boottime_ms: now_ms, wall_ms: self.wall_ms() },
-                uptime_ms: now_ms.saturating_sub(self.started_ms),
+                uptime_ms: up_ms,
                 own: self.own(),
                 postgres: state.postgres.unwrap_or(core::Postgres::Unknown),
                 started_as_primary: state.started_as_primary,
@@ -294,11 +327,10 @@ impl Agent {
                 after_stop: state.after_stop.clone(),
                 reached: state.reached,
                 known_term: Term(0),
-                granted: false,
+                granted: now_ms < state.granted_until_ms,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
-                // Neither lease nor guard is simulated.
-                fenced_in: true,
+                fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
                 phase: state.phase.as_ref(),
                 suspicion: &state.suspicion,
                 network: &state.network,
@@ -320,47 +352,6 @@ impl Agent {
             }
         }
         !decision.actions.is_empty()
-    }
-
-    /// Keeps on disk what the gates need without us. A run is armed to its end.
-    async fn follow_records(&self, cluster: &Cluster) {
-        let Some(mode) = cluster.known_mode() else { return };
-        let fenced = cluster.fenced(&self.here().member).then(|| "by a record".to_owned());
-        self.remember(|remembered| {
-            remembered.mode = mode;
-            remembered.fenced = fenced;
-        })
-        .await;
-    }
-
-    /// Changes what is on disk for the gates; returns whether it is there now.
-    async fn remember(&self, change: impl FnOnce(&mut Remembered)) -> bool {
-        let mut wanted = self.state.borrow().remembered.clone();
-        change(&mut wanted);
-        if wanted == self.state.borrow().remembered {
-            return true;
-        }
-        let text = format!("mode {}, attesting {}", wanted.mode, wanted.attesting);
-        let kept = wanted.clone();
-        if self.keep(&text, |dir| dir.remembered = kept).await.is_err() {
-            return false;
-        }
-        self.state.borrow_mut().remembered = wanted;
-        true
-    }
-
-    /// Persists where we are in leaving a writer, before the step that it names.
-    async fn set_phase(&self, phase: Option<Phase>) -> Done {
-        let text = match &phase {
-            Some(Phase::Intended { term, writer, .. }) => format!("leaves {writer} of term {term}"),
-            Some(Phase::Positioned { promise }) => format!("position {}", promise.position),
-            Some(Phase::Promised { promise }) => format!("promised {}", promise.position),
-            None => "bound by nothing".to_owned(),
-        };
-        let kept = phase.clone();
-        self.keep(&text, |dir| dir.phase = kept).await?;
-        self.state.borrow_mut().phase = phase;
-        Ok(())
     }
 
     /// What a mutant makes the core believe.

@@ -35,7 +35,18 @@ impl Agent {
         self.put_promise(cluster, positioned).await
     }
 
+    /// From its first line on we grant no lease.
     async fn intend(&self, term: Term, writer: &MemberName) -> Done {
+        if !self.begin_promising() {
+            return Err("a write lease granted by this node has not run out".into());
+        }
+        let done = self.intend_alone(term, writer).await;
+        let settled = done.is_ok() || self.set_phase(None).await.is_ok();
+        self.state.borrow_mut().promising = !settled;
+        done
+    }
+
+    async fn intend_alone(&self, term: Term, writer: &MemberName) -> Done {
         let remembered = self.state.borrow().received_timeline;
         let received_timeline = match self.standby().await {
             Ok(standby) => standby.received_timeline.max(remembered),
@@ -191,7 +202,8 @@ impl Agent {
     pub(super) fn position(&self, standby: &Standby) -> Done<Position> {
         let lsn = standby.received.max(standby.replayed).ok_or("PostgreSQL says no position")?;
         let received: Option<Timeline> = standby.received_timeline.max(self.state.borrow().received_timeline);
-        let timeline = received.unwrap_or(standby.control_timeline).max(standby.control_timeline);
+        let timeline = received.max(Some(standby.timeline_on_disk)).max(Some(standby.control_timeline));
+        let timeline = timeline.ok_or("no timeline")?;
         Ok(Position { timeline, lsn })
     }
 

@@ -97,6 +97,8 @@ impl Agent {
                 let until_ms = self.held.get().map_or(0, |(_, until_ms)| until_ms);
                 self.held.set(Some((own, until_ms.max(self.pending_until_ms.get()))));
                 self.say(&format_args!("session {lease}, start {}", record.incarnation.0));
+                self.here().session_revoked.set(false);
+                self.session_told.raise();
                 self.wake.raise();
                 return Ok(());
             }
@@ -108,6 +110,8 @@ impl Agent {
         let sent_ms = self.now_ms();
         let ttl_ms = self.client.keep_alive(lease).await?;
         self.pending_until_ms.set(sent_ms + ttl_ms);
+        self.renewed_ms.set(Some(self.counts_from(sent_ms)));
+        self.session_told.raise();
         if let Some((own, _)) = self.held.get() {
             self.held.set(Some((own, sent_ms + ttl_ms)));
         }
@@ -122,6 +126,7 @@ impl Agent {
                 Ok(()) => renew_us,
                 Err(StoreError::LeaseNotFound { .. }) => {
                     self.held.set(None);
+                    self.session_told.raise();
                     self.wake.raise();
                     return;
                 }

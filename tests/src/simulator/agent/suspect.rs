@@ -76,8 +76,8 @@ impl Agent {
         loop {
             let frozen = |process| world.executor.is_frozen(process);
             let postgres = other.postmaster().filter(|one| !frozen(one.process));
-            let passes = world.replication_passes(self.host, writer.host)
-                && world.replication_passes(writer.host, self.host);
+            let passes = world.postgres_passes(self.host, writer.host, writer.host)
+                && world.postgres_passes(writer.host, self.host, writer.host);
             if postgres.is_some() && passes {
                 return Life::Alive;
             }

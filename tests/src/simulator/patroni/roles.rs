@@ -125,8 +125,8 @@ impl Patroni {
     async fn copy_from(&self, leader: &MemberName, what: &str, (from_us, to_us): (u64, u64)) {
         let Some(source) = self.number_of(leader) else { return };
         let reaches = || {
-            let passes = self.world.replication_passes(self.host, source)
-                && self.world.replication_passes(source, self.host);
+            let passes = self.world.postgres_passes(self.host, source, source)
+                && self.world.postgres_passes(source, self.host, source);
             let running = self.world.hosts[source].postmaster();
             let answers =
                 |one: &Rc<Postmaster>| one.is_primary() && !self.world.executor.is_frozen(one.process);

@@ -1,5 +1,8 @@
 //! What must hold in every run, looked at from outside: every acknowledgement, every change of the term record, every
-//! server that begins to accept writes. The programs of the run know nothing of it.
+//! server that begins to accept writes. The programs of the run know nothing of it. What concerns leases is in [`lease`].
+
+mod evidence;
+mod lease;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,8 +12,11 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_types::record::{Reign, TermRecord};
 use holdfast_types::{MemberName, Position, Term};
 
-use super::fault::Moment;
-use super::world::World;
+use crate::simulator::fault::Moment;
+use crate::simulator::postgres::commit::Told;
+use crate::simulator::world::World;
+use evidence::SyncWatch;
+use lease::LeaseWatch;
 
 /// What was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +29,16 @@ pub enum Promise {
     SecondWriter,
     /// I2, of a commit that waited for nobody.
     SecondWriterAlone,
+    /// I2, of a commit with `synchronous_commit=local`, although the old writer's session was gone and its host is guarded.
+    SecondWriterLocal,
+    /// I2: a term was closed because the writer's session was gone, and the writer's lease was not over.
+    LeaseBesideClosed,
+    /// I6: etcd alone was away, and the writer stopped, changed or made its clients wait.
+    StoppedWithoutEtcd,
+    /// A writer whose lease had not run out was shut.
+    ShutInsideLease,
+    /// Rules 5 and 8: a term was closed on promises that are too few, or that name less than their members have.
+    WeakEvidence,
     /// A term went back, or has two holders.
     Terms,
     /// A term was opened by a node that lacks what the floor names.
@@ -42,6 +58,11 @@ impl fmt::Display for Promise {
             Self::AloneWriteLost => "I1: a write that was acknowledged without a standby is lost",
             Self::SecondWriter => "I2: a second writer acknowledged",
             Self::SecondWriterAlone => "I2: a second writer acknowledged without a standby",
+            Self::SecondWriterLocal => "I2: a second writer acknowledged a local commit",
+            Self::LeaseBesideClosed => "I2: a lease lives beside a closed term",
+            Self::StoppedWithoutEtcd => "I6: a healthy writer stopped because etcd was away",
+            Self::ShutInsideLease => "lease: a writer was shut before its lease was over",
+            Self::WeakEvidence => "evidence: a term was closed on too little",
             Self::Terms => "terms: one went back or has two holders",
             Self::BelowTheFloor => "floor: a term was opened below it",
             Self::Diverged => "one timeline with two histories",
@@ -62,20 +83,13 @@ pub struct Violation {
     pub text: String,
 }
 
-/// A commit that a client was told of.
-#[derive(Debug, Clone, Copy)]
-struct Acknowledged {
-    length: usize,
-    write: u64,
-    host: usize,
-    protected: bool,
-}
-
 /// See the module.
 #[derive(Default)]
 pub struct Checker {
-    acknowledged: RefCell<Vec<Acknowledged>>,
+    acknowledged: RefCell<Vec<Told>>,
     alone: Cell<u64>,
+    lease: LeaseWatch,
+    sync_values: SyncWatch,
     promised: Cell<i64>,
     term: RefCell<Option<(i64, TermRecord)>>,
     holders: RefCell<BTreeMap<Term, MemberName>>,
@@ -130,9 +144,17 @@ impl Checker {
         }
     }
 
-    /// A client has been told that its commit is durable.
-    pub fn acknowledged(&self, world: &World, host: usize, length: usize, write: u64, protected: bool) {
-        let ack = Acknowledged { length, write, host, protected };
+    /// A client has been told that its commit is done.
+    pub fn told(&self, world: &World, told: Told) {
+        if !told.client.waits {
+            return self.told_local(world, told);
+        }
+        self.acknowledged(world, told);
+    }
+
+    fn acknowledged(&self, world: &World, ack: Told) {
+        let Told { host, write, protected, .. } = ack;
+        self.served(world, host);
         self.acknowledged.borrow_mut().push(ack);
         if !protected {
             self.alone.set(self.alone.get() + 1);
@@ -173,7 +195,7 @@ impl Checker {
                 lost.len(),
                 first.write,
                 world.hosts[first.host].member,
-                super::postgres::lsn(first.length)
+                crate::simulator::postgres::lsn(first.length)
             );
             let promise =
                 if first.protected { Promise::AcknowledgedWriteLost } else { Promise::AloneWriteLost };
@@ -193,6 +215,8 @@ impl Checker {
         if self.promised.replace(promised) < promised {
             world.moment(Moment::Promised);
         }
+        self.saw_sync(world, cluster);
+        self.note_sync(cluster);
         let Some(now) = &cluster.term else { return };
         let before = {
             let mut term = self.term.borrow_mut();
@@ -202,6 +226,7 @@ impl Checker {
             term.replace((now.mod_revision, now.value.clone())).map(|(_, before)| before)
         };
         world.say(&"term", &describe(&now.value));
+        self.term_changed(world, cluster, before.as_ref(), &now.value);
         world.moment(match now.value.reign {
             Reign::Open { .. } => Moment::Opened,
             Reign::Closed { .. } => Moment::Closed,
@@ -227,7 +252,7 @@ impl Checker {
     }
 }
 
-fn has(world: &World, host: usize, ack: &Acknowledged) -> bool {
+fn has(world: &World, host: usize, ack: &Told) -> bool {
     world.hosts[host].data.borrow().wal.get(ack.length - 1) == Some(&ack.write)
 }
 

@@ -3,6 +3,9 @@
 //!
 //! It checks what PostgreSQL checks and no more: a standby is taken by the number of its timeline, not by its content.
 
+pub mod commit;
+mod stream;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -10,8 +13,8 @@ use std::rc::Rc;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_types::{Lsn, MemberName, Position, Timeline};
 
-use super::executor::{ProcessId, Signal, ms, wait};
-use super::world::{Sim, World};
+use crate::simulator::executor::{ProcessId, Signal, ms, wait};
+use crate::simulator::world::{Sim, World};
 
 /// Where the first write ends.
 const FIRST_LSN: u64 = 0x0300_0000;
@@ -219,7 +222,7 @@ impl World {
         self.executor.spawn(process, recover(Rc::clone(self), host, Rc::clone(&postmaster), !standby));
         if standby {
             self.executor.spawn(process, make_restart_points(Rc::clone(self), host, Rc::clone(&postmaster)));
-            self.executor.spawn(process, receive(Rc::clone(self), host, Rc::clone(&postmaster)));
+            self.executor.spawn(process, stream::receive(Rc::clone(self), host, Rc::clone(&postmaster)));
         }
     }
 
@@ -229,6 +232,7 @@ impl World {
         let Some(postmaster) = here.postgres.borrow_mut().take() else { return };
         let primary = postmaster.is_primary();
         self.executor.end(postmaster.process);
+        self.checker.stopped(self, host);
         {
             let mut data = here.data.borrow_mut();
             if primary && clean {
@@ -257,7 +261,7 @@ impl World {
     fn drop_sender(self: &Rc<Self>, from: usize, to: usize, connection: u64) {
         let world = Rc::clone(self);
         self.executor.after(self.latency_us(), move || {
-            if !world.link(from, to) {
+            if !world.link(from, to) || !world.port_open(to) {
                 return;
             }
             let Some(other) = world.hosts[to].postmaster() else { return };
@@ -308,50 +312,6 @@ impl World {
         postmaster.changed.raise();
         self.say(&format_args!("{}.postgres", self.hosts[host].member), &"is promoted");
         self.checker.accepts_writes(self, host);
-    }
-
-    /// A client's commit: a write in the WAL, which is acknowledged when the setting says so.
-    pub fn commit(self: &Rc<Self>, host: usize) {
-        let Some(postmaster) = self.hosts[host].postmaster() else { return };
-        if !postmaster.is_primary() || self.executor.is_frozen(postmaster.process) {
-            return;
-        }
-        let write = self.next_number();
-        let length = {
-            let mut data = self.hosts[host].data.borrow_mut();
-            data.wal.push(write);
-            data.wal.len()
-        };
-        postmaster.changed.raise();
-        let (world, process) = (Rc::clone(self), postmaster.process);
-        self.executor.spawn(process, async move {
-            loop {
-                let seen = postmaster.changed.count();
-                if let Some(protected) = world.is_acknowledged(&postmaster, length) {
-                    world.checker.acknowledged(&world, host, length, write, protected);
-                    return;
-                }
-                wait(&world.executor, ms(5_000), &[(&postmaster.changed, seen)]).await;
-            }
-        });
-    }
-
-    /// `None`: it waits. Otherwise whether a standby has it.
-    fn is_acknowledged(&self, postmaster: &Postmaster, length: usize) -> Option<bool> {
-        let live = postmaster.live.borrow();
-        let flushed = |(_, sender): &(&usize, &Sender)| sender.flushed >= length;
-        match &live.sync_names {
-            SyncNames::Empty => Some(false),
-            SyncNames::Anybody(count) => {
-                (live.senders.iter().filter(flushed).count() >= *count).then_some(true)
-            }
-            SyncNames::Any(setting) => {
-                let named =
-                    |(host, _): &(&usize, &Sender)| setting.names.contains(&self.hosts[**host].member);
-                let enough = live.senders.iter().filter(named).filter(flushed).count();
-                (enough >= setting.acknowledgements).then_some(true)
-            }
-        }
     }
 }
 
@@ -418,176 +378,6 @@ async fn make_restart_points(world: Sim, host: usize, postmaster: Rc<Postmaster>
         data.redo = data.redo.max(live.replayed);
     }
 }
-
-/// The walreceiver, again and again.
-async fn receive(world: Sim, host: usize, postmaster: Rc<Postmaster>) {
-    loop {
-        let seen = postmaster.changed.count();
-        let source = world.hosts[host].data.borrow().source;
-        let (caught_up, in_recovery) = {
-            let live = postmaster.live.borrow();
-            (live.waits_for_wal || live.received.is_some(), live.in_recovery)
-        };
-        if !in_recovery {
-            return;
-        }
-        let Some(source) = source.filter(|source| caught_up && *source != host) else {
-            wait(&world.executor, ms(1_000), &[(&postmaster.changed, seen)]).await;
-            continue;
-        };
-        world.pause(ms(1), ms(10)).await;
-        match connect(&world, host, source, &postmaster) {
-            Some(receiver) => stream(&world, host, receiver, &postmaster).await,
-            None => world.pause(ms(100), ms(400)).await,
-        }
-    }
-}
-
-fn connect(world: &Sim, host: usize, source: usize, postmaster: &Postmaster) -> Option<Receiver> {
-    let passes = world.replication_passes(host, source) && world.replication_passes(source, host);
-    if !passes || !world.may_follow(host, source) {
-        return None;
-    }
-    let other = world.hosts[source].postmaster()?;
-    if world.executor.is_frozen(other.process) || !other.live.borrow().accepts {
-        return None;
-    }
-    let available = available(world, source, &other);
-    let (ours, theirs) = (world.hosts[host].data.borrow(), world.hosts[source].data.borrow());
-    if !theirs.serves(ours.timeline, ours.wal.len(), available) {
-        return None;
-    }
-    if theirs.wal[..ours.wal.len().min(theirs.wal.len())] != ours.wal[..] {
-        world.checker.diverged(world, host, source);
-    }
-    let connection = world.next_number();
-    let receiver = Receiver { source, connection, sender: other.number };
-    let sender = Sender { connection, flushed: 0, heard_us: world.executor.now_us() };
-    other.live.borrow_mut().senders.insert(host, sender);
-    let mut live = postmaster.live.borrow_mut();
-    live.receiver = Some(receiver);
-    // Streaming begins with a segment: less than is there already.
-    live.received = live.received.max(Some(ours.wal.len() / 16 * 16));
-    live.received_timeline = Some(ours.timeline);
-    live.heard_us = world.executor.now_us();
-    drop((ours, theirs));
-    other.changed.raise();
-    Some(receiver)
-}
-
-/// What a server may send: a standby sends what it has replayed.
-fn available(world: &World, host: usize, postmaster: &Postmaster) -> usize {
-    let live = postmaster.live.borrow();
-    if live.in_recovery { live.replayed } else { world.hosts[host].data.borrow().wal.len() }
-}
-
-/// Streams until the connection ends or is ended.
-async fn stream(world: &Sim, host: usize, receiver: Receiver, postmaster: &Rc<Postmaster>) {
-    let Receiver { source, connection, sender } = receiver;
-    let ours = || postmaster.live.borrow().receiver.is_some_and(|one| one.connection == connection);
-    acknowledge(world, host, receiver);
-    while ours() {
-        let seen = postmaster.changed.count();
-        if world.hosts[host].data.borrow().source != Some(source) {
-            return world.end_walreceiver(host);
-        }
-        let serves = |other: &Rc<Postmaster>| {
-            let live = other.live.borrow();
-            other.number == sender && live.senders.get(&host).is_some_and(|one| one.connection == connection)
-        };
-        let Some(other) = world.hosts[source].postmaster().filter(serves) else {
-            if world.link(source, host) {
-                // The other end is gone and its kernel says so.
-                return world.end_walreceiver(host);
-            }
-            wait(&world.executor, ms(500), &[(&postmaster.changed, seen)]).await;
-            continue;
-        };
-        let have = world.hosts[host].data.borrow().wal.len();
-        let told = other.changed.count();
-        let until = available(world, source, &other);
-        let lags = world.hosts[source].data.borrow().timeline != world.hosts[host].data.borrow().timeline;
-        if (until > have || lags) && !world.executor.is_frozen(other.process) {
-            let sent = Sent::new(&world.hosts[source].data.borrow(), have, until);
-            world.executor.sleep(world.latency_us() + world.hosts[host].lag_us.get()).await;
-            while ours() && !world.replication_passes(source, host) {
-                world.executor.sleep(ms(50)).await;
-            }
-            if !ours() {
-                return;
-            }
-            world.pause(50, 600).await;
-            if ours() {
-                sent.flush(world, host, postmaster);
-                acknowledge(world, host, receiver);
-            }
-        } else {
-            let idle_us = world.executor.now_us();
-            wait(&world.executor, ms(1_000), &[(&other.changed, told), (&postmaster.changed, seen)]).await;
-            if world.executor.now_us() - idle_us >= ms(1_000) && ours() {
-                // The status that a standby sends without being asked.
-                acknowledge(world, host, receiver);
-            }
-        }
-    }
-}
-
-/// A piece of WAL on its way.
-struct Sent {
-    from: usize,
-    writes: Vec<u64>,
-    timeline: u32,
-    forks: Vec<(u32, usize)>,
-    history_files: BTreeSet<u32>,
-}
-
-impl Sent {
-    fn new(data: &DataDir, from: usize, until: usize) -> Self {
-        let writes = data.wal.get(from..until).unwrap_or_default().to_vec();
-        let (forks, history_files) = (data.forks.clone(), data.history_files.clone());
-        Self { from, writes, timeline: data.timeline, forks, history_files }
-    }
-
-    fn flush(self, world: &World, host: usize, postmaster: &Postmaster) {
-        let mut data = world.hosts[host].data.borrow_mut();
-        if data.wal.len() != self.from {
-            return;
-        }
-        data.wal.extend(self.writes);
-        (data.timeline, data.forks) = (self.timeline, self.forks);
-        data.history_files.extend(self.history_files);
-        let mut live = postmaster.live.borrow_mut();
-        live.received = Some(data.wal.len());
-        live.received_timeline = Some(data.timeline);
-        live.heard_us = world.executor.now_us();
-        drop((data, live));
-        postmaster.changed.raise();
-    }
-}
-
-/// Tells the writer how far we have flushed. Once it has left this host only the wire can lose it.
-fn acknowledge(world: &Sim, host: usize, receiver: Receiver) {
-    let Receiver { source, connection, .. } = receiver;
-    if !world.replication_passes(host, source) {
-        return;
-    }
-    let flushed = world.hosts[host].data.borrow().wal.len();
-    let later = Rc::clone(world);
-    world.executor.after(world.latency_us(), move || {
-        if !later.link(host, source) {
-            return;
-        }
-        let Some(other) = later.hosts[source].postmaster() else { return };
-        if let Some(sender) = other.live.borrow_mut().senders.get_mut(&host)
-            && sender.connection == connection
-        {
-            sender.flushed = sender.flushed.max(flushed);
-            sender.heard_us = later.executor.now_us();
-        }
-        other.changed.raise();
-    });
-}
-
 /// The members of a set of hosts.
 pub fn members(world: &World, hosts: impl Iterator<Item = usize>) -> BTreeSet<MemberName> {
     hosts.map(|host| world.hosts[host].member.clone()).collect()
