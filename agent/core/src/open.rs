@@ -146,25 +146,27 @@ fn wait<T>(why: &str) -> Result<T, Stop> {
     Err(Stop::Wait(why.to_owned()))
 }
 
+/// The last reign is still open: it is waited for, unless that is of no use.
+fn not_closed<T>(view: &View<'_>, holder: &MemberName) -> Result<T, Stop> {
+    if view.given_back {
+        return wait(
+            "this node has given the term back, because the hook before this one was lost; it is closed first (rule 10)",
+        );
+    }
+    // Nobody will close it, and whoever waits in the hook keeps the lock from its last holder.
+    if let Some(why) = view.suspended {
+        return Err(Stop::Refuse(format!("the last reign is not closed, and nobody closes it: {why}")));
+    }
+    if view.holder_could_lead && holder != view.me && view.waited_ms >= HOLDER_WAIT_MS_MAX {
+        return Err(Stop::Refuse(format!("the last reign is not closed and {holder} could go on with it")));
+    }
+    wait("the last reign is not closed")
+}
+
 fn open(view: &View<'_>) -> Result<OpenPlan, Stop> {
     let Some(term) = view.term else { return wait("the term record cannot be read") };
     let Reign::Closed { floor, .. } = &term.value.reign else {
-        if view.given_back {
-            return wait(
-                "this node has given the term back, because the hook before this one was lost; it is closed first (rule 10)",
-            );
-        }
-        // Nobody will close it, and whoever waits in the hook keeps the lock from its last holder.
-        if let Some(why) = view.suspended {
-            return Err(Stop::Refuse(format!("the last reign is not closed, and nobody closes it: {why}")));
-        }
-        let holder = term.value.holder();
-        if view.holder_could_lead && holder != view.me && view.waited_ms >= HOLDER_WAIT_MS_MAX {
-            return Err(Stop::Refuse(format!(
-                "the last reign is not closed and {holder} could go on with it"
-            )));
-        }
-        return wait("the last reign is not closed");
+        return not_closed(view, term.value.holder());
     };
     let Some(leader) = view.leader_key.filter(|key| key.value == *view.me) else {
         return wait("Patroni's leader key is not ours");

@@ -42,9 +42,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             term::put(member, cluster, record, *term_mod_revision).await
         }
         Action::SayWritable { record, term_mod_revision } => {
-            term::say_writable(member, cluster, record, *term_mod_revision).await?;
-            incident::promoted(member, cluster);
-            Ok(())
+            term::say_writable(member, cluster, record, *term_mod_revision).await
         }
         Action::Prove { closed } => {
             incident::prove(member, cluster, *closed);

@@ -7,7 +7,7 @@ use holdfast_store::{Compare, Write};
 use holdfast_types::Term;
 use holdfast_types::record::{Reign, TermRecord};
 
-use super::{armed_txn, encoded, term_is, txn};
+use super::{armed_txn, encoded, incident, term_is, txn};
 use crate::member::Member;
 
 /// Puts `record` if the term record still stands at `mod_revision`.
@@ -42,7 +42,9 @@ pub async fn say_writable(
         );
     }
     let record = TermRecord { timeline: record.timeline.max(taken), ..record.clone() };
-    put(member, cluster, &record, mod_revision).await
+    put(member, cluster, &record, mod_revision).await?;
+    incident::promoted(member, cluster);
+    Ok(())
 }
 
 /// Class `off`: we hold Patroni's lock and accept writes, so the term is ours.

@@ -9,7 +9,7 @@ use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::{Class, ClusterId, Mode, Term};
+use holdfast_types::{Class, ClusterId, Mode, Position, Term};
 use tokio::sync::watch;
 
 use super::Member;
@@ -117,6 +117,30 @@ impl Member {
         2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms)
     }
 
+    /// OPEN, and everything that stands before our promotion. Returns whether the term is ours.
+    async fn open(
+        &self,
+        cluster: &Cluster,
+        plan: &open::OpenPlan,
+        replayed: Option<Position>,
+    ) -> anyhow::Result<bool> {
+        // Side by side, because both take their time, and neither is cancelled by the other's failure.
+        let fence = self.prepare_fence(plan.opened.term);
+        match tokio::join!(act::open::open(self, cluster, plan), fence) {
+            (Ok(true), Ok(())) => {
+                self.fence_for(plan.opened.term).await?;
+                // After OPEN: whoever lost the race for it may have to follow one of these timelines.
+                act::timeline::hold(self, replayed, plan.opened.timeline).await?;
+                Ok(true)
+            }
+            (Ok(false), _) => {
+                self.was_not_opened();
+                Ok(false)
+            }
+            (Err(error), _) | (Ok(true), Err(error)) => Err(error),
+        }
+    }
+
     async fn try_to_open(&self, waited_ms: u64) -> anyhow::Result<Attempt> {
         let setting = self.sql.setting().await?;
         let replayed = act::position::replayed(self).await;
@@ -162,23 +186,10 @@ impl Member {
         });
         let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(&cluster));
         Ok(match answer {
-            open::Answer::Open(plan) => {
-                // Side by side, because both take their time, and neither is cancelled by the other's failure.
-                let fence = self.prepare_fence(plan.opened.term);
-                match tokio::join!(act::open::open(self, &cluster, &plan), fence) {
-                    (Ok(true), Ok(())) => {
-                        self.fence_for(plan.opened.term).await?;
-                        // After OPEN: whoever lost the race for it may have to follow one of these timelines.
-                        act::timeline::hold(self, replayed, plan.opened.timeline).await?;
-                        pass_in(plan.opened.term)
-                    }
-                    (Ok(false), _) => {
-                        self.was_not_opened();
-                        Attempt::Wait("etcd has changed since; it is read again".into())
-                    }
-                    (Err(error), _) | (Ok(true), Err(error)) => return Err(error),
-                }
-            }
+            open::Answer::Open(plan) => match self.open(&cluster, &plan, replayed).await? {
+                true => pass_in(plan.opened.term),
+                false => Attempt::Wait("etcd has changed since; it is read again".into()),
+            },
             open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
             open::Answer::AlreadyOpen(term) => {
                 self.fence_for(term).await?;

@@ -78,16 +78,7 @@ impl Member {
             Some(seen) => seen,
             None => self.look_at_disk(eyes).await,
         };
-        match seen.postmaster {
-            Postmaster::Alive(pid) if eyes.postmaster.as_ref().is_none_or(|(known, _)| *known != pid) => {
-                eyes.postmaster = PidFd::open(pid).ok().map(|pid_fd| (pid, pid_fd));
-                // What was known of the one before says nothing about this one.
-                let mut state = self.state();
-                (state.killed, state.postgres, state.position) = (false, None, None);
-            }
-            Postmaster::Alive(_) => {}
-            Postmaster::Gone | Postmaster::Unknown => eyes.postmaster = None,
-        }
+        self.hold_postmaster(eyes, seen.postmaster);
         if seen.patroni != eyes.seen.patroni {
             // Another Patroni: what the one before did not answer is not its fault.
             (eyes.asking, eyes.rest_silences) = (None, 0);
@@ -131,6 +122,19 @@ impl Member {
         }
         if thorough {
             self.count_warned(eyes, cluster).await;
+        }
+    }
+
+    fn hold_postmaster(&self, eyes: &mut Eyes, seen: Postmaster) {
+        match seen {
+            Postmaster::Alive(pid) if eyes.postmaster.as_ref().is_none_or(|(known, _)| *known != pid) => {
+                eyes.postmaster = PidFd::open(pid).ok().map(|pid_fd| (pid, pid_fd));
+                // What was known of the one before says nothing about this one.
+                let mut state = self.state();
+                (state.killed, state.postgres, state.position) = (false, None, None);
+            }
+            Postmaster::Alive(_) => {}
+            Postmaster::Gone | Postmaster::Unknown => eyes.postmaster = None,
         }
     }
 

@@ -54,6 +54,7 @@ pub const COMES_BACK: &[Action] = left_by_both![
     PostgresDies(A),
     StartAsStandby(A),
     Replayed(A),
+    SessionBack(A),
     CallHook(A),
     Open(A),
     Promote(A),
@@ -70,6 +71,7 @@ pub const COMES_BACK_WITH_A_BACKUP: &[Action] = left_by_both![
     StartAsStandby(A),
     Reinitialise(A),
     Replayed(A),
+    SessionBack(A),
     CallHook(A),
     Open(A),
 ];
