@@ -29,7 +29,7 @@ host = [
   { name = "e1", role = "etcd" },
   { name = "db1", role = "database" },
   { name = "db2", role = "database", tags = { nofailover = true } },
-  { name = "db3", role = "database", tags = { nofailover = true } },
+  { name = "db3", role = "database", tags = { nofailover = true, nosync = true } },
   { name = "pool1", role = "pooler" }, { name = "client", role = "client" },
 ]
 "#;

@@ -17,7 +17,7 @@ use holdfast_types::{Configuration, Lsn, MemberName, Position, Term, Timeline};
 
 /// About a minute of one core; `holdfast-lab model --states` goes further. The time is only for a machine that stands
 /// still: what is searched must not depend on what else runs.
-const LIMITS: Limits = Limits { states: 1_000_000, depth: 200, time: Duration::from_secs(300) };
+const LIMITS: Limits = Limits { states: 1_500_000, depth: 200, time: Duration::from_secs(300) };
 
 #[test]
 fn the_right_protocol_holds() {

@@ -110,6 +110,7 @@ const IDLE_WRITES: &str = "issue 3, section 4: idle, at most 1 raft write per mi
 
 const THIRD_NODE: &str = "issue 4, section 7: Patroni of the primary hung + third node hung";
 const POSTGRES: &str = "issue 4, section 7: all PostgreSQL processes hung";
+const DISK: &str = "issue 4, its first sentence: no acknowledged write lost, whatever loses its disk";
 const FROZEN: &str = "issue 4, section 7: whole host frozen, thawed later";
 const ETCD_CUT: &str = "issue 4, section 7: only the primary loses etcd";
 const ETCD_DOWN: &str = "issue 4, section 7: etcd down 60 s";
@@ -155,6 +156,8 @@ pub const TARGETS: &[Target] = &[
     of_both(Case::PatroniHungThirdNode, Mode::Quorum, Demand::NothingLost, THIRD_NODE),
     gap(Case::PostgresHung, Mode::Quorum, BOTH, 6.0, POSTGRES),
     of_both(Case::PostgresHung, Mode::Quorum, Demand::NothingLost, POSTGRES),
+    of_both(Case::DiskHang, Mode::Quorum, Demand::NothingLost, DISK),
+    of_both(Case::DiskReadonly, Mode::Quorum, Demand::NothingLost, DISK),
     gap(Case::HostFrozen, Mode::Quorum, BOTH, 6.0, FROZEN),
     of_both(Case::HostFrozen, Mode::Quorum, Demand::NothingLost, FROZEN),
     gap(Case::HostFrozen, Mode::Off, BOTH, 6.0, FROZEN),

@@ -15,7 +15,7 @@ use crate::lab::failure::{Exit, Failure};
 #[derive(Debug, Args)]
 pub struct Options {
     /// States that one search generates at most
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_500_000)]
     pub states: usize,
     /// Steps from the beginning at most
     #[arg(long, default_value_t = 200)]

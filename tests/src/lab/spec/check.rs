@@ -37,7 +37,7 @@ impl Spec {
                  Patroni would silently raise smaller values"
             ));
         }
-        if loop_wait + 2 * retry_timeout > ttl {
+        if retry_timeout.saturating_mul(2).saturating_add(loop_wait) > ttl {
             return Err("patroni: loop_wait + 2 * retry_timeout must not exceed ttl".into());
         }
         let retry = self.pgbouncer.server_login_retry;
