@@ -28,6 +28,9 @@ use crate::{act, telemetry};
 /// How long the end of the agent may wait for calls and for spans, each.
 const END_DEADLINE: Duration = Duration::from_millis(500);
 
+/// How often the files of the certificate are looked at, whoever needs them.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(10);
+
 /// Rule 6: replication is denied from the boot on, where the cluster was armed when this host was last up.
 pub async fn boot_deny(config: &Config) -> Result<()> {
     for instance in config.instances.iter().filter(|instance| instance.class == Class::Quorum) {
@@ -67,6 +70,7 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     }
     let host = Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes));
     serve_metrics(&config, &host, &tools).await?;
+    tokio::spawn(look_at_certificate(identity.clone()));
     let listener = TcpListener::bind(config.grpc_listen)
         .await
         .with_context(|| format!("grpc.listen: cannot listen on {}", config.grpc_listen))?;
@@ -87,6 +91,15 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     drop(tokio::time::timeout(END_DEADLINE, serving).await);
     telemetry.shutdown(END_DEADLINE).await;
     Ok(())
+}
+
+/// Replaced files are found by whoever asks for the identity. An agent whose connections all stand asks for nothing, and would
+/// meet the end of its certificate with the old one in its hand.
+async fn look_at_certificate(identity: Identity) {
+    loop {
+        tokio::time::sleep(CERTIFICATE_LOOK).await;
+        drop(identity.server());
+    }
 }
 
 /// A task that panics takes the agent with it: one that went on without its member would hold the host's session and do
