@@ -5,7 +5,7 @@ use holdfast_lab::simulator::mutant::Mutant;
 use holdfast_lab::simulator::{Plan, run, search};
 
 /// Faults of the run in `tests/all`; `holdfast-lab simulate --faults 100000` goes further.
-const FAULTS: u64 = 6_000;
+const FAULTS: u64 = 10_000;
 /// A mutant that is not found within so many faults is not found.
 const FAULTS_FOR_A_MUTANT: u64 = 3_000;
 

@@ -5,13 +5,14 @@
 #![allow(clippy::disallowed_methods)] // The runner of child processes is tokio's; the guard and its tests have none.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_guard::client::Client;
+use holdfast_guard::client::{Client, GuardError};
 use holdfast_guard::wire::{Name, Phase, State};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -113,7 +114,18 @@ impl Guard {
     }
 
     pub fn connect(&self) -> Client {
-        Client::connect(&self.socket()).unwrap()
+        // The queue of a socket may be full for a moment, when a test connects faster than a busy machine lets the guard run.
+        let begin = Instant::now();
+        loop {
+            match Client::connect(&self.socket()) {
+                Err(GuardError::Io(error))
+                    if error.kind() == ErrorKind::WouldBlock && begin.elapsed() < DEADLINE =>
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                connected => return connected.unwrap(),
+            }
+        }
     }
 
     /// What it has written of the instance.
