@@ -140,7 +140,7 @@ impl Journal {
 
 fn is_same_closure(last: &FencedRecord, record: &FencedRecord) -> bool {
     record.layer == FenceLayer::Kernel
-        && (&last.node, last.term) == (&record.node, record.term)
+        && (&last.node, last.term, &last.cause) == (&record.node, record.term, &record.cause)
         && record.done_wall_ms - last.done_wall_ms < SAME_CLOSURE_MS
 }
 
