@@ -39,7 +39,8 @@ pub(crate) fn parse(text: &str) -> Option<Stat> {
     let ppid = fields.next()?.parse().ok()?;
     // User and system time are the tenth and eleventh after the parent.
     let mut ran = fields.skip(9).map(str::parse);
-    let ran_ticks = ran.next()?.ok().zip(ran.next()?.ok()).map(|(user, system): (u64, u64)| user + system)?;
+    let both: (u64, u64) = ran.next()?.ok().zip(ran.next()?.ok())?;
+    let ran_ticks = both.0.checked_add(both.1)?;
     Some(Stat { comm, state, ppid, ran_ticks })
 }
 

@@ -110,7 +110,7 @@ const IDLE_WRITES: &str = "issue 3, section 4: idle, at most 1 raft write per mi
 
 const THIRD_NODE: &str = "issue 4, section 7: Patroni of the primary hung + third node hung";
 const POSTGRES: &str = "issue 4, section 7: all PostgreSQL processes hung";
-const DISK: &str = "issue 4, its first sentence: no acknowledged write lost, whatever loses its disk";
+const DISK: &str = "issue 4, section 7: no row lost, with disk-hang and disk-readonly among the faults";
 const FROZEN: &str = "issue 4, section 7: whole host frozen, thawed later";
 const ETCD_CUT: &str = "issue 4, section 7: only the primary loses etcd";
 const ETCD_DOWN: &str = "issue 4, section 7: etcd down 60 s";

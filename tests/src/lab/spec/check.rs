@@ -37,7 +37,7 @@ impl Spec {
                  Patroni would silently raise smaller values"
             ));
         }
-        if retry_timeout.saturating_mul(2).saturating_add(loop_wait) > ttl {
+        if u64::from(loop_wait) + 2 * u64::from(retry_timeout) > u64::from(ttl) {
             return Err("patroni: loop_wait + 2 * retry_timeout must not exceed ttl".into());
         }
         let retry = self.pgbouncer.server_login_retry;
