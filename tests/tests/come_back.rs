@@ -41,7 +41,7 @@ fn the_old_writer_leads_again_when_nobody_else_is_left() {
     eventually("db1 is the writer", || lab.status()["term"]["writable"] == true);
     let before = record(&lab);
     assert_eq!(text(&before["reign"]["holder"]), "db1", "the others may not lead");
-    let load = Load::start(&lab, "come-back");
+    let load = Load::beside(&lab, "come-back", 1);
     let at_us = monotonic_us();
     lab.run(&["fault", lab.name(), "stop", "db1", "agent"]);
     eventually("the term is closed", || record(&lab)["reign"]["state"] == "closed");

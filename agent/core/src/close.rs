@@ -209,7 +209,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
             && (found.value.stop != StopKind::Relinquished || record.is_given_back_by(&found.value))
     });
     let out_of_office = out_of_office(view, attestation)?;
-    if view.held && attestation.is_none() {
+    if view.held && attestation.is_none() && view.outside.is_none() {
         return Err(NotYet::Held);
     }
     let stop = attestation.map(|found| &found.value.stop);

@@ -13,6 +13,7 @@
 //! | [`attest`] | whether a stopped writer gives its term away, or starts again on the spot | 9, 9a |
 //! | [`close`] | whether a reign has ended, and the transaction that says so | 8, 9, 12, 13 |
 //! | [`relinquish`] | whether a term that nobody uses may be given back | 10 |
+//! | [`eligible`] | whether a member may lead, as its agent publishes it | 16 |
 //! | [`successor`] | to whom the leader key is given | 8, 16 |
 //! | [`open`] | what the promotion hook answers | 14, 16 |
 //! | [`timeline`] | on which timeline id the next reign writes | 14 |
@@ -33,6 +34,7 @@ pub mod attest;
 pub mod close;
 pub mod cluster;
 pub mod detach;
+pub mod eligible;
 pub mod fenced;
 pub mod floor;
 pub mod grant;

@@ -1,9 +1,9 @@
 //! Publishes what the other members need to know of this one, when it changes in meaning and not when it moves.
 
 use anyhow::Result;
-use holdfast_agent_core::attest;
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_agent_core::member::{Postgres, term_in_force};
+use holdfast_agent_core::member::Postgres;
+use holdfast_agent_core::{attest, eligible};
 use holdfast_host::clock;
 use holdfast_store::{Txn, Write};
 use holdfast_types::record::{MemberFacts, SetupSeen};
@@ -34,22 +34,13 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
     let state = member.state();
     let patroni = cluster.members.get(&instance.member);
     let patroni_state = patroni.and_then(|patroni| patroni.state.clone());
-    let runs = matches!(patroni_state.as_deref(), Some("running" | "streaming"));
-    // Not whether it streams: nobody does once the writer is gone, and that is when a successor is chosen.
-    let up = matches!(state.postgres, Some(Postgres::Running { .. }));
-    let paused = cluster.config.is_some_and(|config| config.paused);
-    // It is about to be ended (rule 15: it comes back as a standby).
     let is_primary = state.postgres == Some(Postgres::Running { in_recovery: Some(false) });
-    let closed = term_in_force(cluster).is_some_and(|term| term.value.open_holder().is_none());
-    let eligible = patroni.map(|patroni| {
-        let allowed = !patroni.nofailover && patroni.failover_priority > 0;
-        runs && allowed
-            && !paused
-            && up
-            && !(is_primary && closed)
-            && state.patroni_alive
-            && !state.patroni_hung
-    });
+    let host = eligible::Host {
+        postgres: state.postgres.unwrap_or(Postgres::Unknown),
+        patroni_alive: state.patroni_alive,
+        patroni_hung: state.patroni_hung,
+    };
+    let eligible = patroni.map(|patroni| eligible::decide(cluster, patroni, host));
     let lost_for_ms = state.stream_lost_ms.map(|lost_ms| clock::boottime_ms().saturating_sub(lost_ms));
     Some(MemberFacts {
         host: member.config.host.clone(),

@@ -14,6 +14,8 @@ use holdfast_types::record::{Evidence, FenceCause, FenceLayer, FenceReason, Reig
 use super::why_kept_out;
 use crate::member::Member;
 
+const NONE_LEFT: &str = "no process of PostgreSQL is left";
+
 /// Something of ours was fenced just now.
 fn tell(
     member: &Member,
@@ -91,18 +93,19 @@ pub fn attested(member: &Member, cluster: &Cluster, term: Term, stop: &StopKind)
         (false, true) => FenceCause::Hung,
         (false, false) => FenceCause::Stopped,
     };
-    let control = match stop {
-        StopKind::Clean { end } => format!("shut down at {end}"),
-        StopKind::Stopped | StopKind::Relinquished => "in production".to_owned(),
+    let seen = match stop {
+        _ if !stuck.is_empty() => format!(
+            "the processes {stuck:?} of PostgreSQL are killed, and the kernel holds them behind the closed port until \
+             the disk answers"
+        ),
+        StopKind::Clean { end } => format!("{NONE_LEFT}, its control file says shut down at {end}"),
+        // After a hang the control file is not always read: the disk decides.
+        StopKind::Stopped if hung => NONE_LEFT.to_owned(),
+        StopKind::Stopped | StopKind::Relinquished => {
+            format!("{NONE_LEFT}, its control file says in production")
+        }
     };
-    let processes = if stuck.is_empty() {
-        "no process of PostgreSQL is left".to_owned()
-    } else {
-        format!(
-            "the processes {stuck:?} of PostgreSQL are killed, and the kernel holds them until the disk answers"
-        )
-    };
-    let verified = format!("{processes}, its control file says {control}, the start gate is shut");
+    let verified = format!("{seen}, the start gate is shut");
     let took_ms = begun_ms.map_or(0, |begun_ms| clock::boottime_ms().saturating_sub(begun_ms));
     tell(member, layer, cause, Some(term), verified, took_ms);
 }
@@ -125,19 +128,16 @@ pub fn order(member: &Member, cluster: &Cluster) -> FenceCause {
 /// We have closed a term over the head of its writer. What it attested itself, its own agent tells.
 pub fn closed(member: &Member, cluster: &Cluster, plan: &ClosePlan) {
     let Reign::Closed { evidence, .. } = &plan.closed.reign else { return };
-    let its_own_word = matches!(
-        evidence,
-        Evidence::AttestedClean | Evidence::AttestedStopped { .. } | Evidence::Relinquished
-    );
     let again = term_in_force(cluster).is_none_or(|term| term.value.open_holder().is_none());
-    if its_own_word || again {
+    let layer = match evidence {
+        Evidence::Revoked { outside: None, .. } => FenceLayer::Standbys,
+        Evidence::Revoked { outside: Some(_), .. } => FenceLayer::Outside,
+        Evidence::Override { .. } => FenceLayer::Person,
+        Evidence::AttestedClean | Evidence::AttestedStopped { .. } | Evidence::Relinquished => return,
+    };
+    if again {
         return;
     }
-    let layer = match evidence {
-        Evidence::Revoked { .. } => FenceLayer::Standbys,
-        Evidence::Override { .. } => FenceLayer::Person,
-        _ => FenceLayer::Outside,
-    };
     let term = plan.closed.term;
     let promises = cluster.promises.values().filter(|promise| promise.value.term == term);
     let heard = promises.filter_map(|promise| promise.value.heard_wall_ms).max();

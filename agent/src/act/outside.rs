@@ -32,6 +32,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often, and how far apart, what came of it is put when etcd does not take it.
 const PUTS_MAX: u32 = 30;
 const PUT_AGAIN: Duration = Duration::from_secs(1);
+/// A password is one line; a larger file is another one.
+const SECRET_BYTES_MAX: u64 = 4_096;
 
 /// Begins to ask, unless this member is asking already.
 pub fn ask(member: &Member, target: &Target) {
@@ -212,7 +214,8 @@ impl Asker {
         let files = self.device.secrets.clone();
         let read = move || {
             let one = |(name, file): (String, std::path::PathBuf)| {
-                let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+                let text = holdfast_proto::read_text(&file, SECRET_BYTES_MAX)
+                    .with_context(|| file.display().to_string())?;
                 match text.trim_end_matches(['\n', '\r']) {
                     value if value.contains(['\n', '\r']) => bail!("{} is not of one line", file.display()),
                     value => Ok((name, value.to_owned())),

@@ -35,6 +35,11 @@ pub struct Load {
 impl Load {
     /// Starts a client on each route, ten rows a second, and waits until all of them acknowledge.
     pub fn start(lab: &Lab, name: &str) -> Self {
+        Self::beside(lab, name, 2)
+    }
+
+    /// The same in a cluster that has so many synchronous standbys.
+    pub fn beside(lab: &Lab, name: &str, synchronous: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("describe.json");
         std::fs::write(&file, lab.describe().to_string()).unwrap();
@@ -53,7 +58,11 @@ impl Load {
         load.steady(monotonic_us());
         let tail = load.tail();
         load.wanted = tail.standbys_of_writer(0);
-        assert!(load.wanted.is_some_and(|standbys| standbys.sync_streaming >= 1), "{:?}", load.wanted);
+        assert!(
+            load.wanted.is_some_and(|standbys| standbys.sync_streaming >= synchronous),
+            "{:?}",
+            load.wanted
+        );
         load
     }
 

@@ -423,6 +423,11 @@ fn a_writer_that_may_write_without_a_lease_is_closed_only_once_it_has_stopped() 
     assert_eq!(held.decide(), Err(NotYet::Held));
     held.attest(StopKind::Stopped);
     assert!(held.decide().is_ok(), "its own agent says that it has stopped");
+    let outside = Some(Revised { value: off("a", 4), mod_revision: 300 });
+    assert!(
+        World { held: true, outside, ..World::new() }.decide().is_ok(),
+        "a device says that its host is off"
+    );
 }
 
 #[cfg(feature = "mutants")]

@@ -47,11 +47,11 @@ pub(super) fn name_itself(
     let Some((to, patroni)) = cluster.members.get_key_value(local.me) else { return };
     if patroni.lease != 0 {
         decision.actions.push(Action::NameNext {
-            override_mod_revision: None,
             to: to.clone(),
             member_lease: patroni.lease,
             leader_mod_revision: cluster.leader_key.as_ref().map_or(0, |leader| leader.mod_revision),
             term_mod_revision: term.mod_revision,
+            override_mod_revision: None,
         });
     }
 }

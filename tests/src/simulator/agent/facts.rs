@@ -1,8 +1,8 @@
 //! `agent/src/act/facts.rs`: what the other members need to know of this one.
 
-use holdfast_agent_core::attest;
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_agent_core::member::{Postgres, term_in_force};
+use holdfast_agent_core::member::Postgres;
+use holdfast_agent_core::{attest, eligible};
 use holdfast_store::Write;
 use holdfast_types::Term;
 use holdfast_types::record::{MemberFacts, Stored};
@@ -31,21 +31,12 @@ impl Agent {
         let state = self.state.borrow();
         let patroni = cluster.members.get(&here.member);
         let patroni_state = patroni.and_then(|patroni| patroni.state.clone());
-        let runs = matches!(patroni_state.as_deref(), Some("running" | "streaming"));
-        let up = matches!(state.postgres, Some(Postgres::Running { .. }));
-        let paused = cluster.config.is_some_and(|config| config.paused);
-        // It is about to be ended (rule 15: it comes back as a standby).
-        let is_primary = state.postgres == Some(Postgres::Running { in_recovery: Some(false) });
-        let closed = term_in_force(cluster).is_some_and(|term| term.value.open_holder().is_none());
-        let eligible = patroni.map(|patroni| {
-            let allowed = !patroni.nofailover && patroni.failover_priority > 0;
-            runs && allowed
-                && !paused
-                && up
-                && !(is_primary && closed)
-                && state.patroni_alive
-                && !state.patroni_hung
-        });
+        let host = eligible::Host {
+            postgres: state.postgres.unwrap_or(Postgres::Unknown),
+            patroni_alive: state.patroni_alive,
+            patroni_hung: state.patroni_hung,
+        };
+        let eligible = patroni.map(|patroni| eligible::decide(cluster, patroni, host));
         let lost_for_ms = state.stream_lost_ms.map(|lost_ms| self.now_ms().saturating_sub(lost_ms));
         Some(MemberFacts {
             host: here.name.clone(),
