@@ -3,6 +3,8 @@
 //! Any agent of the cluster may run it. The verdict is data: the shell turns a [`ClosePlan`] into an etcd transaction
 //! without making a choice of its own.
 
+mod overriding;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{
@@ -215,7 +217,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
     let stop = attestation.map(|found| &found.value.stop);
     let (end, evidence, promises) = match (proved(view, stop, floor, sync), view.overriding) {
         (Ok(proved), _) => proved,
-        (Err(_), Some(overriding)) => by_override(view, &overriding.value, floor)?,
+        (Err(_), Some(overriding)) => overriding::end(view, &overriding.value, floor)?,
         (Err(why), None) => return Err(why),
     };
     let is_unused = evidence == Evidence::Relinquished;
@@ -271,38 +273,6 @@ fn proved(
     let promisers = promises.keys().cloned().collect();
     let (end, evidence) = by_promises(stop, best, promisers, view.outside.map(|(asker, _)| asker));
     Ok((end, evidence, promises))
-}
-
-/// Rule 11: a person goes on without the proof. The floor is still the highest position that is known to matter; the hook
-/// lets the one successor pass below it. That one must have left the writer, so that its position is final.
-fn by_override(
-    view: &View<'_>,
-    overriding: &OverrideRecord,
-    floor: Option<&Revised<FloorRecord>>,
-) -> Result<End, NotYet> {
-    let record = &view.term.value;
-    let counts = |(member, promise): &(&MemberName, &Revised<Promise>)| {
-        let promise = &promise.value;
-        let same_data = view.data_uuids.get(*member) == Some(&promise.data_uuid);
-        **member != *record.holder() && promise.term == record.term && same_data
-    };
-    let promises: BTreeMap<_, _> = view.promises.iter().filter(counts).collect();
-    let (is_open, closed) = match &record.reign {
-        Reign::Open { .. } => (true, None),
-        // Nobody has received anything since (rule 5 h), and the old writer itself, which never promises, may be named.
-        Reign::Closed { floor, .. } => (false, *floor),
-    };
-    if is_open && !promises.contains_key(&overriding.successor) {
-        return Err(NotYet::SuccessorFollows(overriding.successor.clone()));
-    }
-    let best = promises.values().map(|promise| promise.value.position).max();
-    let recorded = floor.map(|floor| floor.value.floor);
-    let end = best.into_iter().chain(recorded).chain(closed).max().ok_or(NotYet::NoFloor)?;
-    let OverrideRecord { by, reason, .. } = overriding;
-    let evidence = Evidence::Override { by: by.clone(), reason: reason.clone() };
-    let revisions =
-        promises.into_iter().map(|(member, found)| (member.clone(), found.mod_revision)).collect();
-    Ok((end, evidence, revisions))
 }
 
 /// Rule 10: the floor of a reign that was given back before anything was acknowledged in it. It is the floor over which
@@ -414,7 +384,7 @@ fn count(
 
 fn leader_key(view: &View<'_>, floor: Position, evidence: &Evidence) -> LeaderKey {
     if let Some(overriding) = view.overriding {
-        return to_the_named(view, &overriding.value.successor);
+        return overriding::to_the_named(view, &overriding.value.successor);
     }
     let writer = view.term.value.holder();
     let is_anothers = view.leader_key.is_some_and(|key| key.value != *writer);
@@ -432,18 +402,6 @@ fn leader_key(view: &View<'_>, floor: Position, evidence: &Evidence) -> LeaderKe
         _ if *evidence == Evidence::Relinquished && is_eligible(view, writer) => LeaderKey::Leave,
         _ if view.leader_key.is_some() => LeaderKey::Delete,
         _ => LeaderKey::Leave,
-    }
-}
-
-/// An override names the one that follows, also where another has the key or the floor.
-fn to_the_named(view: &View<'_>, successor: &MemberName) -> LeaderKey {
-    if view.leader_key.is_some_and(|key| key.value == *successor) {
-        return LeaderKey::Leave;
-    }
-    let named = view.candidates.iter().find(|one| one.member == *successor);
-    match named.and_then(|one| Some((one.member.clone(), one.member_lease?))) {
-        Some((to, member_lease)) => LeaderKey::Give { to, member_lease },
-        None => LeaderKey::Leave,
     }
 }
 

@@ -15,32 +15,30 @@ mod pulse;
 mod rest;
 mod setup;
 pub mod sql;
+mod state;
 mod suspect;
 mod warned;
 mod would;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant;
-use holdfast_agent_core::hung::Pulse;
 use holdfast_agent_core::lease::Fence;
-use holdfast_agent_core::member::{self as core, Action, Decision, Memory, Network, OwnSession, Suspicion};
+use holdfast_agent_core::member::{self as core, Action, Decision, Memory, OwnSession};
 use holdfast_agent_core::outside::Devices;
 use holdfast_agent_core::rollback::KnownReign;
-use holdfast_agent_core::sync::AnySetting;
 use holdfast_host::clock;
-use holdfast_host::nftables::{self, Generation};
+use holdfast_host::nftables;
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::tls::Identity;
-use holdfast_proto::trace::TraceContext;
+use holdfast_types::Mode;
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{MemberFacts, Reign, SetupSeen, TermRecord, WarnedCommits};
-use holdfast_types::{Mode, Position, Term, Timeline};
+use holdfast_types::record::{Reign, TermRecord};
 use tokio::sync::{Notify, watch};
 
 use crate::act;
@@ -52,6 +50,7 @@ use crate::telemetry::Telemetry;
 use crate::world::World;
 pub use gates::Promotion;
 use sql::Sql;
+pub use state::State;
 
 /// How often a member looks around when nothing wakes it: the end of its postmaster and every change in etcd do. What is
 /// left for the tick is a Patroni that was stopped by a signal, and a packet filter that somebody flushed.
@@ -104,102 +103,6 @@ pub struct Member {
     /// Writes what must be durable, on a thread of its own.
     pub disk: Disk,
     state: Mutex<State>,
-}
-
-/// What is carried from one look to the next, and shared with the gates and with `status`.
-#[derive(Debug, Default)]
-pub struct State {
-    /// What is on disk for the gates.
-    pub remembered: Remembered,
-    /// Where we are in leaving a writer; the same as on disk.
-    pub phase: Option<Phase>,
-    /// What the kernel's table lets through.
-    pub network: Network,
-    /// The kernel's count of changes when that was read; `None` when it must be read again.
-    pub network_generation: Option<Generation>,
-    /// The term that an observing agent takes for in force: Patroni's leader reigns in it.
-    pub shadow: Option<TermRecord>,
-    /// What we know of the writer's signs of life.
-    pub suspicion: Suspicion,
-    /// The timeline on which WAL was received last: the view that tells it is empty once the walreceiver has ended.
-    pub received_timeline: Option<Timeline>,
-    /// Until when a lease that we granted without etcd keeps us from promising, `CLOCK_BOOTTIME` in milliseconds.
-    pub granted_until_ms: u64,
-    /// The term that a hook of ours opens, and how long that is waited for, `CLOCK_BOOTTIME` in milliseconds.
-    pub opening: Option<(Term, u64)>,
-    /// The end of the lease whose closed port was told last.
-    pub closure_told_ms: Option<u64>,
-    /// When our start gate was first shut after this stop, `CLOCK_BOOTTIME` in milliseconds.
-    pub stop_begun_ms: Option<u64>,
-    /// The record of our fences.
-    pub fences: journal::Fences,
-    /// Our commits that ended with a warning, once they are counted.
-    pub warned: Option<WarnedCommits>,
-    /// What etcd has forgotten, if it has (rule 25).
-    pub contradiction: Option<String>,
-    /// The fence that was set last by this start of the agent; `None` when that is not known.
-    pub fence: Option<Fence>,
-    /// A promise is being begun: no lease is granted.
-    pub promising: bool,
-    /// The postmaster that was seen last, if it lives.
-    pub postmaster: Option<i32>,
-    /// Why the fence could not be set when that was tried last.
-    pub fence_problem: Option<String>,
-    /// Why the guard does not guard our writer; `None` while it does, and while there is nothing to guard.
-    pub guard_problem: Option<String>,
-    /// The instance's processes were killed by us, and nothing has been started since.
-    pub killed: bool,
-    /// What is felt of our PostgreSQL, when it is the writer; `None`: it is not asked.
-    pub pulse: Option<Pulse>,
-    /// Processes of a PostgreSQL that hung and was ended which the kernel still holds.
-    pub stuck: Vec<i32>,
-    /// The facts that etcd holds of us.
-    pub published: Option<MemberFacts>,
-    /// The data directory's own id.
-    pub data_uuid: Option<String>,
-    /// How Patroni is set up here, as it was seen last.
-    pub setup: Option<SetupSeen>,
-    /// What the last decision waits for.
-    pub waits: Vec<String>,
-    /// What the last decision would have done, in mode observe.
-    pub would: Vec<String>,
-    /// The last view of PostgreSQL.
-    pub postgres: Option<core::Postgres>,
-    /// Whether our walreceiver streams.
-    pub streaming: Option<bool>,
-    /// When a stream that it had was first seen broken, `CLOCK_BOOTTIME` in milliseconds.
-    pub stream_lost_ms: Option<u64>,
-    /// There was no `standby.signal` when the data directory was looked at last.
-    pub started_as_primary: bool,
-    /// What was seen after the postmaster of a writer went.
-    pub after_stop: Option<core::AfterStop>,
-    /// Our actual `synchronous_standby_names`, as far as a floor record waits for it.
-    pub setting: Option<AnySetting>,
-    /// The incident in which another agent asked last whether our PostgreSQL lives.
-    pub asked_in: Option<TraceContext>,
-    /// What a standby has received, or a writer has written, when it was asked last.
-    pub position: Option<Position>,
-    /// The term as it was seen last, for `status` without etcd.
-    pub term: Option<TermSeen>,
-    /// When the writer gave its last sign of life, by our wall clock in milliseconds since 1970.
-    pub heard_wall_ms: Option<i64>,
-    /// When the writer's renewals were first seen overdue.
-    pub suspected_at: Option<SystemTime>,
-    /// When our hook opened the present term.
-    pub opened_at: Option<SystemTime>,
-    /// Patroni does not answer.
-    pub patroni_hung: bool,
-    /// Since when.
-    pub patroni_hung_since: Option<SystemTime>,
-    /// Patroni's processes live and are not stopped; what eligibility rests on.
-    pub patroni_alive: bool,
-}
-
-impl State {
-    /// Whether our PostgreSQL accepts writes, as far as that has been seen.
-    pub fn accepts_writes(&self) -> Option<bool> {
-        self.postgres?.accepts_writes(self.started_as_primary)
-    }
 }
 
 impl Member {

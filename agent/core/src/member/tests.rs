@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_types::record::{
     Attestation, FenceReason, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
-    ModeRecord, Promise, SessionRecord, Step,
+    ModeRecord, Promise, SessionRecord, Step, StopKind,
 };
 use holdfast_types::{Configuration, Mode, Profile};
 
