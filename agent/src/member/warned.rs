@@ -201,13 +201,16 @@ impl Member {
 }
 
 fn load(file: &Path) -> Kept {
-    let read = durable::read_optional(file).ok().flatten();
-    let decoded = read.map(|bytes| Stored::<Kept>::decode(&file.display().to_string(), &bytes));
-    match decoded {
-        Some(Ok(stored)) => stored.body,
-        // Absent, or not ours: counting begins now, and the record says since when.
-        Some(Err(_)) | None => Kept::default(),
-    }
+    let read = || -> anyhow::Result<Option<Kept>> {
+        let Some(bytes) = durable::read_optional(file)? else { return Ok(None) };
+        Ok(Some(Stored::decode(&file.display().to_string(), &bytes)?.body))
+    };
+    // Counting begins now where there is none, and the record says since when.
+    let kept = read().unwrap_or_else(|error| {
+        tracing::warn!(path = %file.display(), %error, "the count of warned commits cannot be read; it begins anew");
+        None
+    });
+    kept.unwrap_or_default()
 }
 
 /// The part that may block on a disk.
