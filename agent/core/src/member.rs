@@ -71,8 +71,8 @@ pub struct AfterStop {
     pub processes_gone: bool,
     /// What the control file says.
     pub control: ControlState,
-    /// After a crash: the members whose agents, asked once for this stop, said that their PostgreSQL is alive. A host that
-    /// has died is in nobody's facts until its session ends.
+    /// After a crash: the members whose agents have said, since this stop, that their PostgreSQL is alive. A host that has
+    /// died is in everybody's facts until its session ends.
     pub answering: BTreeSet<MemberName>,
 }
 

@@ -19,7 +19,8 @@ use super::Member;
 const DEADLINE: Duration = Duration::from_millis(300);
 
 impl Member {
-    /// Who answers after a stop of our own PostgreSQL: asked once for each stop, and only where it decides something.
+    /// Who answers after a stop of our own PostgreSQL, or has since it stopped; only where it decides something. Whoever has
+    /// not is asked again: after a cut of our link, which ended our lease, a connection of before needs a second to recover.
     pub(super) async fn answering_after_stop(
         &self,
         cluster: &Cluster,
@@ -29,20 +30,27 @@ impl Member {
         let is_crash =
             |control: &ControlState| matches!(control, ControlState::InProduction | ControlState::NotRead);
         let asked = |seen: &&AfterStop| is_crash(&seen.control);
-        let known = self.state().after_stop.as_ref().filter(asked).map(|seen| seen.answering.clone());
-        match known {
-            Some(known) => known,
-            None if is_crash(control) => self.followers(cluster, term).await,
-            None => BTreeSet::new(),
+        if !is_crash(control) {
+            return BTreeSet::new();
         }
+        let known = self.state().after_stop.as_ref().filter(asked).map(|seen| seen.answering.clone());
+        let mut answering = known.unwrap_or_default();
+        let more = self.followers(cluster, term, &answering).await;
+        answering.extend(more);
+        answering
     }
 
-    /// The members whose agents say that their PostgreSQL answers, of those that stream by the last facts.
-    async fn followers(&self, cluster: &Cluster, term: Term) -> BTreeSet<MemberName> {
+    /// The members whose agents say that their PostgreSQL answers, of those that stream by the last facts and did not yet.
+    async fn followers(
+        &self,
+        cluster: &Cluster,
+        term: Term,
+        known: &BTreeSet<MemberName>,
+    ) -> BTreeSet<MemberName> {
         let mut asked = JoinSet::new();
         for (member, facts) in &cluster.facts {
             let follows = facts.streaming == Some(true) && cluster.agent_alive(&facts.host);
-            if *member == self.instance.member || !follows {
+            if *member == self.instance.member || known.contains(member) || !follows {
                 continue;
             }
             let (client, question) = (self.client_of(facts, DEADLINE), self.life_question(member, term));

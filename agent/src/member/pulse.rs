@@ -48,6 +48,8 @@ struct Wrist {
     flushed: Option<Lsn>,
     /// For how long WAL has stood that is not durable, or may.
     wal_stands_ms: u64,
+    /// There was WAL that was not durable, as under any load: one more look, soon, tells whether it stands.
+    looks_again: bool,
 }
 
 /// Something that was asked, and for how long there was no answer.
@@ -144,10 +146,11 @@ impl Wrist {
         self.question.forget();
         self.connection.forget();
         (self.session, self.flushed, self.wal_stands_ms, self.is_read_only) = (None, None, 0, false);
+        self.looks_again = false;
     }
 
     fn is_in_doubt(&self) -> bool {
-        self.question.task.is_some() || self.write.task.is_some()
+        self.question.task.is_some() || self.write.task.is_some() || self.looks_again
     }
 
     async fn feel(&mut self, member: &Member) -> Pulse {
@@ -185,12 +188,17 @@ impl Wrist {
         }
         match self.question.answer().await {
             Some(Asked::Wal { session, inserted, flushed }) => {
-                let stands = inserted > flushed && self.flushed == Some(flushed);
+                let waits = inserted > flushed;
+                let stands = waits && self.flushed == Some(flushed);
                 self.wal_stands_ms = if stands { self.wal_stands_ms + passed_ms } else { 0 };
+                self.looks_again = stands || waits && !self.looks_again;
                 (self.session, self.flushed) = (Some(session), Some(flushed));
             }
             // It lives, or cannot be asked; what becomes of its WAL is not known.
-            Some(Asked::Refused | Asked::Failed) | None => self.wal_stands_ms += passed_ms,
+            Some(Asked::Refused | Asked::Failed) | None => {
+                self.wal_stands_ms += passed_ms;
+                self.looks_again = false;
+            }
         }
     }
 

@@ -431,6 +431,8 @@ fn a_crash_beside_a_standby_that_has_just_died_is_not_attested() {
     assert_eq!(actions(&cluster(), &crashed(&["b"])), [], "Patroni starts it on the spot");
     let stranger = crashed(&["b", "d"]);
     assert_eq!(actions(&cluster(), &stranger), [], "its vote counts in no configuration");
+    let again = decide(&cluster(), &crashed(&["b"]), &mut Memory::default()).again_in_ms;
+    assert!(again.is_some(), "it may answer yet: our own link may have been cut");
 }
 
 #[test]

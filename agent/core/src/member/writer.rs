@@ -18,6 +18,9 @@ pub(super) const PROMOTION_POLL_MS: u64 = 15;
 /// Rule 9a: how long an attestation waits for a CLOSE before PostgreSQL is started again on the spot. Longer than a
 /// failover takes (0.5 s), shorter than Patroni's own recovery would cost a user's patience.
 pub(super) const ATTESTATION_PATIENCE_MS: u64 = 4_000;
+/// How often it is asked again who can follow a writer that has crashed and has not been started yet: often within the
+/// time for which a stream that broke off still counts (2 s).
+const FOLLOWERS_AGAIN_MS: u64 = 300;
 
 pub(super) fn decide(
     cluster: &Cluster,
@@ -274,6 +277,9 @@ fn after_stop(
         attest::Verdict::ShutAndKill => decision.actions.push(Action::ShutGateAndKill),
         attest::Verdict::RestartInPlace(why) => {
             decision.waits.push(format!("Patroni starts PostgreSQL: {why}"));
+            if matches!(seen.control, ControlState::InProduction | ControlState::NotRead) {
+                decision.again_in_ms = Some(FOLLOWERS_AGAIN_MS);
+            }
             // Shut for an attestation that does not come: nobody else would open it.
             if local.gate_shut {
                 decision.actions.push(Action::OpenGate);

@@ -219,22 +219,24 @@ impl Agent {
         };
         let asked = |seen: &&AfterStop| seen.control == ControlState::InProduction;
         let known = self.state.borrow().after_stop.as_ref().filter(asked).map(|seen| seen.answering.clone());
-        let answering = match known {
-            Some(known) => known,
-            None if control == ControlState::InProduction => self.followers(cluster).await,
-            None => BTreeSet::new(),
-        };
+        let mut answering = BTreeSet::new();
+        if control == ControlState::InProduction {
+            answering = known.unwrap_or_default();
+            let more = self.followers(cluster, &answering).await;
+            answering.extend(more);
+        }
         let mut state = self.state.borrow_mut();
         let processes_gone = matches!(control, ControlState::ShutDown { .. }) || state.killed;
         state.after_stop = Some(AfterStop { processes_gone, control, answering });
     }
 
     /// `agent/src/member/followers.rs`: who answers in the moment of a crash.
-    async fn followers(&self, cluster: &Cluster) -> BTreeSet<MemberName> {
+    async fn followers(&self, cluster: &Cluster, known: &BTreeSet<MemberName>) -> BTreeSet<MemberName> {
         let world = &self.world;
         let follows = |host: &usize| {
             let facts = cluster.facts.get(&world.hosts[*host].member);
             facts.is_some_and(|facts| facts.streaming == Some(true) && cluster.agent_alive(&facts.host))
+                && !known.contains(&world.hosts[*host].member)
         };
         let asked: Vec<usize> =
             (0..world.hosts.len()).filter(|host| *host != self.host && follows(host)).collect();
