@@ -120,6 +120,8 @@ pub struct Local<'o> {
     pub granted: bool,
     /// The start gate refuses, because we attest.
     pub gate_shut: bool,
+    /// A PostgreSQL that hung is being ended, perhaps by an earlier start of the agent (rule 9).
+    pub ends_hung: bool,
     /// What promotion hooks have been told by this start of the agent (rule 10).
     pub hooks: Hooks,
     /// The fence of this host stands by a lease or is shut, as far as it was set by this start of the agent.

@@ -320,6 +320,7 @@ impl Member {
             known_term: state.remembered.known_term(),
             granted: clock::boottime_ms() < state.granted_until_ms,
             gate_shut: state.remembered.attesting,
+            ends_hung: state.remembered.ends_hung,
             hooks: self.hooks.now(),
             fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
             phase: state.phase.as_ref(),

@@ -142,6 +142,7 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         known_term: Term(0),
         granted: false,
         gate_shut: false,
+        ends_hung: false,
         fenced_in: true,
         hooks: Hooks::default(),
         phase: None,

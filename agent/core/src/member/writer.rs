@@ -49,6 +49,10 @@ pub(super) fn decide(
         decision.actions.push(keep);
         return;
     }
+    if ends_on(cluster, local, term) {
+        decision.actions.push(Action::ShutGateAndKill);
+        return;
+    }
     if end_hung(cluster, local, term, memory, decision) {
         return;
     }
@@ -197,6 +201,15 @@ fn end_hung(
             false
         }
     }
+}
+
+/// Rule 9: an earlier start of the agent was ended between the shut gate and the kill. Its judgement stands: nothing has come
+/// through the gate since, and this start would have to wait for as long again to judge. One that answers is left to run.
+fn ends_on(cluster: &Cluster, local: &Local<'_>, term: &Revised<TermRecord>) -> bool {
+    let number = term.value.term;
+    let is_attested = cluster.attestation.as_ref().is_some_and(|found| found.value.term == number);
+    let answers_not = matches!(local.postgres, Postgres::Running { in_recovery: None } | Postgres::Unknown);
+    local.ends_hung && local.gate_shut && !is_attested && answers_not
 }
 
 /// Every synchronous configuration in force; `None`: unknown, and `decision` says whether a read would tell.

@@ -330,6 +330,7 @@ impl Agent {
                 granted: now_ms < state.granted_until_ms,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
+                ends_hung: false,
                 fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
                 phase: state.phase.as_ref(),
                 suspicion: &state.suspicion,
