@@ -255,6 +255,7 @@ impl Member {
             decision = self.decide(&cluster, &mut thought);
         }
         *memory = thought;
+        decision.waits.extend(self.why_nothing_is_kept());
         // The mode is the real one: what an observing agent considers counts as armed.
         let acted = match mode {
             Mode::Armed if cluster.is_armed() => self.execute(&cluster, &decision).await,

@@ -55,6 +55,8 @@ pub struct State {
     pub postmaster: Option<i32>,
     /// Why the fence could not be set when that was tried last.
     pub fence_problem: Option<String>,
+    /// Why what the gates need could not be kept on disk when that was tried last.
+    pub disk_problem: Option<String>,
     /// Why the guard does not guard our writer; `None` while it does, and while there is nothing to guard.
     pub guard_problem: Option<String>,
     /// The instance's processes were killed by us, and nothing has been started since.
