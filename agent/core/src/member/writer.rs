@@ -140,6 +140,7 @@ fn in_office(
     }
     if matches!(term.value.reign, Reign::Open { writable: true, .. }) {
         prove(cluster, number, memory, decision);
+        tell_restart(local, number, memory, decision);
     }
     let Some(sync) = &cluster.sync else { return };
     let recorded = cluster.floor.as_ref().map(|floor| &floor.value);
@@ -164,6 +165,15 @@ fn prove(cluster: &Cluster, number: Term, memory: &mut Memory, decision: &mut De
         memory.proving = Some(event.term);
         decision.actions.push(Action::Prove { closed: event.term });
     }
+}
+
+/// It was away and has come back in its own term: no reign has ended, and clients have waited all the same.
+fn tell_restart(local: &Local<'_>, number: Term, memory: &mut Memory, decision: &mut Decision) {
+    let away_in = local.away_in.filter(|term| *term == number);
+    if away_in.is_some() && memory.telling != away_in {
+        decision.actions.push(Action::TellRestart);
+    }
+    memory.telling = away_in;
 }
 
 /// Rule 9: a writer that has hung for long enough is ended like one that must go, if somebody can follow (rule 9a); what
