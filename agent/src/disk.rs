@@ -6,6 +6,8 @@
 use std::io::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use holdfast_host::durable;
@@ -19,11 +21,13 @@ const LOOK_DEADLINE: Duration = Duration::from_millis(500);
 /// The one writer of a task's small files.
 pub struct Disk {
     turn: Arc<Semaphore>,
+    /// The write that has the turn is past its deadline.
+    hangs: Arc<AtomicBool>,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)) }
+        Self { turn: Arc::new(Semaphore::new(1)), hangs: Arc::default() }
     }
 }
 
@@ -37,19 +41,34 @@ impl Disk {
         self.write(work).await
     }
 
-    /// Does some writing of another kind, in its turn.
+    /// Does some writing of another kind, in its turn. Beside one that hangs it fails at once: whoever asks has a beat to keep.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        if self.hangs.load(Relaxed) {
+            return Err(late());
+        }
         let turn = tokio::time::timeout(WRITE_DEADLINE, Arc::clone(&self.turn).acquire_owned());
         let turn = turn.await.map_err(|_| late())?.map_err(Error::other)?;
-        let work = tokio::task::spawn_blocking(move || {
+        let hangs = Arc::clone(&self.hangs);
+        let mut work = tokio::task::spawn_blocking(move || {
             let done = work();
-            drop(turn);
-            done
+            (done, turn)
         });
-        tokio::time::timeout(WRITE_DEADLINE, work).await.map_err(|_| late())?.map_err(Error::other)?
+        match tokio::time::timeout(WRITE_DEADLINE, &mut work).await {
+            Ok(done) => done.map_err(Error::other)?.0,
+            Err(_) => {
+                hangs.store(true, Relaxed);
+                // Its turn ends with it, however late.
+                tokio::spawn(async move {
+                    let turn = work.await;
+                    hangs.store(false, Relaxed);
+                    drop(turn);
+                });
+                Err(late())
+            }
+        }
     }
 }
 
@@ -77,9 +96,16 @@ mod tests {
             Ok(())
         });
         assert_eq!(hung.await.unwrap_err().kind(), ErrorKind::TimedOut);
-        let next = disk.write(|| -> Result<()> { panic!("the one before has not come back") });
-        assert_eq!(next.await.unwrap_err().kind(), ErrorKind::TimedOut);
+        let asked = std::time::Instant::now();
+        for _ in 0..3 {
+            let next = disk.write(|| -> Result<()> { panic!("the one before has not come back") });
+            assert_eq!(next.await.unwrap_err().kind(), ErrorKind::TimedOut);
+        }
+        assert!(asked.elapsed() < LOOK_DEADLINE, "a loop that writes waits once: {:?}", asked.elapsed());
         drop(release);
-        disk.write(|| Ok(())).await.unwrap();
+        // The thread that was left behind has to come back first.
+        while disk.write(|| Ok(())).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }

@@ -23,9 +23,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use holdfast_proto::tls::Identity;
 use holdfast_types::{Namespace, Scope};
 
-use config::Problem;
+use config::{Config, Problem};
 
 /// Exit codes of every Holdfast program (DESIGN section 7).
 const FAILED: u8 = 1;
@@ -114,7 +115,7 @@ fn with_configuration(arguments: Arguments) -> Result<u8> {
     if matches!(arguments.verb, Verb::Run | Verb::CheckConfig) {
         return match config::load_with_identity(&arguments.config) {
             Ok(_) if matches!(arguments.verb, Verb::CheckConfig) => Ok(0),
-            Ok((config, identity)) => runtime()?.block_on(daemon::run(config, identity)).map(|()| 0),
+            Ok((config, identity)) => run(config, identity).map(|()| 0),
             Err(problems) => usage(problems),
         };
     }
@@ -126,6 +127,14 @@ fn with_configuration(arguments: Arguments) -> Result<u8> {
         Verb::PromoteGate { namespace, scope } => Ok(gate::promote::run(&config, namespace, scope)),
         _ => runtime()?.block_on(daemon::boot_deny(&config)).map(|()| 0),
     }
+}
+
+/// A write that hangs in the kernel has a thread of its own, and the end of the agent does not wait for that.
+fn run(config: Config, identity: Identity) -> Result<()> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(daemon::run(config, identity));
+    runtime.shutdown_background();
+    ended
 }
 
 /// One thread: the agent mostly waits, and its memory is part of its promise.

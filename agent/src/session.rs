@@ -225,3 +225,46 @@ fn next_incarnation(path: &Path) -> anyhow::Result<Incarnation> {
     durable::write(path, (before + 1).to_string().as_bytes()).with_context(at)?;
     Ok(Incarnation(before + 1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_store::MemoryStore;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn a_state_directory_that_hangs_holds_back_no_renewal_and_lets_no_new_session_begin() {
+        let folder = tempfile::tempdir().unwrap();
+        let (held, receiver) = watch::channel(Held::default());
+        let mut keeper = Keeper {
+            store: Arc::new(MemoryStore::new()),
+            key: "session/db1".into(),
+            kept: folder.path().join("session"),
+            counter: folder.path().join("incarnation"),
+            ttl_s: 3,
+            renew: Duration::from_millis(600),
+            disk: Disk::default(),
+            record: SessionRecord {
+                host: holdfast_types::HostName::new("db1").unwrap(),
+                boot_id: "boot".into(),
+                incarnation: next_incarnation(&folder.path().join("incarnation")).unwrap(),
+                grpc: String::new(),
+                version: String::new(),
+                reads_format: holdfast_types::record::FORMAT,
+            },
+            held,
+        };
+        let lease = keeper.begin().await.unwrap();
+        let (release, hang) = mpsc::channel::<()>();
+        // Until the test lets go of it.
+        let hung = keeper.disk.write(move || Ok(drop(hang.recv())));
+        assert!(hung.await.is_err());
+        let before_ms = receiver.borrow().renewed_ms;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        keeper.renew(lease).await.unwrap();
+        assert!(receiver.borrow().renewed_ms > before_ms && receiver.borrow().alive().is_some());
+        assert!(keeper.raise_incarnation().await.is_err());
+        assert_eq!(keeper.record.incarnation, Incarnation(1), "not before it is durable");
+        drop(release);
+    }
+}

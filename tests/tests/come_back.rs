@@ -2,7 +2,9 @@
 //! anybody has opened the next one. The old writer is the only one left that has everything; it leads again by itself, and
 //! nothing is lost. Needs root, `tests/setup`, and the built workspace.
 //!
-//! That nobody opens in between is made sure of by tags: the standbys promise, and may not lead.
+//! That nobody opens in between is made sure of by tags: the standbys promise, and may not lead. So a writer that crashes is
+//! started again in its own term before that: no reign ends, and it is told as an incident all the same. Its unit has a new
+//! cgroup then, and the guard must know it: an agent that hangs afterwards costs the writer its life.
 
 // The helpers of a test are a test.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
@@ -14,7 +16,7 @@ use std::time::Instant;
 use holdfast_lab::checker::monotonic_us;
 use serde_json::Value;
 use support::load::Load;
-use support::{Lab, eventually, text};
+use support::{Lab, eventually, host, text};
 
 const SPEC: &str = r#"
 holdfast = true
@@ -43,11 +45,15 @@ fn the_old_writer_leads_again_when_nobody_else_is_left() {
     assert_eq!(text(&before["reign"]["holder"]), "db1", "the others may not lead");
     let load = Load::beside(&lab, "come-back", 1);
     let at_us = monotonic_us();
+    restarts_in_place(&lab, before["term"].as_u64().unwrap());
+    load.steady(monotonic_us());
     lab.run(&["fault", lab.name(), "stop", "db1", "agent"]);
     eventually("the term is closed", || record(&lab)["reign"]["state"] == "closed");
     for standby in ["db2", "db3"] {
         lab.run(&["fault", lab.name(), "host-death", standby]);
     }
+    let log = std::fs::read_to_string(text(&host(&lab.describe(), "db1")["logs"]["guard"])).unwrap();
+    assert!(log.contains("all are gone"), "the guard does not know the writer's new cgroup: {log}");
     let closed = record(&lab);
     assert_eq!((&closed["term"], &closed["reign"]["state"]), (&before["term"], &"closed".into()));
     let thawed = Instant::now();
@@ -64,6 +70,29 @@ fn the_old_writer_leads_again_when_nobody_else_is_left() {
     load.steady(monotonic_us());
     let verdict = load.end(at_us);
     assert!(verdict.is_clean(), "lost rows or two writers: {verdict:?}");
+}
+
+/// Everything of its unit is killed, and nobody may follow: the same term goes on, and `events` tells how long it was away.
+fn restarts_in_place(lab: &Lab, term: u64) {
+    for target in ["postgres", "patroni"] {
+        // Its agent ends Patroni with a crashed PostgreSQL, if it is faster.
+        lab.tries(&["fault", lab.name(), "kill", "db1", target]);
+    }
+    eventually("the restart is told", || !restarts(lab).is_empty());
+    let told = restarts(lab);
+    eprintln!("{:#}", told[0]);
+    assert_eq!((told.len(), &told[0]["node"], &told[0]["term"]), (1, &"db1".into(), &term.into()));
+    assert_eq!(told[0]["ended"], "crashed");
+    assert!(told[0]["away_ms"].as_i64().is_some_and(|away_ms| (100..60_000).contains(&away_ms)));
+    assert_eq!(text(&told[0]["trace_id"]).len(), 32);
+    assert_eq!(record(lab)["term"], term, "no reign has ended");
+    assert!(lab.events().is_empty(), "nobody was replaced");
+}
+
+fn restarts(lab: &Lab) -> Vec<Value> {
+    let said = lab.holdfast(&["events", "-o", "json"]).stdout;
+    let found: Value = serde_json::from_str(&said).unwrap_or_default();
+    found["restarts"].as_array().cloned().unwrap_or_default()
 }
 
 /// The term record; null while it cannot be read.

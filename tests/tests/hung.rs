@@ -9,15 +9,20 @@ mod support;
 use std::time::{Duration, Instant};
 
 use holdfast_lab::checker::monotonic_us;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use support::load::{Load, gap_ms};
-use support::{Lab, Session, eventually, route, text};
+use support::{Lab, Session, eventually, host, route, text};
 
 const QUICK: &str = include_str!("../specs/quick.toml");
 /// What the profile `normal` must bear (issue of the fencing): 3 s, less what the verbs of the lab take.
 const STALL: Duration = Duration::from_millis(2_500);
 /// Longer than a hang is waited for in that profile.
 const AFTERWARDS: Duration = Duration::from_secs(8);
+/// The first and the last word of an agent that ends a writer.
+const BEGUN: &str = "it is ended, so that another can write";
+const DONE: &str = "what is stuck can never run again";
 /// No figure is asserted here (that is the bench's): only that it was not Patroni's lock that ran out, which takes 20 s.
 const GAP_MS_MAX: u64 = 15_000;
 
@@ -30,6 +35,8 @@ struct Region {
 fn a_writer_that_hangs_is_replaced() {
     let region = Region::up("t_hung", &format!("own_disk = true\n{QUICK}"));
     region.is_replaced("postgres", &["stop"], &["postgres"]);
+    region.is_replaced_by_two_agents("agent killed", Signal::SIGKILL);
+    region.is_replaced_by_two_agents("agent ended", Signal::SIGTERM);
     region.is_replaced("disk", &["disk-hang"], &[]);
     region.is_replaced("read-only", &["disk-readonly"], &[]);
 }
@@ -69,14 +76,52 @@ impl Region {
     }
 
     fn is_replaced(&self, name: &str, kind: &[&str], target: &[&str]) {
+        self.is_replaced_meanwhile(name, kind, target, |_, _| ());
+    }
+
+    /// The writer's agent ends, by this signal, while it is ending the writer. The next start takes that up, or the guard does:
+    /// nobody acknowledges after a stop that was left half done.
+    fn is_replaced_by_two_agents(&self, name: &str, signal: Signal) {
+        self.is_replaced_meanwhile(name, &["stop"], &["postgres"], |writer, from| {
+            let said = |word: &str| self.agent_log(writer)[from..].contains(word);
+            let begun = Instant::now();
+            while !said(BEGUN) {
+                assert!(begun.elapsed() < AFTERWARDS, "its agent does not end it");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let cgroup = text(&host(&self.described, writer)["cgroup"]).to_owned() + "/agent/cgroup.procs";
+            let pids = std::fs::read_to_string(cgroup).unwrap();
+            let is_agent = |pid: &&str| {
+                std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("holdfast-agent"))
+            };
+            let pid: i32 = pids.lines().find(is_agent).unwrap().parse().unwrap();
+            kill(Pid::from_raw(pid), signal).unwrap();
+            eprintln!("{name}: it was {}", if said(DONE) { "done already" } else { "half done" });
+            eventually("it is done", || said(DONE));
+        });
+    }
+
+    fn agent_log(&self, name: &str) -> String {
+        std::fs::read_to_string(text(&host(&self.described, name)["logs"]["agent"])).unwrap()
+    }
+
+    /// `meanwhile` is told the writer and how long its agent's log was before the fault.
+    fn is_replaced_meanwhile(
+        &self,
+        name: &str,
+        kind: &[&str],
+        target: &[&str],
+        meanwhile: impl FnOnce(&str, usize),
+    ) {
         let writer = self.settled_writer();
         let load = Load::start(&self.lab, name);
         let mut sessions = self.sessions(&writer);
         for session in &mut sessions {
             session.commit();
         }
-        let fault_us = monotonic_us();
+        let (fault_us, log_from) = (monotonic_us(), self.agent_log(&writer).len());
         self.fault(kind, &writer, target);
+        meanwhile(&writer, log_from);
         eventually("another writes", || {
             let term = &self.lab.status()["term"];
             term["holder"].is_string() && term["holder"] != writer.as_str() && term["writable"] == true

@@ -11,11 +11,15 @@
 #[path = "relinquish/late.rs"]
 mod late;
 mod support;
+#[path = "relinquish/unfollowed.rs"]
+mod unfollowed;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use late::Late;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use support::{Lab, eventually, host, lines_of, text};
 
@@ -78,6 +82,7 @@ fn a_hook_that_is_killed_between_open_and_its_answer_costs_no_writer() {
     assert!(DATABASES.contains(&text(&incident["to"])), "{incident}");
     assert_ne!(incident["from"], incident["to"], "{incident}");
     eventually("the region is healthy", || lab.is_healthy());
+    unfollowed::leaves_the_next_a_timeline_of_its_own(&lab, &described, &lates);
 }
 
 /// Waits until the record says that this term is open, and returns for whom.
@@ -105,17 +110,22 @@ fn wait_for_open(described: &Value, term: u64) -> String {
 
 /// Kills every promotion hook below a cgroup; how many there were.
 fn kill_hooks(cgroup: &str) -> usize {
+    let hooks = processes(cgroup, "promote-gate").into_iter();
+    hooks.filter(|pid| kill(*pid, Signal::SIGKILL).is_ok()).count()
+}
+
+/// The processes below a cgroup whose command line has this word.
+fn processes(cgroup: &str, word: &str) -> Vec<Pid> {
     let below = cgroup.split_once("/holdfast-lab/").unwrap().1;
-    let mut killed = 0;
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        if read("cmdline").contains("promote-gate") && read("cgroup").contains(&format!("/{below}/")) {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            killed += usize::from(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok());
+        if read("cmdline").contains(word) && read("cgroup").contains(&format!("/{below}/")) {
+            found.push(Pid::from_raw(pid));
         }
     }
-    killed
+    found
 }
 
 fn term(status: &Value) -> u64 {

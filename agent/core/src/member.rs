@@ -120,6 +120,10 @@ pub struct Local<'o> {
     pub granted: bool,
     /// The start gate refuses, because we attest.
     pub gate_shut: bool,
+    /// A PostgreSQL that hung is being ended, perhaps by an earlier start of the agent (rule 9).
+    pub ends_hung: bool,
+    /// The term in which our PostgreSQL was started again, as its writer, which nobody has been told.
+    pub away_in: Option<Term>,
     /// What promotion hooks have been told by this start of the agent (rule 10).
     pub hooks: Hooks,
     /// The fence of this host stands by a lease or is shut, as far as it was set by this start of the agent.
@@ -168,6 +172,8 @@ pub struct Memory {
     attestation_withdrawn: bool,
     /// The incident whose proof has been begun by this start of the agent.
     proving: Option<Term>,
+    /// The restart in place whose telling has been begun by this start of the agent.
+    telling: Option<Term>,
     /// Rule 11: a writer that was seen silent.
     silent: Option<Silent>,
 }

@@ -82,6 +82,7 @@ pub fn is_worth_saying(action: &Action) -> bool {
             | Action::ForgetPhase
             | Action::OpenGate
             | Action::Prove { .. }
+            | Action::TellRestart
     )
 }
 

@@ -211,18 +211,58 @@ fn a_removed_cgroup_cannot_be_extended_and_the_new_one_takes_its_place() {
     let (client, mut cgroup) = (guard.connect(), Cgroup::new());
     cgroup.register(&client, None);
     client.extend(name(), 1, in_ms(10_000), None).unwrap();
-    fs::remove_dir(&cgroup.path).unwrap();
-    // The same path, and yet another cgroup: what a unit gets when it is started again.
-    fs::create_dir(&cgroup.path).unwrap();
-    let pid = cgroup.sleeper();
-    let refused = client.extend(name(), 1, in_ms(10_000), Some(pid));
+    cgroup.renew();
+    let refused = client.extend(name(), 1, in_ms(10_000), None);
     assert!(matches!(refused, Err(GuardError::Refused(Refusal::CgroupGone))), "{refused:?}");
     assert_eq!(state(&client).phase, Phase::Armed, "the deadline before stands");
+    let pid = cgroup.sleeper();
     let known = cgroup.register(&client, Some(pid));
     assert_eq!((known.phase, known.postmaster), (Phase::Armed, Postmaster::Inside));
     client.extend(name(), 1, in_ms(50), Some(pid)).unwrap();
     wait_killed(&client);
     assert!(has_ended(pid));
+}
+
+#[test]
+fn a_deadline_over_a_removed_cgroup_is_no_kill() {
+    if !may_guard() {
+        return;
+    }
+    let guard = Guard::start(&[]);
+    let (client, mut cgroup) = (guard.connect(), Cgroup::new());
+    cgroup.register(&client, None);
+    client.extend(name(), 3, in_ms(100), None).unwrap();
+    cgroup.renew();
+    let pid = cgroup.sleeper();
+    wait_for("the end of the deadline", || state(&client).phase == Phase::Idle);
+    assert_eq!(state(&client).last_kill, None, "nobody was killed, and nothing is told of it");
+    assert!(guard.proof().contains("phase idle"), "{}", guard.proof());
+    assert!(!has_ended(pid), "what has the path now was never named");
+    // The unit has started again, and its agent goes on in the same term.
+    cgroup.register(&client, Some(pid));
+    client.extend(name(), 3, in_ms(50), Some(pid)).unwrap();
+    assert_eq!(wait_killed(&client).last_kill.unwrap().term, 3);
+    assert!(has_ended(pid));
+}
+
+#[test]
+fn a_postmaster_that_was_started_by_hand_is_guarded_while_the_unit_is_stopped() {
+    if !may_guard() {
+        return;
+    }
+    let guard = Guard::start(&[]);
+    let (client, mut cgroup) = (guard.connect(), Cgroup::new());
+    cgroup.register(&client, None);
+    client.extend(name(), 1, in_ms(10_000), None).unwrap();
+    cgroup.renew();
+    let postmaster = cgroup.run_outside("exec sleep 1000");
+    let armed = client.extend(name(), 1, in_ms(10_000), Some(postmaster)).unwrap();
+    assert_eq!(armed.postmaster, Postmaster::Outside);
+    let refused = client.extend(name(), 1, in_ms(10_000), None);
+    assert!(matches!(refused, Err(GuardError::Refused(Refusal::CgroupGone))), "unnamed: {refused:?}");
+    client.extend(name(), 1, in_ms(50), Some(postmaster)).unwrap();
+    wait_killed(&client);
+    assert!(has_ended(postmaster));
 }
 
 #[test]

@@ -180,6 +180,14 @@ pub async fn close_before_start(member: &Member) -> Result<()> {
         dead_man.arm(None).await.context("the kernel's dead-man")?;
         member.state().fence = Some(Fence::Closed);
     }
+    // Patroni's unit may have a new cgroup, of which the guard has not heard: it is told before anybody can write there, for an
+    // agent that hangs in the next moment. The lease is not made longer by it.
+    let stands = member.state().fence;
+    if let Some(Fence::Until { term, deadline_ms }) = stands
+        && clock::boottime_ms() < deadline_ms
+    {
+        extend(member, term, deadline_ms);
+    }
     Ok(())
 }
 
@@ -344,7 +352,10 @@ impl Guard {
     ) -> Result<T, Trouble> {
         let path = &member.instance.cgroup;
         let no_cgroup = |error| Trouble::Cgroup(path.display().to_string(), error);
-        let cgroup = File::open(path).map_err(no_cgroup)?;
+        let cgroup = match File::open(path) {
+            Ok(cgroup) => cgroup,
+            Err(error) => return self.ask_without_unit(link, ask).unwrap_or_else(|| Err(no_cgroup(error))),
+        };
         let inode = cgroup.metadata().map_err(no_cgroup)?.ino();
         if let Some((client, registered)) = link.registered.take()
             && registered == inode
@@ -369,6 +380,22 @@ impl Guard {
         let answer = ask(&client, self.name);
         link.registered = Some((client, inode));
         Ok(answer?)
+    }
+}
+
+impl Guard {
+    /// Patroni's unit is stopped, and its cgroup was removed with it. A postmaster that somebody has started by hand meanwhile is
+    /// guarded by its number, under what was registered last. `None`: there is nobody to guard, or nothing was registered.
+    fn ask_without_unit<T>(
+        &self,
+        link: &Link,
+        ask: impl Fn(&Client, Name) -> Result<T, GuardError>,
+    ) -> Option<Result<T, Trouble>> {
+        let (client, _) = link.registered.as_ref()?;
+        match ask(client, self.name) {
+            Err(GuardError::Refused(Refusal::CgroupGone)) => None,
+            answered => Some(answered.map_err(Trouble::from)),
+        }
     }
 }
 

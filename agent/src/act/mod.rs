@@ -48,6 +48,10 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             incident::prove(member, cluster, *closed);
             Ok(())
         }
+        Action::TellRestart => {
+            member.restart_wake.notify_one();
+            Ok(())
+        }
         Action::FollowPatroni { term, term_mod_revision, leader_mod_revision } => {
             term::follow_patroni(member, cluster, *term, (*term_mod_revision, *leader_mod_revision)).await
         }
@@ -131,6 +135,7 @@ pub fn describe(action: &Action) -> String {
         Action::KillDeposed => "killed a PostgreSQL that accepts writes in a term that is not its own".into(),
         Action::KillFenced => "killed the PostgreSQL of a fenced node".into(),
         Action::Prove { closed } => format!("proved the writer that followed term {closed} by a write"),
+        Action::TellRestart => "recorded that the writer was away and is back in its term".into(),
         Action::FollowPatroni { term, .. } => format!("opened term {term} for Patroni's leader"),
         Action::Follow { source: Some((address, _)) } => format!("opened replication towards {address}"),
         Action::Follow { source: None } => "closed replication towards everybody".into(),

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::term_in_force;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::MemberName;
-use holdfast_types::record::{EventRecord, FencedRecord, Reign, Step};
+use holdfast_types::record::{EventRecord, FencedRecord, Reign, RestartRecord, Step};
+use holdfast_types::{MemberName, Term};
 
 use crate::telemetry::Telemetry;
 
@@ -45,6 +45,30 @@ pub fn restarted(
     let attributes = [("holdfast.term", term.to_string()), ("holdfast.member", member.to_string())];
     telemetry.span("patroni restart", &context, start, end, &attributes);
     telemetry.root("incident", &context, start, end, &attributes);
+}
+
+/// The context of a restart in place: an incident of one host.
+pub fn of_restart(member: &MemberName, term: Term, gone_wall_ms: i64) -> Option<TraceContext> {
+    let trace = fnv(FNV_START, format!("restart/{member}/{term}/{gone_wall_ms}").as_bytes());
+    let span = fnv(trace, b"incident") as u64;
+    format!("00-{trace:032x}-{span:016x}-01").parse().ok()
+}
+
+/// The W3C trace id of a context.
+pub fn id(context: &TraceContext) -> Option<String> {
+    context.to_string().split('-').nth(1).map(str::to_owned)
+}
+
+/// Records a restart in place, from the last sign of life to the write that proved it.
+pub fn restart(telemetry: &Telemetry, context: Option<TraceContext>, record: &RestartRecord) {
+    let Some(context) = context else { return };
+    let attributes = [
+        ("holdfast.term", record.term.to_string()),
+        ("holdfast.member", record.member.to_string()),
+        ("holdfast.cause", record.ended.to_string()),
+    ];
+    let trace = context.to_string();
+    telemetry.incident(Some(&trace), (record.gone_wall_ms, record.back_wall_ms), &attributes);
 }
 
 const FNV_START: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;

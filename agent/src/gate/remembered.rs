@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::durable;
-use holdfast_types::record::Stored;
+use holdfast_types::record::{RestartEnd, Stored};
 use holdfast_types::{ClusterId, Mode, Term};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,25 @@ pub struct Remembered {
     /// The last reign that the watch has shown in force (rule 25).
     #[serde(default)]
     pub reign: Option<KnownReign>,
+    /// Our PostgreSQL has ended as the writer of its term, and its restart has not been told in etcd.
+    #[serde(default)]
+    pub away: Option<Away>,
+    /// How many restarts in place were told.
+    #[serde(default)]
+    pub restarts: u64,
+}
+
+/// A writer that is away, or was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// Its term.
+    pub term: Term,
+    /// Its last sign of life: wall clock, milliseconds since 1970.
+    pub gone_wall_ms: i64,
+    /// How it had ended.
+    pub ended: RestartEnd,
+    /// Why nobody followed it, for people; empty where that is not known.
+    pub why: String,
 }
 
 /// The folder of a cluster below the state directory.

@@ -58,6 +58,9 @@ impl Member {
         let is_writer = cluster.as_ref().and_then(term_in_force).is_some_and(|term| {
             has_terms && !standby && term.value.open_holder() == Some(&self.instance.member)
         });
+        if matches!(answer, start_gate::Answer::Pass) && has_terms {
+            self.note_away().await;
+        }
         match answer {
             start_gate::Answer::Pass if is_writer => match act::fence::close_before_start(self).await {
                 Ok(()) => {

@@ -105,8 +105,7 @@ impl Member {
         let warned = self.state().warned.clone().filter(|_| of_us);
         let warned_in_term = warned.zip(told.term).and_then(|(warned, term)| warned.of_term(term));
         let context = context(cluster, told.term, told.layer);
-        let trace_id =
-            context.as_ref().and_then(|context| context.to_string().split('-').nth(1).map(str::to_owned));
+        let trace_id = context.as_ref().and_then(trace::id);
         let record = journal.add(&self.instance.member, told, warned_in_term, trace_id);
         trace::fence(&self.telemetry, context, &record);
         tracing::warn!(

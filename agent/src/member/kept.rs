@@ -77,14 +77,29 @@ impl Member {
         let file = Remembered::file(&self.config.state_dir, &self.instance.cluster);
         match self.disk.keep(file, Some(wanted.encode())).await {
             Ok(()) => {
-                self.state().remembered = wanted;
+                let mut state = self.state();
+                (state.remembered, state.disk_problem) = (wanted, None);
                 true
             }
             Err(error) => {
-                tracing::error!(%error, path = %self.config.state_dir.display(), "what the gates need cannot be kept; free space or repair the disk");
+                let problem = error.to_string();
+                let said = self.state().disk_problem.replace(problem.clone());
+                if said.as_ref() != Some(&problem) {
+                    tracing::error!(%error, path = %self.config.state_dir.display(), "what the gates need cannot be kept; free space or repair the disk");
+                }
                 false
             }
         }
+    }
+
+    /// For `status`, while the state directory takes nothing: whatever must be durable before it is done is not done.
+    pub(super) fn why_nothing_is_kept(&self) -> Option<String> {
+        let problem = self.state().disk_problem.clone()?;
+        let folder = self.config.state_dir.display();
+        Some(format!(
+            "{folder} does not take what must be kept ({problem}): nothing is promised, attested or ended here until it does; \
+             free space or repair the disk"
+        ))
     }
 
     /// Persists where we are in leaving a writer, before the step that it names (promise I9).

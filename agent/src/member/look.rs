@@ -14,7 +14,7 @@ use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
 use holdfast_host::process::PidFd;
 use holdfast_host::{clock, durable};
 use holdfast_proto::tls::Protocol;
-use holdfast_types::record::{Reign, SetupSeen};
+use holdfast_types::record::{Reign, RestartEnd, SetupSeen};
 use holdfast_types::{MemberName, Mode, Position};
 use tokio::task::JoinHandle;
 
@@ -96,6 +96,9 @@ impl Member {
             Postmaster::Gone => {
                 {
                     let mut state = self.state();
+                    if matches!(state.postgres, Some(Postgres::Running { .. })) {
+                        state.gone_wall_ms = Some(clock::wall_ms());
+                    }
                     state.postgres = Some(Postgres::Gone);
                     (state.streaming, state.stream_lost_ms) = (Some(false), None);
                 }
@@ -132,6 +135,7 @@ impl Member {
                 // What was known of the one before says nothing about this one.
                 let mut state = self.state();
                 (state.killed, state.postgres, state.position) = (false, None, None);
+                (state.gone_wall_ms, state.ended, state.left_alone) = (None, None, None);
             }
             Postmaster::Alive(_) => {}
             Postmaster::Gone | Postmaster::Unknown => eyes.postmaster = None,
@@ -282,6 +286,11 @@ impl Member {
         let control = control.unwrap_or_else(|error| ControlState::Other(error.to_string()));
         let answering = self.answering_after_stop(&considered, term, &control).await;
         let mut state = self.state();
+        // The first look: Patroni's crash recovery writes another word into the file.
+        state.ended.get_or_insert(match control {
+            ControlState::ShutDown { .. } => RestartEnd::ShutDown,
+            _ => RestartEnd::Crashed,
+        });
         // A crashed writer's Patroni may be starting it again at this moment: it must have been killed with it. After
         // that the supervisor brings Patroni back, and the shut gate keeps it from starting anything.
         let processes_gone = match control {

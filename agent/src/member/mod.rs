@@ -13,6 +13,7 @@ mod look;
 mod network;
 mod pulse;
 mod rest;
+mod restart;
 mod setup;
 pub mod sql;
 mod state;
@@ -98,6 +99,8 @@ pub struct Member {
     pub wake: Notify,
     /// Wakes the task that keeps the fence.
     pub fence_wake: Notify,
+    /// Wakes the task that tells of restarts in place.
+    pub restart_wake: Notify,
     session: watch::Receiver<Held>,
     started_ms: u64,
     /// Writes what must be durable, on a thread of its own.
@@ -144,10 +147,13 @@ impl Member {
             asking_outside: Arc::default(),
             wake: Notify::new(),
             fence_wake: Notify::new(),
+            restart_wake: Notify::new(),
             started_ms: now_ms,
             disk: Disk::default(),
             state: Mutex::new(State {
                 received_timeline,
+                away: remembered.away.clone(),
+                restarts: remembered.restarts,
                 remembered,
                 phase,
                 granted_until_ms,
@@ -188,6 +194,7 @@ impl Member {
         tokio::spawn(Arc::clone(&self).suspect());
         tokio::spawn(Arc::clone(&self).keep_fence());
         tokio::spawn(Arc::clone(&self).feel_pulse());
+        tokio::spawn(Arc::clone(&self).tell_restarts());
         let mut changes = self.world.changes();
         let mut memory = Memory::default();
         let mut eyes = look::Eyes::default();
@@ -255,6 +262,7 @@ impl Member {
             decision = self.decide(&cluster, &mut thought);
         }
         *memory = thought;
+        decision.waits.extend(self.why_nothing_is_kept());
         // The mode is the real one: what an observing agent considers counts as armed.
         let acted = match mode {
             Mode::Armed if cluster.is_armed() => self.execute(&cluster, &decision).await,
@@ -267,6 +275,7 @@ impl Member {
         // After what was decided: nothing waits for it.
         if reign.is_some() {
             self.remember(|remembered| remembered.reign = reign).await;
+            self.keep_away().await;
         }
         if let Err(error) = act::facts::publish(self, &cluster).await {
             tracing::debug!(%error, "facts are not published");
@@ -320,6 +329,8 @@ impl Member {
             known_term: state.remembered.known_term(),
             granted: clock::boottime_ms() < state.granted_until_ms,
             gate_shut: state.remembered.attesting,
+            ends_hung: state.remembered.ends_hung,
+            away_in: state.away.as_ref().map(|away| away.term),
             hooks: self.hooks.now(),
             fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
             phase: state.phase.as_ref(),
@@ -338,6 +349,9 @@ impl Member {
         {
             let mut state = self.state();
             state.waits.clone_from(&decision.waits);
+            if state.ended.is_some() && state.left_alone.is_none() && !decision.waits.is_empty() {
+                state.left_alone = Some(decision.waits.join("; "));
+            }
             state.would.clear();
         }
         for action in &decision.actions {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use holdfast_agent_core::attest::ControlState;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
-use holdfast_host::process;
+use holdfast_host::{clock, process};
 
 use super::Member;
 use crate::act;
@@ -46,6 +46,9 @@ impl Member {
         let closed = held.is_empty() || act::fence::is_closed(self).await;
         {
             let mut state = self.state();
+            if matches!(state.postgres, Some(Postgres::Running { .. })) {
+                state.gone_wall_ms = Some(clock::wall_ms());
+            }
             (state.postgres, state.streaming, state.stream_lost_ms) =
                 (Some(Postgres::Gone), Some(false), None);
             state.postmaster = None;

@@ -10,11 +10,11 @@ use holdfast_agent_core::sync::AnySetting;
 use holdfast_host::nftables::Generation;
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::record::{MemberFacts, SetupSeen, TermRecord, WarnedCommits};
+use holdfast_types::record::{MemberFacts, RestartEnd, SetupSeen, TermRecord, WarnedCommits};
 use holdfast_types::{Position, Term, Timeline};
 
 use super::journal;
-use crate::gate::remembered::Remembered;
+use crate::gate::remembered::{Away, Remembered};
 
 /// What is carried from one look to the next, and shared with the gates and with `status`.
 #[derive(Debug, Default)]
@@ -55,6 +55,8 @@ pub struct State {
     pub postmaster: Option<i32>,
     /// Why the fence could not be set when that was tried last.
     pub fence_problem: Option<String>,
+    /// Why what the gates need could not be kept on disk when that was tried last.
+    pub disk_problem: Option<String>,
     /// Why the guard does not guard our writer; `None` while it does, and while there is nothing to guard.
     pub guard_problem: Option<String>,
     /// The instance's processes were killed by us, and nothing has been started since.
@@ -81,6 +83,17 @@ pub struct State {
     pub stream_lost_ms: Option<u64>,
     /// There was no `standby.signal` when the data directory was looked at last.
     pub started_as_primary: bool,
+    /// When the postmaster that was seen last had gone, by our wall clock in milliseconds since 1970; `None` when that was
+    /// before this start of the agent.
+    pub gone_wall_ms: Option<i64>,
+    /// How it had ended, by the first look at its control file.
+    pub ended: Option<RestartEnd>,
+    /// What was waited for when that had been decided on first: why nobody follows.
+    pub left_alone: Option<String>,
+    /// Our PostgreSQL was started again as the writer of its term, which nobody has been told.
+    pub away: Option<Away>,
+    /// How many of its restarts were told.
+    pub restarts: u64,
     /// What was seen after the postmaster of a writer went.
     pub after_stop: Option<core::AfterStop>,
     /// Our actual `synchronous_standby_names`, as far as a floor record waits for it.

@@ -4,6 +4,7 @@
 
 pub mod control_data;
 pub mod disk_write;
+pub mod last_write;
 pub mod life;
 pub mod patroni_file;
 pub mod patroni_rest;

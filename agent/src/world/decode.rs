@@ -110,7 +110,8 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
         | OurKey::Route(_)
         | OurKey::Would(_)
         | OurKey::Audit(_)
-        | OurKey::Fenced { .. } => {}
+        | OurKey::Fenced { .. }
+        | OurKey::Restart { .. } => {}
     }
     Ok(())
 }

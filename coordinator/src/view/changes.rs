@@ -5,12 +5,13 @@ use serde::Serialize;
 use super::cluster::ClusterView;
 use super::events::EventReport;
 use super::fenced::FencedReport;
+use super::restarts::RestartReport;
 use super::status::{MemberReport, StatusReport, TermReport};
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `mode`, `maintenance`, `term`, `hold`, `member`, `route`, `event`, `fence` or `health`.
+    /// `mode`, `maintenance`, `term`, `hold`, `member`, `route`, `event`, `fence`, `restart` or `health`.
     pub what: &'static str,
     /// One line.
     pub text: String,
@@ -36,6 +37,9 @@ pub fn between(old: &ClusterView, new: &ClusterView) -> Vec<Change> {
     }
     for fenced in new.fenced.iter().filter(|fenced| !old.fenced.contains(fenced)) {
         say("fence", FencedReport::new(fenced).line());
+    }
+    for restart in new.restarts.iter().filter(|restart| !old.restarts.contains(restart)) {
+        say("restart", RestartReport::new(restart).line());
     }
     if without_agent(&before.term) != without_agent(&now.term) {
         say("term", now.term.as_ref().map_or("the term record is gone".into(), term_line));

@@ -6,8 +6,8 @@ use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
     Attestation, AuditRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord, HeldRecord, HoldRecord,
-    MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, Promise, RouteRecord, SessionRecord, Stored,
-    TermRecord, WouldRecord,
+    MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, Promise, RestartRecord, RouteRecord,
+    SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -68,6 +68,8 @@ pub struct ClusterView {
     pub fences: BTreeMap<MemberName, Seen<FenceRecord>>,
     /// The fences that the agents tell of, oldest first.
     pub fenced: Vec<FencedRecord>,
+    /// The restarts of writers in their own term, oldest first.
+    pub restarts: Vec<RestartRecord>,
     /// Where the poolers send their clients, by `host.name`.
     pub routes: BTreeMap<String, RouteRecord>,
     /// The last incidents, oldest first.
@@ -119,6 +121,7 @@ impl ClusterView {
             facts: BTreeMap::new(),
             fences: BTreeMap::new(),
             fenced: Vec::new(),
+            restarts: Vec::new(),
             routes: BTreeMap::new(),
             events: Vec::new(),
             would: BTreeMap::new(),
@@ -143,6 +146,7 @@ impl ClusterView {
         view.audits.sort_by_key(|audit| audit.number);
         // Each agent counts for itself, so only time gives them an order.
         view.fenced.sort_by_key(|fenced| fenced.done_wall_ms);
+        view.restarts.sort_by_key(|restart| restart.back_wall_ms);
         view
     }
 
@@ -181,6 +185,7 @@ impl ClusterView {
                 }
             }
             OurKey::Fenced { .. } => self.fenced.extend(body::<FencedRecord>(pair, problems)),
+            OurKey::Restart { .. } => self.restarts.extend(body::<RestartRecord>(pair, problems)),
             OurKey::Route(pooler) => {
                 if let Some(route) = body(pair, problems) {
                     self.routes.insert(pooler.to_owned(), route);

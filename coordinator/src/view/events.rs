@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::cluster::ClusterView;
 use super::fenced::{self, FencedReport};
+use super::restarts::{self, RestartReport};
 use super::status::FORMAT;
 use super::text;
 use super::would::{self, WouldReport};
@@ -94,6 +95,8 @@ pub struct EventsReport {
     pub cluster: String,
     /// Newest first.
     pub events: Vec<EventReport>,
+    /// Writers that were away and came back in their own term, newest first.
+    pub restarts: Vec<RestartReport>,
     /// What the layers of the fence have done, newest first.
     pub fences: Vec<FencedReport>,
     /// The orders that people gave, newest first.
@@ -175,6 +178,7 @@ impl EventsReport {
         let events = view.events.iter().rev().take(limit).map(EventReport::new).collect();
         let orders = view.audits.iter().rev().take(limit).map(OrderReport::new).collect();
         let fences = view.fenced.iter().rev().take(limit).map(FencedReport::new).collect();
+        let restarts = view.restarts.iter().rev().take(limit).map(RestartReport::new).collect();
         let would = would::all(view).into_iter().take(limit).collect();
         let outside = |(asker, record): (&MemberName, &OutsideRecord)| OutsideReport {
             asked_by: asker.to_string(),
@@ -183,12 +187,22 @@ impl EventsReport {
             record: record.clone(),
         };
         let outside = view.outside.iter().map(outside).collect();
-        Self { format: FORMAT, cluster: view.cluster.to_string(), events, fences, orders, outside, would }
+        Self {
+            format: FORMAT,
+            cluster: view.cluster.to_string(),
+            events,
+            restarts,
+            fences,
+            orders,
+            outside,
+            would,
+        }
     }
 
     /// For people.
     pub fn text(&self) -> String {
         self.incidents()
+            + &restarts::text(&self.restarts)
             + &fenced::text(&self.fences)
             + &self.orders()
             + &self.devices()
@@ -365,6 +379,20 @@ mod tests {
         assert!(text.contains("detected +0.000 s, promised +0.900 s, closed +0.050 s"), "{text}");
         assert!(text.contains("1.420 s") && text.contains("4bf92f3577b34da6a3ce929d0e0e4736"), "{text}");
         assert_eq!(EventsReport::new(&built().view(), 1).events.len(), 1);
+    }
+
+    #[test]
+    fn a_restart_in_place_is_told_beside_the_incidents() {
+        let mut built = built();
+        built.restart(1_700_000_000_000, 4_250);
+        let report = EventsReport::new(&built.view(), 10);
+        assert_eq!(report.restarts.len(), 1);
+        assert_eq!((report.restarts[0].node.as_str(), report.restarts[0].away_ms), ("db1", 4_250));
+        let text = report.text();
+        assert!(
+            text.contains("PostgreSQL of db1 crashed") && text.contains("went on after 4.250 s"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -267,6 +267,13 @@ impl List<'_> {
 
     /// A successor that does not come wants a person.
     fn after_close(&self, closed_wall_ms: i64) -> String {
+        if let Some((member, tag)) = overriding::kept_by_a_tag(self.view) {
+            return format!(
+                "{member} has everything that was acknowledged, and its tag {tag} keeps it from leading: take it out of its \
+                 patroni.yml, then: patronictl reload {} {member}; nothing is lost by that",
+                self.view.cluster.scope
+            );
+        }
         match self.view.read_wall_ms.saturating_sub(closed_wall_ms) > CLOSED_PATIENCE_MS {
             true => self.give_up("look at the members that have everything, and start them"),
             false => self.command("status --watch 1"),

@@ -16,6 +16,7 @@ pub mod findings;
 pub mod maintenance;
 pub mod overriding;
 pub mod patroni;
+pub mod restarts;
 pub mod setup;
 pub mod status;
 pub mod text;

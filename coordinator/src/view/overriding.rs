@@ -192,6 +192,30 @@ fn successor(view: &ClusterView, member: &MemberName, check: &mut Check) {
     }
 }
 
+/// Who has everything that was acknowledged in the closed term, and is kept from leading by a tag of its Patroni alone: nothing is
+/// lost once that is taken away. `None` while somebody else can follow with everything.
+pub fn kept_by_a_tag(view: &ClusterView) -> Option<(MemberName, &'static str)> {
+    let Reign::Closed { floor: Some(floor), holder, .. } = &view.reign()?.reign else { return None };
+    let members = view.members();
+    let mut whole = members.iter().filter(|member| *member != holder && reaches(view, member, *floor));
+    if whole.clone().any(|member| can_lead(view, member)) {
+        return None;
+    }
+    whole.find_map(|member| {
+        let patroni = view.patroni.members.get(member)?;
+        let is_well = view.agent_alive(member) == Some(true)
+            && patroni.state.as_deref() == Some("running")
+            && !view.fences.contains_key(member);
+        let tag = |name: &str| patroni.tags.get(name);
+        let tag = match (tag("nofailover").and_then(|value| value.as_bool()), tag("failover_priority")) {
+            (Some(true), _) => "nofailover",
+            (_, Some(priority)) if priority.as_i64() == Some(0) => "failover_priority",
+            _ => return None,
+        };
+        is_well.then(|| (member.clone(), tag))
+    })
+}
+
 /// Who would lose the least, for the remedy that `status` names; of two at the same position one that acknowledges.
 pub fn least_loss(view: &ClusterView) -> Option<MemberName> {
     let holder = view.reign()?.holder().clone();

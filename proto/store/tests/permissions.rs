@@ -160,6 +160,7 @@ async fn etcd_refuses_what_the_table_does_not_give() {
         keys.overriding(),
         keys.outside(&member("db1")),
         keys.fenced(&member("db2"), 4),
+        keys.restart(&member("db2"), 4),
         keys.maintenance(),
         keys.attest(Term(4)),
         keys.event(4),

@@ -29,6 +29,8 @@ use crate::term::Term;
 pub const EVENTS_KEPT: u64 = 64;
 /// How many fences an agent keeps of a cluster: the ring's keys are `fenced/<member>/00` to `fenced/<member>/31`.
 pub const FENCED_KEPT: u64 = 32;
+/// How many restarts in place are kept of a member: the ring's keys are `restart/<member>/00` to `restart/<member>/07`.
+pub const RESTARTS_KEPT: u64 = 8;
 /// How many orders a cluster keeps, likewise.
 pub const AUDITS_KEPT: u64 = 64;
 
@@ -107,6 +109,10 @@ impl ClusterKeys {
     /// Prefix of that ring.
     pub fn fenced_by(&self, member: &MemberName) -> String {
         format!("{}fenced/{member}/", self.ours)
+    }
+    /// One place of the ring of a member's restarts in place.
+    pub fn restart(&self, member: &MemberName, number: u64) -> String {
+        format!("{}restart/{member}/{:02}", self.ours, number % RESTARTS_KEPT)
     }
     /// The mark that the next failover waits for a person.
     pub fn hold(&self) -> String {
@@ -191,6 +197,10 @@ impl ClusterKeys {
                 let (member, number) = path.rsplit_once('/')?;
                 OurKey::Fenced { member, number: number.parse().ok()? }
             }
+            Some(("restart", path)) => {
+                let (member, number) = path.rsplit_once('/')?;
+                OurKey::Restart { member, number: number.parse().ok()? }
+            }
             Some(("route", pooler)) => OurKey::Route(pooler),
             Some(("would", member)) => OurKey::Would(member),
             Some(("audit", number)) => OurKey::Audit(number.parse().ok()?),
@@ -217,6 +227,7 @@ pub enum OurKey<'k> {
     Fence(&'k str),
     Outside(&'k str),
     Fenced { member: &'k str, number: u64 },
+    Restart { member: &'k str, number: u64 },
     Route(&'k str),
     Would(&'k str),
     Event(u64),
@@ -254,6 +265,10 @@ mod tests {
         assert_eq!(
             keys.parse(&keys.fenced(&db1, 33)),
             Some(OurKey::Fenced { member: "db1.plant", number: 1 })
+        );
+        assert_eq!(
+            keys.parse(&keys.restart(&db1, 9)),
+            Some(OurKey::Restart { member: "db1.plant", number: 1 })
         );
         assert_eq!(keys.parse(&keys.would(&db1)), Some(OurKey::Would("db1.plant")));
         assert_eq!(keys.parse("/holdfast/v1/r1/service/main/later"), None);

@@ -74,7 +74,8 @@ pub fn may_write(holder: &Holder, key: Key<'_>) -> bool {
             OurKey::Facts(member)
             | OurKey::Would(member)
             | OurKey::Outside(member)
-            | OurKey::Fenced { member, .. } => is_own_member(member),
+            | OurKey::Fenced { member, .. }
+            | OurKey::Restart { member, .. } => is_own_member(member),
             OurKey::Route(name) => {
                 matches!(holder, Pooler { host, pooler } if name == format!("{host}.{pooler}"))
             }
@@ -120,6 +121,7 @@ pub fn grants(holder: &Holder, region: &RegionName, keys: &ClusterKeys) -> Vec<G
             one(keys.would(member)),
             one(keys.outside(member)),
             inside(&format!("fenced/{member}")),
+            inside(&format!("restart/{member}")),
             inside("event"),
             patroni(),
         ],
@@ -181,6 +183,8 @@ mod tests {
             keys.outside(&db2),
             keys.fenced(&db1, 4),
             keys.fenced(&db2, 4),
+            keys.restart(&db1, 4),
+            keys.restart(&db2, 4),
             keys.fence(&db1),
             keys.fence(&db2),
             keys.route(&host("pool1"), "a"),

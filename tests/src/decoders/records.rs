@@ -8,7 +8,7 @@ use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{
     Attestation, AuditRecord, EventRecord, FORMAT, FenceRecord, FencedRecord, FloorRecord, HeldRecord,
     HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, OverrideRecord, Promise,
-    RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Namespace, RegionName, Scope, Term};
 use serde::Serialize;
@@ -38,6 +38,7 @@ pub fn record(bytes: &[u8]) -> bool {
         stored::<HoldRecord>(bytes),
         stored::<MaintenanceRecord>(bytes),
         stored::<MemberFacts>(bytes),
+        stored::<RestartRecord>(bytes),
         stored::<ModeRecord>(bytes),
         stored::<OutsideRecord>(bytes),
         stored::<OverrideRecord>(bytes),

@@ -62,6 +62,17 @@ pub fn pids(path: &Path) -> Vec<i32> {
     Cgroup::open(path).and_then(|cgroup| cgroup.pids()).unwrap_or_default()
 }
 
+/// Another cgroup of the same path, if nobody is left in the one that is there.
+pub fn renew(path: &Path) -> Result<()> {
+    match remove_tree(path) {
+        Err(error) if error.kind() != io::ErrorKind::ResourceBusy => {
+            return Err(error).with_context(|| path.display().to_string());
+        }
+        _ => {}
+    }
+    create(path)
+}
+
 /// Removes an empty tree.
 pub async fn remove(path: &Path) -> Result<()> {
     for _ in 0..REMOVE_ATTEMPTS {

@@ -16,6 +16,9 @@ pub struct Unit {
     pub name: String,
     /// The cgroup that it lives in.
     pub cgroup: PathBuf,
+    /// Each start gets a new cgroup of that path, as from systemd, unless something of the last one is left in it. For Patroni's
+    /// unit: the guard holds it open.
+    pub has_new_cgroup: bool,
     /// The program and its arguments.
     pub command: Vec<String>,
     /// The user; root if absent.
@@ -52,6 +55,7 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
                 let file = host.etc().join(format!("{}.yml", instance.unit()));
                 Unit {
                     cgroup: host.cgroup.join(instance.unit()),
+                    has_new_cgroup: true,
                     command: words(&[&PATRONI, &file]),
                     user: Some("postgres"),
                     environment: own_clock(plan, host, render::clock::python),
@@ -84,6 +88,7 @@ fn unit(name: &str, Policy { delay_ms, .. }: Policy) -> Unit {
     Unit {
         name: name.into(),
         cgroup: PathBuf::new(),
+        has_new_cgroup: false,
         command: Vec::new(),
         user: None,
         environment: Vec::new(),

@@ -37,6 +37,8 @@ pub enum Action {
         /// The closed term.
         closed: Term,
     },
+    /// Our PostgreSQL was started again as the writer of its own term: prove it by a write, and record how long it was away.
+    TellRestart,
     /// Class `off`: Patroni's leader is the writer; the term says so and promises nothing.
     FollowPatroni {
         /// The term to open.
@@ -158,6 +160,7 @@ impl Action {
                 | Self::ShutGate
                 | Self::ShutGateAndKill
                 | Self::Prove { .. }
+                | Self::TellRestart
         )
     }
 }

@@ -142,6 +142,8 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         known_term: Term(0),
         granted: false,
         gate_shut: false,
+        ends_hung: false,
+        away_in: None,
         fenced_in: true,
         hooks: Hooks::default(),
         phase: None,
@@ -638,3 +640,19 @@ mod come_back;
 mod given_back;
 mod hung;
 mod suspension;
+
+#[test]
+fn a_restart_in_its_own_term_is_told_once() {
+    let back = |term| local("a", |l| l.away_in = Some(Term(term)));
+    let mut memory = Memory::default();
+    let mut tells = |l: &Local<'static>| decide(&cluster(), l, &mut memory).actions == [Action::TellRestart];
+    assert!(tells(&back(4)));
+    assert!(!tells(&back(4)), "it is being told");
+    assert!(!tells(&local("a", |_| ())), "it is told");
+    assert!(tells(&back(4)), "another restart");
+    assert!(!tells(&back(3)), "of a reign that is over");
+    let starts = local("a", |l| {
+        (l.away_in, l.postgres) = (Some(Term(4)), Postgres::Running { in_recovery: Some(true) });
+    });
+    assert_eq!(actions(&cluster(), &starts), [], "it is not back yet");
+}

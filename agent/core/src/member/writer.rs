@@ -52,6 +52,10 @@ pub(super) fn decide(
         decision.actions.push(keep);
         return;
     }
+    if ends_on(cluster, local, term) {
+        decision.actions.push(Action::ShutGateAndKill);
+        return;
+    }
     if end_hung(cluster, local, term, memory, decision) {
         return;
     }
@@ -139,6 +143,7 @@ fn in_office(
     }
     if matches!(term.value.reign, Reign::Open { writable: true, .. }) {
         prove(cluster, number, memory, decision);
+        tell_restart(local, number, memory, decision);
     }
     let Some(sync) = &cluster.sync else { return };
     let recorded = cluster.floor.as_ref().map(|floor| &floor.value);
@@ -163,6 +168,15 @@ fn prove(cluster: &Cluster, number: Term, memory: &mut Memory, decision: &mut De
         memory.proving = Some(event.term);
         decision.actions.push(Action::Prove { closed: event.term });
     }
+}
+
+/// It was away and has come back in its own term: no reign has ended, and clients have waited all the same.
+fn tell_restart(local: &Local<'_>, number: Term, memory: &mut Memory, decision: &mut Decision) {
+    let away_in = local.away_in.filter(|term| *term == number);
+    if away_in.is_some() && memory.telling != away_in {
+        decision.actions.push(Action::TellRestart);
+    }
+    memory.telling = away_in;
 }
 
 /// Rule 9: a writer that has hung for long enough is ended like one that must go, if somebody can follow (rule 9a); what
@@ -200,6 +214,15 @@ fn end_hung(
             false
         }
     }
+}
+
+/// Rule 9: an earlier start of the agent was ended between the shut gate and the kill. Its judgement stands: nothing has come
+/// through the gate since, and this start would have to wait for as long again to judge. One that answers is left to run.
+fn ends_on(cluster: &Cluster, local: &Local<'_>, term: &Revised<TermRecord>) -> bool {
+    let number = term.value.term;
+    let is_attested = cluster.attestation.as_ref().is_some_and(|found| found.value.term == number);
+    let answers_not = matches!(local.postgres, Postgres::Running { in_recovery: None } | Postgres::Unknown);
+    local.ends_hung && local.gate_shut && !is_attested && answers_not
 }
 
 /// Every synchronous configuration in force; `None`: unknown, and `decision` says whether a read would tell.

@@ -56,6 +56,8 @@ fn local(member: &str, now_ms: u64, silent: bool) -> Local<'static> {
         known_term: Term(0),
         granted: false,
         gate_shut: false,
+        ends_hung: false,
+        away_in: None,
         hooks: Hooks::default(),
         phase: None,
         suspicion: lasting(Suspicion { late: true, silent_ms: 60_000, probes: vec![heard, heard] }),

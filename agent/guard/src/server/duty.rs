@@ -86,6 +86,11 @@ impl Duty {
         Ok(())
     }
 
+    /// The deadline has passed, and nobody is there whom it could end: no kill, and no proof of one.
+    pub fn lapse(&mut self) {
+        self.phase = Phase::Idle;
+    }
+
     /// The deadline has passed: the kill begins.
     pub fn begin_kill(&mut self, now_ns: u64) {
         self.phase = Phase::Killing;

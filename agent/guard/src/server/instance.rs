@@ -48,8 +48,9 @@ impl Instance {
         deadline_ns: u64,
         postmaster: Option<i32>,
     ) -> Result<(), Refusal> {
-        // An extension promises that the kill will find somebody; the deadline before stands.
-        if !self.target.is_there() {
+        // An extension promises that the kill will find somebody; the deadline before stands. A postmaster that was started by
+        // hand is somebody, also while Patroni's unit is stopped.
+        if !self.target.is_there() && !postmaster.is_some_and(Target::is_process) {
             return Err(Refusal::CgroupGone);
         }
         let before = (self.duty.phase(), self.duty.term());
@@ -76,6 +77,14 @@ impl Instance {
     /// Kills what is due, and goes on with a kill that has begun.
     pub fn turn(&mut self, now_ns: u64, processes: &Processes) {
         let begins = self.duty.is_due(now_ns);
+        if begins && self.target.is_gone() {
+            self.duty.lapse();
+            self.write();
+            let (name, term) = (self.name.as_str(), self.duty.term());
+            return say(format_args!(
+                "{name}: the deadline of term {term} has passed; its cgroup was removed before: nobody was left"
+            ));
+        }
         if begins {
             self.duty.begin_kill(now_ns);
             self.next_round_ns = now_ns;

@@ -193,6 +193,12 @@ impl Cgroup {
         pid
     }
 
+    /// The same path, and another cgroup: what a unit gets when it is started again. It must be empty.
+    pub fn renew(&self) {
+        fs::remove_dir(&self.path).unwrap();
+        fs::create_dir(&self.path).unwrap();
+    }
+
     pub fn open(&self) -> File {
         File::open(&self.path).unwrap()
     }

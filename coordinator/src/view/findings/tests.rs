@@ -31,6 +31,32 @@ fn a_closed_term_says_who_follows() {
 }
 
 #[test]
+fn who_has_everything_and_may_not_lead_is_named_with_its_tag() {
+    let next = |change: fn(&mut Built)| {
+        let findings = after(|built| {
+            built.closed(4, 1);
+            built.remove_session(1);
+            // db3 is behind, and the only one that may lead.
+            built.promise(2, 4);
+            built.facts(2, |facts| facts.eligible = Some(false));
+            built.patroni_member(2, serde_json::json!({"tags": {"nofailover": true}}));
+            change(built);
+        });
+        findings[0].next.clone()
+    };
+    let said = next(|_| ());
+    assert!(said.starts_with("db2 has everything") && said.contains("patronictl reload main db2"), "{said}");
+    let priority = |built: &mut Built| {
+        built.patroni_member(2, serde_json::json!({"tags": {"failover_priority": 0}}));
+    };
+    assert!(next(priority).contains("its tag failover_priority"));
+    let waits = |said: String| assert!(said.starts_with("holdfast status"), "{said}");
+    waits(next(|built| built.promise(3, 4)));
+    waits(next(|built| built.remove_session(2)));
+    waits(next(|built| built.fence(2)));
+}
+
+#[test]
 fn an_etcd_that_has_forgotten_the_cluster_is_not_healthy() {
     let findings = after(|built| {
         built.remove_mode();

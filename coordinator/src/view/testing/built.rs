@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
     Attestation, AuditRecord, EventRecord, Evidence, FenceReason, FenceRecord, FloorRecord, HeldRecord,
-    HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, PatroniFile, Promise, Reign, RouteRecord,
-    SessionRecord, SetupSeen, Step, StopKind, Stored, TermRecord, WouldLine, WouldRecord,
+    HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, PatroniFile, Promise, Reign, RestartEnd,
+    RestartRecord, RouteRecord, SessionRecord, SetupSeen, Step, StopKind, Stored, TermRecord, WouldLine,
+    WouldRecord,
 };
 use holdfast_types::{
     ClusterId, Configuration, HostName, Incarnation, MemberName, Mode, Namespace, Position, Profile,
@@ -306,6 +307,21 @@ impl Built {
             at_wall_ms: NOW_WALL_MS - 5_000,
         };
         self.record(&self.keys.audit(number), record);
+    }
+
+    /// A restart of db1 in place.
+    pub fn restart(&mut self, gone_wall_ms: i64, away_ms: i64) {
+        let record = RestartRecord {
+            number: 0,
+            member: db(1),
+            term: Term(5),
+            ended: RestartEnd::Crashed,
+            gone_wall_ms,
+            back_wall_ms: gone_wall_ms + away_ms,
+            trace_id: None,
+            text: "PostgreSQL of db1 crashed and was started again in its term".into(),
+        };
+        self.record(&self.keys.restart(&db(1), 0), record);
     }
 
     /// What the agent of a member would have done, the oldest first, a second apart.

@@ -10,6 +10,7 @@ mod fenced;
 mod outside;
 mod overriding;
 mod reign;
+mod restart;
 
 pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
 pub use cluster::{
@@ -20,6 +21,7 @@ pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
+pub use restart::{RestartEnd, RestartRecord};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

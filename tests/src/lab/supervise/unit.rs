@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use tokio::process::Child;
 use tokio::sync::Notify;
 
+use crate::lab::cgroup;
 use crate::lab::control::UnitStatus;
 use crate::lab::plan::{HostPlan, PG_BIN};
 use crate::lab::units::Unit;
@@ -108,6 +109,9 @@ async fn watch(shared: Arc<Shared>) {
 
 /// Starts a process of the host, its output appended to the unit's log.
 fn start(unit: &Unit, host: &HostPlan) -> Result<Child> {
+    if unit.has_new_cgroup {
+        cgroup::renew(&unit.cgroup)?;
+    }
     let path = host.logs().join(format!("{}.log", unit.name));
     let log = File::options().create(true).append(true).open(&path);
     let log = log.with_context(|| path.display().to_string())?;

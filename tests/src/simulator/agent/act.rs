@@ -33,6 +33,8 @@ impl Agent {
                 self.prove(*closed);
                 Ok(())
             }
+            // Nobody is away in the term of a simulated agent's view.
+            Action::TellRestart => Ok(()),
             Action::FollowPatroni { .. } => unreachable!("the simulated cluster is of class quorum"),
             Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
                 self.say_held(cluster, record, (*held_mod_revision, *term_mod_revision)).await

@@ -93,7 +93,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Before PostgreSQL starts as a primary: the port is closed unless a lease already holds it open.
+    /// Before PostgreSQL starts as a primary: the port is closed unless a lease already holds it open. The guard here knows its
+    /// processes, not a cgroup that a start makes anew, so it has nothing to be told.
     pub(super) async fn close_before_start(&self) {
         let _held = self.hold_ladder().await;
         if self.door() == Door::Absent {

@@ -330,6 +330,9 @@ impl Agent {
                 granted: now_ms < state.granted_until_ms,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
+                // Hangs are waited for, and the record of a restart in place is nobody's decision.
+                ends_hung: false,
+                away_in: None,
                 fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
                 phase: state.phase.as_ref(),
                 suspicion: &state.suspicion,

@@ -88,3 +88,24 @@ fn what_was_ended_for_hanging_is_attested_and_not_ended_twice() {
     decide(&cluster(), &beats, &mut memory);
     assert!(matches!(decide(&cluster(), &writer(|_| ()), &mut memory).actions[..], [Action::EndHung(_)]));
 }
+
+#[test]
+fn what_an_earlier_start_of_the_agent_was_ending_is_ended() {
+    let after = |change: fn(&mut Local<'static>)| {
+        local("a", |l| {
+            // Nothing is felt of it: this start has never heard it answer.
+            (l.postgres, l.gate_shut, l.ends_hung) = (Postgres::Running { in_recovery: None }, true, true);
+            change(l);
+        })
+    };
+    let ends = |cluster: &Cluster, l: &Local<'static>| actions(cluster, l) == [Action::ShutGateAndKill];
+    assert!(ends(&cluster(), &after(|_| ())));
+    assert!(ends(&cluster(), &after(|l| l.postgres = Postgres::Unknown)), "its disk hangs");
+    assert!(!ends(&cluster(), &after(|l| l.ends_hung = false)), "it starts, or is overloaded");
+    assert!(!ends(&cluster(), &after(|l| l.gate_shut = false)), "something has come through the gate since");
+    let answers = after(|l| l.postgres = Postgres::Running { in_recovery: Some(false) });
+    assert_eq!(actions(&cluster(), &answers), [Action::OpenGate], "it goes on in its term");
+    let mut paused = cluster();
+    paused.config.as_mut().unwrap().paused = true;
+    assert!(!ends(&paused, &after(|_| ())), "a person works on it");
+}

@@ -53,6 +53,16 @@ impl Target {
         self.cgroup.is_there()
     }
 
+    /// Whether there is nobody to kill, nor can be: only an empty cgroup can be removed.
+    pub fn is_gone(&self) -> bool {
+        !self.is_there() && self.outside.as_ref().is_none_or(Outside::has_exited)
+    }
+
+    /// Whether there is a process of this number.
+    pub fn is_process(pid: i32) -> bool {
+        Outside::open(pid).is_some_and(|process| !process.has_exited())
+    }
+
     /// Where the postmaster is.
     pub fn postmaster(&self) -> Postmaster {
         self.postmaster

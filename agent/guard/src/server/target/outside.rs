@@ -33,7 +33,8 @@ impl Outside {
         self.pid == pid && !self.has_exited()
     }
 
-    fn has_exited(&self) -> bool {
+    /// Whether it has ended.
+    pub fn has_exited(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut [PollFd::new(&self.descriptor, PollFlags::IN)], Some(&now)) == Ok(1)
     }
