@@ -1,20 +1,15 @@
 //! Rule 15 with real servers: the writer's agent hangs until its term is closed, then both standbys' hosts die before
 //! anybody has opened the next one. The old writer is the only one left that has everything; it leads again by itself, and
-//! nothing is lost. Needs root, `tests/setup`, and the built workspace.
+//! nothing is lost.
 //!
 //! That nobody opens in between is made sure of by tags: the standbys promise, and may not lead.
 
-// The helpers of a test are a test.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::time::Instant;
 
+use crate::support::load::Load;
+use crate::support::{Lab, eventually, text};
 use holdfast_lab::checker::monotonic_us;
 use serde_json::Value;
-use support::load::Load;
-use support::{Lab, eventually, text};
 
 const SPEC: &str = r#"
 holdfast = true
