@@ -19,3 +19,20 @@ pub fn read_text(path: &Path, bytes_max: u64) -> Result<String> {
     let bytes = read_bounded(path, bytes_max)?;
     String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::InvalidData, "is not UTF-8"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"text").unwrap();
+        assert_eq!(read_text(&path, 4).unwrap(), "text");
+        assert_eq!(read_text(&path, 3).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        std::fs::write(&path, b"\xff").unwrap();
+        assert_eq!(read_text(&path, 4).unwrap_err().kind(), ErrorKind::InvalidData);
+        assert_eq!(read_bounded(&path, 4).unwrap(), b"\xff");
+    }
+}

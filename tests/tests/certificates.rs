@@ -21,8 +21,8 @@ use support::load::{Load, gap_ms};
 use support::{Lab, eventually, host, text};
 
 const SPEC: &str = include_str!("../specs/quick.toml");
-/// Long enough for all agents of a busy machine to take it, short enough to wait for its end.
-const SHORT: Duration = Duration::from_secs(60);
+/// Agents look at the files every two seconds: long enough for all of them on a busy machine, short enough to wait for.
+const SHORT: Duration = Duration::from_secs(30);
 /// No client waits longer.
 const GAP_MS_MAX: u64 = 1_000;
 

@@ -8,7 +8,10 @@ mod support;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use holdfast_lab::checker::monotonic_us;
+use support::load::Load;
 use support::{BENCH, Lab, eventually, host};
 
 /// The spec `quick`, with a receiver of traces on the client's host.
@@ -17,6 +20,8 @@ const SPEC: &str =
 /// No figure is asserted here (that is the bench's): only that it was not Patroni's lock that ran out, which takes 20 s
 /// with this spec, on a machine that may be busy.
 const GAP_US_MAX: u64 = 15_000_000;
+/// Longer than that lock, and Patroni's next looks at it.
+const HUNG: Duration = Duration::from_secs(25);
 
 struct Region {
     lab: Lab,
@@ -86,16 +91,26 @@ impl Region {
     }
 
     fn hung_patroni(&self) {
-        let before = self.lab.events().len();
-        let record = self.lab.bench("patroni-hung");
-        assert_eq!(record["primary"], record["final_writer"], "a hung Patroni is no reason to fail over");
-        assert_eq!(self.lab.events().len(), before);
-        let counts = &record["verdict"]["counts"];
+        eventually("the region is healthy", || self.lab.is_healthy());
+        let (term, events) = (self.lab.status()["term"].clone(), self.lab.events().len());
+        let writer = support::text(&term["holder"]);
+        let load = Load::start(&self.lab, "patroni-hung");
+        let fault_us = monotonic_us();
+        self.lab.run(&["fault", self.lab.name(), "stop", writer, "patroni"]);
+        std::thread::sleep(HUNG);
+        self.lab.run(&["heal", self.lab.name(), writer]);
+        load.steady(monotonic_us());
+        let verdict = load.end(fault_us);
+        assert!(verdict.is_clean(), "lost rows or two writers: {verdict:?}");
+        let counts = &verdict.counts;
+        assert_eq!((counts.refused, counts.unknown), (0, 0), "nobody may notice: {verdict:?}");
+        let now = self.lab.status()["term"].clone();
         assert_eq!(
-            (&counts["refused"], &counts["unknown"]),
-            (&0.into(), &0.into()),
-            "nobody may notice: {record}"
+            (&now["term"], &now["holder"]),
+            (&term["term"], &term["holder"]),
+            "no reason to fail over"
         );
+        assert_eq!(self.lab.events().len(), events);
     }
 
     /// The agents of all hosts are killed: each comes back within its session, as a later start, and nothing else happens.

@@ -4,13 +4,14 @@
 //! without making a choice of its own.
 
 mod overriding;
+mod proved;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use holdfast_types::record::{
     Attestation, Evidence, FloorRecord, OutsideRecord, OverrideRecord, Promise, Reign, StopKind, TermRecord,
 };
-use holdfast_types::{Configuration, MemberName, Position, SessionId};
+use holdfast_types::{MemberName, Position, SessionId};
 
 use crate::in_force;
 use crate::mutant::{Mutant, left_out};
@@ -215,8 +216,8 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
         return Err(NotYet::Held);
     }
     let stop = attestation.map(|found| &found.value.stop);
-    let (end, evidence, promises) = match (proved(view, stop, floor, sync), view.overriding) {
-        (Ok(proved), _) => proved,
+    let (end, evidence, promises) = match (proved::end(view, stop, floor, sync), view.overriding) {
+        (Ok(end), _) => end,
         (Err(_), Some(overriding)) => overriding::end(view, &overriding.value, floor)?,
         (Err(why), None) => return Err(why),
     };
@@ -256,58 +257,8 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
     })
 }
 
+/// Where what was acknowledged ends, what says so, and the promises that it rests on with their revisions.
 type End = (Position, Evidence, BTreeMap<MemberName, i64>);
-
-/// Where what was acknowledged ends, and what proves that nothing more comes after it.
-fn proved(
-    view: &View<'_>,
-    stop: Option<&StopKind>,
-    floor: Option<&Revised<FloorRecord>>,
-    sync: &SyncKey,
-) -> Result<End, NotYet> {
-    let floor = &floor.ok_or(NotYet::NoFloor)?.value;
-    if let Some(end) = unused(&view.term.value, stop, floor, sync) {
-        return Ok((end, Evidence::Relinquished, BTreeMap::new()));
-    }
-    let (best, promises) = count(view, floor, sync)?;
-    let promisers = promises.keys().cloned().collect();
-    let (end, evidence) = by_promises(stop, best, promisers, view.outside.map(|(asker, _)| asker));
-    Ok((end, evidence, promises))
-}
-
-/// Rule 10: the floor of a reign that was given back before anything was acknowledged in it. It is the floor over which
-/// that reign was opened, so nobody needs to promise again. Only while `/sync` is what OPEN compared: once it has changed,
-/// a writer before the last may have been let go of its standbys, and promises are counted as for any other stop.
-fn unused(
-    record: &TermRecord,
-    stop: Option<&StopKind>,
-    opened: &FloorRecord,
-    sync: &SyncKey,
-) -> Option<Position> {
-    let Reign::Open { floor, .. } = &record.reign else { return None };
-    let unchanged = sync.mod_revision == opened.sync_mod_revision;
-    // The opener's own position, where the floor is not known: it was not below it.
-    (stop == Some(&StopKind::Relinquished) && unchanged).then(|| floor.unwrap_or(opened.floor))
-}
-
-/// Rules 8 and 9: the floor of a reign in which something may have been acknowledged, and what says that it is over.
-fn by_promises(
-    stop: Option<&StopKind>,
-    best: Position,
-    promisers: BTreeSet<MemberName>,
-    outside: Option<&MemberName>,
-) -> (Position, Evidence) {
-    // A "shut down" control file alone is no floor: Patroni's crash recovery in single-user mode writes one too, with a
-    // checkpoint that no standby ever received (seen in the lab: every promotion was refused for ever). It is clean only
-    // if somebody has it; otherwise it is a stop like any other.
-    match stop {
-        Some(StopKind::Clean { end }) if best >= *end => (*end, Evidence::AttestedClean),
-        Some(StopKind::Clean { .. } | StopKind::Stopped | StopKind::Relinquished) => {
-            (best, Evidence::AttestedStopped { promisers })
-        }
-        None => (best, Evidence::Revoked { promisers, outside: outside.cloned() }),
-    }
-}
 
 /// Open, or (rule 12) closed and overtaken: CLOSE put `/sync` in its own transaction, so equal revisions mean that
 /// nobody has touched it since.
@@ -342,44 +293,6 @@ fn out_of_office(view: &View<'_>, attestation: Option<&Revised<Attestation>>) ->
         None => Ok(OutOfOffice::LeaderIsAnother),
         Some(_) => Err(NotYet::WriterLives),
     }
-}
-
-/// Rule 8: the promises that count, and the best position among them.
-fn count(
-    view: &View<'_>,
-    floor: &FloorRecord,
-    sync: &SyncKey,
-) -> Result<(Position, BTreeMap<MemberName, i64>), NotYet> {
-    let record = &view.term.value;
-    let writer = record.holder();
-    let in_force: Vec<Configuration> = in_force::configurations(floor, sync, view.sync_history, writer)?;
-    // A promise of a data directory that has been replaced since says nothing about what is there now; and what has been
-    // replaced since the floor record says nothing about what was acknowledged.
-    let same_data = |member: &MemberName, uuid: &String| {
-        view.data_uuids.get(member) == Some(uuid)
-            && floor.data_uuids.get(member).is_none_or(|recorded| recorded == uuid)
-    };
-    let valid = |(member, promise): &(&MemberName, &Revised<Promise>)| {
-        *member != writer
-            && promise.value.term == record.term
-            && promise.value.writer == *writer
-            && same_data(member, &promise.value.data_uuid)
-    };
-    let promises: Vec<_> = view.promises.iter().filter(valid).collect();
-    let promisers: BTreeSet<MemberName> = promises.iter().map(|(member, _)| (*member).clone()).collect();
-    let weaker = |one: &Configuration| left_out(Mutant::QuorumIsEnough) && one.promised(&promisers) > 0;
-    if let Some(open) = in_force.iter().find(|one| !one.is_closed_by(&promisers) && !weaker(one)) {
-        let (promised, members, quorum) = (open.promised(&promisers), open.members.len(), open.quorum);
-        return Err(NotYet::Promises { promised, members, quorum });
-    }
-    let best = promises.iter().map(|(_, promise)| promise.value.position).max();
-    let best = best.expect("a configuration that is closed has a promiser");
-    if best < floor.floor && !left_out(Mutant::FloorNotReached) {
-        return Err(NotYet::BehindFloor { best, floor: floor.floor });
-    }
-    let revisions =
-        promises.into_iter().map(|(member, promise)| (member.clone(), promise.mod_revision)).collect();
-    Ok((best, revisions))
 }
 
 fn leader_key(view: &View<'_>, floor: Position, evidence: &Evidence) -> LeaderKey {

@@ -31,29 +31,19 @@ pub fn write_owned(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::
     sync_folder(folder)
 }
 
-/// Reads a file of text that has at most `bytes_max` bytes; a longer one is an error, never a part of itself.
-pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
-    let bytes = bounded(File::open(path)?, bytes_max)?;
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not UTF-8"))
-}
-
-fn bounded(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
-    }
-    Ok(bytes)
-}
-
-/// Reads a file that may be absent.
+/// Reads a file of ours that may be absent; one that is too large to be ours is an error.
 pub fn read_optional(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    bounded(file, BYTES_MAX).map(Some)
+    let mut bytes = Vec::new();
+    file.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {BYTES_MAX} bytes")));
+    }
+    Ok(Some(bytes))
 }
 
 /// Removes a file that may be absent, durably.
@@ -96,10 +86,5 @@ mod tests {
         let path = folder.path().join("large");
         File::create(&path).unwrap().set_len(BYTES_MAX + 1).unwrap();
         assert_eq!(read_optional(&path).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        assert_eq!(read_text(&path, 64).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        write(&path, b"\xff").unwrap();
-        assert_eq!(read_text(&path, 64).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        write(&path, b"text").unwrap();
-        assert_eq!(read_text(&path, 4).unwrap(), "text");
     }
 }

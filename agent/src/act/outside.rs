@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::outside::{Target, judge, still_wanted};
+use holdfast_host::clock;
 use holdfast_host::run::{self, Command, RunError};
-use holdfast_host::{clock, durable};
 use holdfast_store::{Compare, Txn, TxnOutcome, Write};
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{
@@ -214,7 +214,7 @@ impl Asker {
         let files = self.device.secrets.clone();
         let read = move || {
             let one = |(name, file): (String, std::path::PathBuf)| {
-                let text = durable::read_text(&file, SECRET_BYTES_MAX)
+                let text = holdfast_proto::read_text(&file, SECRET_BYTES_MAX)
                     .with_context(|| file.display().to_string())?;
                 match text.trim_end_matches(['\n', '\r']) {
                     value if value.contains(['\n', '\r']) => bail!("{} is not of one line", file.display()),

@@ -10,7 +10,6 @@ mod reader;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use holdfast_host::durable;
 use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_types::{
     Class, ClusterId, HostName, MemberName, Namespace, Profile, RegionName, Scope, Timings,
@@ -130,7 +129,7 @@ pub fn load_with_identity(file: &Path) -> Result<(Config, Identity), Vec<Problem
 
 /// The paths of the identity in a file that is otherwise not right.
 fn tls_alone(file: &Path) -> Option<TlsPaths> {
-    let table: toml::Table = durable::read_text(file, FILE_BYTES_MAX).ok()?.parse().ok()?;
+    let table: toml::Table = holdfast_proto::read_text(file, FILE_BYTES_MAX).ok()?.parse().ok()?;
     let path = |name: &str| Some(PathBuf::from(table.get("tls")?.get(name)?.as_str()?));
     Some(TlsPaths { ca: path("ca")?, cert: path("cert")?, key: path("key")?, crl: path("crl") })
 }
@@ -139,7 +138,7 @@ fn tls_alone(file: &Path) -> Option<TlsPaths> {
 pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     let at = file.display().to_string();
     let one = |text: String| vec![Problem { path: at.clone(), text }];
-    let content = durable::read_text(file, FILE_BYTES_MAX).map_err(|error| {
+    let content = holdfast_proto::read_text(file, FILE_BYTES_MAX).map_err(|error| {
         one(format!("cannot be read: {error}; name the file with --config or HOLDFAST_CONFIG"))
     })?;
     match parse(&content).map_err(one)? {

@@ -320,7 +320,8 @@ const DATA_UUID_BYTES_MAX: u64 = 1024;
 fn data_uuid(data_dir: &Path, member: &MemberName, may_write: bool) -> Option<String> {
     let file = data_dir.join("holdfast.data_uuid");
     let own = format!("{member} ");
-    let found = durable::read_text(&file, DATA_UUID_BYTES_MAX).ok().filter(|text| text.starts_with(&own));
+    let found =
+        holdfast_proto::read_text(&file, DATA_UUID_BYTES_MAX).ok().filter(|text| text.starts_with(&own));
     let text = found.or_else(|| {
         // Not into an empty directory: Patroni takes one that is not empty for a damaged cluster.
         if !may_write || !data_dir.join("PG_VERSION").exists() {

@@ -1,7 +1,6 @@
 //! How Patroni is set up on this host, as far as only the host can see it. Reads `/proc` and Patroni's file; called on the
 //! thread that may block on a disk.
 
-use holdfast_host::durable;
 use holdfast_types::record::{PatroniFile, SetupSeen};
 
 use crate::observe::patroni_file;
@@ -27,7 +26,7 @@ fn read(command_line: &[u8]) -> Result<PatroniFile, String> {
     let path = patroni_file::path(command_line)
         .ok_or("Patroni's command line names no file by its whole path, so its settings are not known")?;
     let named = path.display().to_string();
-    let text = durable::read_text(&path, patroni_file::FILE_BYTES_MAX);
+    let text = holdfast_proto::read_text(&path, patroni_file::FILE_BYTES_MAX);
     patroni_file::parse(&named, &text.map_err(|error| format!("{named}: {error}"))?)
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use holdfast_host::cgroup::Cgroup;
-use holdfast_host::{durable, process};
+use holdfast_host::process;
 
 /// PostgreSQL writes eight short lines; its data directory belongs to another user.
 const PID_FILE_BYTES_MAX: u64 = 8 * 1024;
@@ -106,7 +106,7 @@ fn is_patroni(stat: &process::Stat) -> bool {
 
 /// The first line of `postmaster.pid`, if that process is a PostgreSQL that works in this data directory.
 fn postmaster(data_dir: &Path, postgres_processes: usize) -> Postmaster {
-    let text = match durable::read_text(&data_dir.join("postmaster.pid"), PID_FILE_BYTES_MAX) {
+    let text = match holdfast_proto::read_text(&data_dir.join("postmaster.pid"), PID_FILE_BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && postgres_processes == 0 => {
             return Postmaster::Gone;

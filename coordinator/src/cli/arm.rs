@@ -41,9 +41,7 @@ pub async fn disarm(options: &ModeOptions) -> Result<Exit, Failure> {
 
 async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
-    let action =
-        Action { session: &session, name, node: None, order: &options.order, output: options.target.output };
-    let mut asked = false;
+    let mut action = Action::new(&session, name, None, &options.order, options.target.output);
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
         // An armed cluster whose etcd has forgotten a reign is armed again: its term record is then out of force.
@@ -55,10 +53,9 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Ex
             Mode::Armed => (arming::check(&view), class::arming(&view.patroni)),
             Mode::Observe | Mode::Disarmed => (Check::default(), DISARM),
         };
-        if !asked && let Some(exit) = action.gate(&check, would)? {
+        if let Some(exit) = action.gate(&check, would)? {
             return Ok(exit);
         }
-        asked = true;
         let (compares, write) = transaction(&session, &view, mode, options.order.reason());
         if action.send(&view, compares, write).await? == Settled::Done {
             return done(&action, mode, check).await;

@@ -6,7 +6,7 @@ use super::agents;
 use super::config::OperatorConfig;
 use super::exit::{Exit, Failure};
 use super::print;
-use super::target::{Output, Region, Target, now_wall_ms};
+use super::target::{Region, Target, now_wall_ms};
 use crate::view::doctor::{DoctorReport, Verdict};
 
 /// Options of `doctor`.
@@ -36,10 +36,7 @@ pub async fn doctor(options: &DoctorOptions) -> Result<Exit, Failure> {
             Err(failure) => report.add(Verdict::Warn, "cluster", failure.text, "check --cluster"),
         }
     }
-    match target.output {
-        Output::Json => print::json(&report),
-        Output::Table => print::data(&report.text()),
-    }
+    print::report(target.output, &report, || report.text());
     Ok(match (etcd.answering(), report.has_faults()) {
         (0, _) => Exit::Unreachable,
         (_, true) => Exit::Failed,

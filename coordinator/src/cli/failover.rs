@@ -34,28 +34,16 @@ pub struct FailoverOptions {
 pub async fn failover(options: &FailoverOptions) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
     let member = Session::member(&session.view().await?, &options.node)?;
-    let action = Action {
-        session: &session,
-        name: "failover",
-        node: Some(member.clone()),
-        order: &options.order,
-        output: options.target.output,
-    };
-    let mut asked = false;
+    let mut action = Action::new(&session, "failover", Some(&member), &options.order, options.target.output);
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
         let position = agents::position(&session, &view, &member).await;
         let loss = overriding::loss(&view, &member, position);
         let check = overriding::check(&view, &member, &loss, options.accept_data_loss);
         let would = format!("make {member} the writer; lost: {}", loss.text);
-        if !asked && let Some(exit) = action.gate(&check, &would)? {
+        if let Some(exit) = action.gate(&check, &would)? {
             return Ok(exit);
         }
-        // The loss that was confirmed is the one that was shown: another one is another question.
-        if !check.blockers.is_empty() {
-            return Ok(action.end(Exit::Refused, "refused", check, "refused, nothing was changed"));
-        }
-        asked = true;
         let Some(term) = view.reign().map(|term| term.term) else { continue };
         let (compares, write) = transaction(&session, &view, &member, term, &loss, options.order.reason());
         let accepted = Some(loss.text.clone());

@@ -46,8 +46,7 @@ pub async fn fence(options: &FenceOptions) -> Result<Exit, Failure> {
     }
     let session = options.target.order_session().await?;
     let member = Session::member(&session.view().await?, &options.node)?;
-    let action = action(&session, "fence", &member, &options.order, &options.target);
-    let mut asked = false;
+    let mut action = Action::new(&session, "fence", Some(&member), &options.order, options.target.output);
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
         if view.fences.contains_key(&member) {
@@ -56,10 +55,9 @@ pub async fn fence(options: &FenceOptions) -> Result<Exit, Failure> {
         }
         let check = fencing::check_fence(&view, &member, options.accept_outage);
         let would = format!("fence {member}: it stays out until it is validated by unfence");
-        if !asked && let Some(exit) = action.gate(&check, &would)? {
+        if let Some(exit) = action.gate(&check, &would)? {
             return Ok(exit);
         }
-        asked = true;
         let (compares, write) = fence_transaction(&session, &view, &member, options.order.reason());
         if action.send(&view, compares, write).await? == Settled::Done {
             if options.order.wait {
@@ -94,9 +92,8 @@ fn fence_transaction(
 pub async fn unfence(options: &UnfenceOptions) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
     let member = Session::member(&session.view().await?, &options.node)?;
-    let action = action(&session, "unfence", &member, &options.order, &options.target);
+    let mut action = Action::new(&session, "unfence", Some(&member), &options.order, options.target.output);
     let keys = ClusterKeys::new(&session.cluster);
-    let mut asked = false;
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
         let Some(fence) = view.fences.get(&member) else {
@@ -106,13 +103,9 @@ pub async fn unfence(options: &UnfenceOptions) -> Result<Exit, Failure> {
         let position = agents::position(&session, &view, &member).await;
         let check = fencing::check_unfence(&view, &member, position);
         let would = format!("let {member} in again: its PostgreSQL may start and stream");
-        if !asked && let Some(exit) = action.gate(&check, &would)? {
+        if let Some(exit) = action.gate(&check, &would)? {
             return Ok(exit);
         }
-        if !check.blockers.is_empty() {
-            return Ok(action.end(Exit::Refused, "refused", check, "refused, nothing was changed"));
-        }
-        asked = true;
         let compares = vec![
             Compare::ModRevision { key: keys.fence(&member), is: fence.revision },
             Compare::ModRevision { key: keys.term(), is: view.term.as_ref().map_or(0, |term| term.revision) },
@@ -126,16 +119,6 @@ pub async fn unfence(options: &UnfenceOptions) -> Result<Exit, Failure> {
         }
     }
     Ok(action.kept_changing(Check::default()))
-}
-
-fn action<'s>(
-    session: &'s Session,
-    name: &'static str,
-    member: &MemberName,
-    order: &'s Order,
-    target: &Target,
-) -> Action<'s> {
-    Action { session, name, node: Some(member.clone()), order, output: target.output }
 }
 
 fn is_out(view: &ClusterView, member: &MemberName) -> Result<String, String> {

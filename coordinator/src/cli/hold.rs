@@ -31,15 +31,8 @@ pub struct HoldOptions {
 /// Runs `hold end`.
 pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
-    let action = Action {
-        session: &session,
-        name: "hold end",
-        node: None,
-        order: &options.order,
-        output: options.target.output,
-    };
+    let mut action = Action::new(&session, "hold end", None, &options.order, options.target.output);
     let key = ClusterKeys::new(&session.cluster).hold();
-    let mut asked = false;
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
         let Some(hold) = view.hold_in_force() else {
@@ -48,10 +41,9 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
                 let would = format!(
                     "let term {term} be closed although {holder} has not said that its fence stands: make sure that its host is off"
                 );
-                if !asked && let Some(exit) = action.gate(&Check::default(), &would)? {
+                if let Some(exit) = action.gate(&Check::default(), &would)? {
                     return Ok(exit);
                 }
-                asked = true;
                 let key = ClusterKeys::new(&session.cluster).held();
                 let compares = vec![Compare::ModRevision { key: key.clone(), is: held.revision }];
                 if action.send(&view, compares, Write::Delete { key }).await? == Settled::Done {
@@ -64,10 +56,9 @@ pub async fn end(options: &HoldOptions) -> Result<Exit, Failure> {
             return Ok(action.end(Exit::Done, "unchanged", Check::default(), text));
         };
         let would = format!("go on with the failover of term {} ({})", hold.body().term, hold.body().text);
-        if !asked && let Some(exit) = action.gate(&Check::default(), &would)? {
+        if let Some(exit) = action.gate(&Check::default(), &would)? {
             return Ok(exit);
         }
-        asked = true;
         let released_by = Some(session.region.who());
         let released_why = Some(options.order.reason().to_owned());
         let record = hold.record.with_body(HoldRecord { released_by, released_why, ..hold.body().clone() });

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 
 use super::exit::{Exit, Failure};
 use super::order::{ATTEMPTS, Action, Order, Settled};
-use super::target::{Session, Target, now_wall_ms};
+use super::target::{Target, now_wall_ms};
 use crate::view::arming::Check;
 use crate::view::cluster::ClusterView;
 use crate::view::{maintenance, text};
@@ -62,9 +62,8 @@ pub async fn run(verb: &MaintenanceVerb) -> Result<Exit, Failure> {
 
 async fn on(options: &OnOptions) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
-    let action = action(&session, "maintenance on", &options.order, &options.target);
+    let mut action = Action::new(&session, "maintenance on", None, &options.order, options.target.output);
     let keys = ClusterKeys::new(&session.cluster);
-    let mut asked = false;
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
         let check = maintenance::check_on(&view);
@@ -74,14 +73,9 @@ async fn on(options: &OnOptions) -> Result<Exit, Failure> {
         let would = format!(
             "suspend automatic action until {until}: nothing is failed over, closed or restarted by itself"
         );
-        if !asked && let Some(exit) = action.gate(&check, &would)? {
+        if let Some(exit) = action.gate(&check, &would)? {
             return Ok(exit);
         }
-        // It may have been looked at long before it was confirmed.
-        if !check.blockers.is_empty() {
-            return Ok(action.end(Exit::Refused, "refused", check, "refused, nothing was changed"));
-        }
-        asked = true;
         let (by, reason) = (session.region.who(), options.order.reason().to_owned());
         let record = Stored::new(MaintenanceRecord { until_wall_ms, since_wall_ms, by, reason });
         let write = Write::put(keys.maintenance(), record.encode());
@@ -117,9 +111,8 @@ fn compares(keys: &ClusterKeys, view: &ClusterView) -> Vec<Compare> {
 
 async fn off(options: &OffOptions) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
-    let action = action(&session, "maintenance off", &options.order, &options.target);
+    let mut action = Action::new(&session, "maintenance off", None, &options.order, options.target.output);
     let key = ClusterKeys::new(&session.cluster).maintenance();
-    let mut asked = false;
     for _ in 0..ATTEMPTS {
         let view = session.view().await?;
         let Some(report) = maintenance::report(&view) else {
@@ -127,10 +120,9 @@ async fn off(options: &OffOptions) -> Result<Exit, Failure> {
             return Ok(action.end(Exit::Done, "unchanged", Check::default(), text));
         };
         let check = maintenance::check_off(&view);
-        if !asked && let Some(exit) = action.gate(&check, &format!("end the {}", report.text))? {
+        if let Some(exit) = action.gate(&check, &format!("end the {}", report.text))? {
             return Ok(exit);
         }
-        asked = true;
         let compares = vec![Compare::ModRevision { key: key.clone(), is: view.maintenance_revision }];
         if action.send(&view, compares, Write::Delete { key: key.clone() }).await? == Settled::Done {
             let text = "the maintenance is over: agents fence, close terms and hand over by themselves";
@@ -138,10 +130,6 @@ async fn off(options: &OffOptions) -> Result<Exit, Failure> {
         }
     }
     Ok(action.kept_changing(Check::default()))
-}
-
-fn action<'s>(session: &'s Session, name: &'static str, order: &'s Order, target: &Target) -> Action<'s> {
-    Action { session, name, node: None, order, output: target.output }
 }
 
 #[cfg(test)]

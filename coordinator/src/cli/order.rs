@@ -85,6 +85,21 @@ pub struct Action<'s> {
     pub order: &'s Order,
     /// How to print.
     pub output: Output,
+    /// What a person has said yes to.
+    confirmed: Option<String>,
+}
+
+/// What an order meets each time that the cluster was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// Blockers: nothing is done.
+    Refused,
+    /// A dry run ends here.
+    WouldDo,
+    /// Somebody must say yes first.
+    Ask,
+    /// Nothing stands in the way.
+    Open,
 }
 
 /// How a transaction ended, after an unknown outcome was settled by a read.
@@ -96,7 +111,18 @@ pub enum Settled {
     Changed,
 }
 
-impl Action<'_> {
+impl<'s> Action<'s> {
+    /// An order that has not been confirmed yet.
+    pub fn new(
+        session: &'s Session,
+        name: &'static str,
+        node: Option<&MemberName>,
+        order: &'s Order,
+        output: Output,
+    ) -> Self {
+        Self { session, name, node: node.cloned(), order, output, confirmed: None }
+    }
+
     /// Prints the report and gives its exit code.
     pub fn end(&self, exit: Exit, result: &'static str, check: Check, text: impl Into<String>) -> Exit {
         let report = ActionReport {
@@ -114,25 +140,28 @@ impl Action<'_> {
         if !notes.is_empty() {
             print::prose(&notes);
         }
-        match self.output {
-            Output::Json => print::json(&report),
-            Output::Table => print::data(&format!("{}: {}\n", report.cluster, report.text)),
-        }
+        print::report(self.output, &report, || format!("{}: {}\n", report.cluster, report.text));
         exit
     }
 
-    /// Blockers refuse, a dry run ends here, a person is asked. `None` means: go on.
-    pub fn gate(&self, check: &Check, would: &str) -> Result<Option<Exit>, Failure> {
-        if !check.blockers.is_empty() {
-            let text = format!("refused, nothing was changed ({} blockers)", check.blockers.len());
-            return Ok(Some(self.end(Exit::Refused, "refused", check.clone(), text)));
-        }
-        if self.order.dry_run {
-            let text = format!("nothing stands in the way; would {would}");
-            return Ok(Some(self.end(Exit::Done, "would_do", check.clone(), text)));
-        }
-        if !self.order.yes {
-            ask(&self.session.cluster, would)?;
+    /// Blockers refuse, a dry run ends here, a person is asked. `None` means: go on. Called for each look at the cluster,
+    /// because it may have changed since the last one: what blocks then refuses then, and what would be done then is asked
+    /// again unless it is what was confirmed.
+    pub fn gate(&mut self, check: &Check, would: &str) -> Result<Option<Exit>, Failure> {
+        match gate_of(self.order, check, self.confirmed.as_deref(), would) {
+            Gate::Refused => {
+                let text = format!("refused, nothing was changed ({} blockers)", check.blockers.len());
+                return Ok(Some(self.end(Exit::Refused, "refused", check.clone(), text)));
+            }
+            Gate::WouldDo => {
+                let text = format!("nothing stands in the way; would {would}");
+                return Ok(Some(self.end(Exit::Done, "would_do", check.clone(), text)));
+            }
+            Gate::Ask => {
+                ask(&self.session.cluster, would)?;
+                self.confirmed = Some(would.to_owned());
+            }
+            Gate::Open => {}
         }
         Ok(None)
     }
@@ -209,6 +238,18 @@ impl Action<'_> {
     }
 }
 
+fn gate_of(order: &Order, check: &Check, confirmed: Option<&str>, would: &str) -> Gate {
+    if !check.blockers.is_empty() {
+        Gate::Refused
+    } else if order.dry_run {
+        Gate::WouldDo
+    } else if !order.yes && confirmed != Some(would) {
+        Gate::Ask
+    } else {
+        Gate::Open
+    }
+}
+
 /// How often an order is tried again when the state changed between reading and writing.
 pub const ATTEMPTS: usize = 5;
 
@@ -264,6 +305,23 @@ fn ask(cluster: &ClusterId, would: &str) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use holdfast_store::MemoryStore;
+
+    #[test]
+    fn what_changed_after_the_answer_is_looked_at_again() {
+        let by_hand =
+            Order { dry_run: false, reason: Some("x".into()), yes: false, wait: false, timeout: 60 };
+        let unasked = Order { yes: true, ..by_hand.clone() };
+        let (good, mut bad) = (Check::default(), Check::default());
+        bad.block("db2 is the writer", "holdfast fence db2 --accept-outage --yes");
+        assert_eq!(gate_of(&by_hand, &good, None, "fence db2"), Gate::Ask);
+        assert_eq!(gate_of(&by_hand, &good, Some("fence db2"), "fence db2"), Gate::Open);
+        assert_eq!(gate_of(&by_hand, &good, Some("lose 1 s"), "lose 2 s"), Gate::Ask, "another question");
+        assert_eq!(gate_of(&by_hand, &bad, Some("fence db2"), "fence db2"), Gate::Refused);
+        assert_eq!(gate_of(&unasked, &good, None, "fence db2"), Gate::Open);
+        assert_eq!(gate_of(&unasked, &bad, None, "fence db2"), Gate::Refused);
+        let dry = Order { dry_run: true, ..unasked };
+        assert_eq!(gate_of(&dry, &good, None, "fence db2"), Gate::WouldDo);
+    }
 
     fn absent() -> Vec<Compare> {
         vec![Compare::ModRevision { key: "/a".into(), is: 0 }]

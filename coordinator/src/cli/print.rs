@@ -4,6 +4,8 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::target::Output;
+
 /// Writes an answer as it is.
 pub fn data(text: &str) {
     let mut out = anstream::stdout().lock();
@@ -16,6 +18,14 @@ pub fn json(value: &impl Serialize) {
     let text =
         serde_json::to_string_pretty(value).expect("our reports have string keys and finite numbers only");
     data(&format!("{text}\n"));
+}
+
+/// Writes a report as it was asked for.
+pub fn report(output: Output, report: &impl Serialize, text: impl FnOnce() -> String) {
+    match output {
+        Output::Json => json(report),
+        Output::Table => data(&text()),
+    }
 }
 
 /// Writes an answer as one line of JSON, for streams.

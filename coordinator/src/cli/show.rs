@@ -60,10 +60,7 @@ async fn status_from_etcd(target: &Target) -> Result<Exit, Failure> {
     let session = target.session().await?;
     let view = session.view().await?;
     let report = StatusReport::new(&view, Some(&session.region.etcd.health().await));
-    match target.output {
-        Output::Json => print::json(&report),
-        Output::Table => print::data(&report.text()),
-    }
+    print::report(target.output, &report, || report.text());
     Ok(Exit::Done)
 }
 
@@ -74,10 +71,7 @@ async fn status_from_agents(target: &Target, failure: Failure) -> Result<Exit, F
     if !report.has_answers() && region.config.agents.is_empty() {
         return Err(failure);
     }
-    match target.output {
-        Output::Json => print::json(&report),
-        Output::Table => print::data(&report.text()),
-    }
+    print::report(target.output, &report, || report.text());
     Ok(Exit::Unreachable)
 }
 
@@ -111,19 +105,13 @@ async fn show_list(session: &Session, output: Output) -> Result<(), Failure> {
 /// Runs `history`.
 pub async fn history(options: &HistoryOptions) -> Result<Exit, Failure> {
     let report = HistoryReport::new(&options.target.session().await?.view().await?);
-    match options.target.output {
-        Output::Json => print::json(&report),
-        Output::Table => print::data(&report.text()),
-    }
+    print::report(options.target.output, &report, || report.text());
     Ok(Exit::Done)
 }
 
 /// Runs `events`.
 pub async fn events(options: &EventsOptions) -> Result<Exit, Failure> {
     let report = EventsReport::new(&options.target.session().await?.view().await?, options.limit);
-    match options.target.output {
-        Output::Json => print::json(&report),
-        Output::Table => print::data(&report.text()),
-    }
+    print::report(options.target.output, &report, || report.text());
     Ok(Exit::Done)
 }

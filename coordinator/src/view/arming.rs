@@ -34,7 +34,8 @@ pub struct Check {
 }
 
 impl Check {
-    pub(super) fn block(&mut self, problem: impl Into<String>, fix: impl Into<String>) {
+    /// Adds a reason to refuse.
+    pub fn block(&mut self, problem: impl Into<String>, fix: impl Into<String>) {
         self.blockers.push(Blocker::new(problem, fix));
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{at, lasting, name, names, off, overriding};
-use holdfast_types::{Incarnation, Term, Timeline};
+use holdfast_types::{Configuration, Incarnation, Term, Timeline};
 
 /// A cluster whose writer `a` died in term 4; `b` and `c` are synchronous and have promised, `d` is asynchronous.
 struct World {

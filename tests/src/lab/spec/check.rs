@@ -16,7 +16,7 @@ impl Spec {
         let Some(given) = given else { return Ok(Self::default()) };
         let text = match NAMED.iter().find(|(name, _)| *name == given) {
             Some((_, text)) => (*text).to_owned(),
-            None => holdfast_host::durable::read_text(std::path::Path::new(given), FILE_BYTES_MAX)
+            None => holdfast_proto::read_text(std::path::Path::new(given), FILE_BYTES_MAX)
                 .map_err(|error| SpecError::NoFile { given: given.into(), error })?,
         };
         Self::parse(&text).map_err(|text| SpecError::NotUnderstood { given: given.into(), text })

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::support::{Lab, host, text, within};
+use crate::support::{Lab, host, text, within};
 
 pub fn every_field_is_there_and_every_path_exists(lab: &Lab, described: &Value) {
     assert_eq!((&described["format"], &described["lab"]), (&1.into(), &lab.name().into()));

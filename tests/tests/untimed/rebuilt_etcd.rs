@@ -1,16 +1,12 @@
 //! Rule 25 on real servers: etcd loses everything under an armed cluster. Nobody acts, the writer writes on, and a person
-//! goes on in a term that was never used. Needs root, `tests/setup`, and the built workspace.
-
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
+//! goes on in a term that was never used.
 
 use std::path::Path;
 
+use crate::support::{Lab, Session, eventually, text};
 use serde_json::Value;
-use support::{Lab, Session, eventually, text};
 
-const SPEC: &str = include_str!("../specs/quick.toml");
+const SPEC: &str = include_str!("../../specs/quick.toml");
 const SERVERS: [&str; 3] = ["e1", "e2", "e3"];
 
 #[test]

@@ -1,17 +1,11 @@
-//! Two regions in one lab with a limited link between them, and a second lab beside it with the same addresses. Needs root,
-//! `tests/setup`, and the built workspace.
-
-// The helpers of a test are a test.
-#![allow(clippy::unwrap_used)]
-
-mod support;
+//! Two regions in one lab with a limited link between them, and a second lab beside it with the same addresses.
 
 use std::time::Duration;
 
+use crate::support::{Lab, Session, eventually, host, leftovers, route, text, verb, within};
 use serde_json::Value;
-use support::{Lab, Session, eventually, host, leftovers, route, text, verb, within};
 
-const SPEC: &str = include_str!("../specs/two-regions.toml");
+const SPEC: &str = include_str!("../../specs/two-regions.toml");
 /// What the specification says of the link, in bits a second.
 const RATE: u64 = 40_000_000;
 /// Sent each way; and what the link lets through at once before it counts.

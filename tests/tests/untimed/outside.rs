@@ -1,21 +1,15 @@
 //! Rule 11 with real servers: a writer's host stands still, its peers ask a fence device to switch it off, and the device
-//! does so, lies, hangs or fails. Another writes in each case; only the first is evidence. Needs root, `tests/setup`, and
-//! the built workspace.
-
-// The helpers of a test are a test.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
+//! does so, lies, hangs or fails. Another writes in each case; only the first is evidence.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::{Lab, eventually, text};
 use serde_json::Value;
-use support::{Lab, eventually, text};
 
-const SPEC: &str = include_str!("../specs/quick.toml");
+const SPEC: &str = include_str!("../../specs/quick.toml");
 /// The device, in the protocol of fence-agents: options on standard input, the answer is the exit code. It stands outside
 /// of every host: the order to switch one off is a file, which the test carries out, as a management controller would.
 const DEVICE: &str = r##"#!/bin/sh

@@ -1,18 +1,13 @@
 //! Rules 11 and 18 with real servers: the writer and one of two synchronous standbys are dead, so nothing can be proved and
 //! nobody is promoted. A person names a member that is behind: it is promoted, what is lost is stated, and the old writer
-//! comes back as a standby. Needs root, `tests/setup`, and the built workspace.
-
-// The helpers of a test are a test.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
+//! comes back as a standby.
 
 use std::time::{Duration, Instant};
 
+use crate::support::{Lab, Session, eventually, text};
 use serde_json::Value;
-use support::{Lab, Session, eventually, text};
 
-const SPEC: &str = include_str!("../specs/quick.toml");
+const SPEC: &str = include_str!("../../specs/quick.toml");
 /// Longer than Patroni's lock (20 s): its own race has run, and the hook has refused or waits.
 const NOBODY: Duration = Duration::from_secs(24);
 /// Asynchronous by its tag.

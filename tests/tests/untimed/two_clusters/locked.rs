@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::support::{Lab, host, route, text};
+use crate::support::{Lab, host, route, text};
 
 /// Speaks one line to a server, in clear, by TLS alone, or with a certificate; prints whether it was answered. With TLS 1.3
 /// a client is refused only when it reads.

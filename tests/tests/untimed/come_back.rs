@@ -1,22 +1,17 @@
 //! Rule 15 with real servers: the writer's agent hangs until its term is closed, then both standbys' hosts die before
 //! anybody has opened the next one. The old writer is the only one left that has everything; it leads again by itself, and
-//! nothing is lost. Needs root, `tests/setup`, and the built workspace.
+//! nothing is lost.
 //!
 //! That nobody opens in between is made sure of by tags: the standbys promise, and may not lead. So a writer that crashes is
 //! started again in its own term before that: no reign ends, and it is told as an incident all the same. Its unit has a new
 //! cgroup then, and the guard must know it: an agent that hangs afterwards costs the writer its life.
 
-// The helpers of a test are a test.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::time::Instant;
 
+use crate::support::load::Load;
+use crate::support::{Lab, eventually, host, text};
 use holdfast_lab::checker::monotonic_us;
 use serde_json::Value;
-use support::load::Load;
-use support::{Lab, eventually, host, text};
 
 const SPEC: &str = r#"
 holdfast = true

@@ -1,15 +1,11 @@
 //! Watch first, then act: while observing, agents say what they would have done and touch nothing; once armed, a second
-//! failover so soon pages a person and waits. With real servers. Needs root, `tests/setup`, and the built workspace.
-
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
+//! failover so soon pages a person and waits. With real servers.
 
 use std::fs;
 use std::path::Path;
 
+use crate::support::{Lab, eventually, text};
 use serde_json::Value;
-use support::{Lab, eventually, text};
 
 const DATABASES: [&str; 4] = ["db1", "db2", "db3", "db4"];
 

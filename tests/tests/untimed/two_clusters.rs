@@ -1,20 +1,12 @@
 //! Two Patroni clusters on the same hosts and one etcd under Holdfast: what happens to one never touches the other. The same
 //! lab shows every field of its description, the commands of an operator, and that nobody gets in without a certificate.
-//! Needs root, `tests/setup`, and the built workspace.
 
-// The helpers of a test are a test.
-#![allow(clippy::unwrap_used)]
-
-#[path = "lab/described.rs"]
 mod described;
-#[path = "lab/locked.rs"]
 mod locked;
-mod support;
-
 use std::fs;
 
+use crate::support::{Lab, Output, Session, eventually, host, leftovers, route, text};
 use serde_json::Value;
-use support::{Lab, Output, Session, eventually, host, leftovers, route, text};
 
 const SPEC: &str = r#"
 holdfast = true
