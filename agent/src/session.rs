@@ -257,7 +257,10 @@ mod tests {
         let lease = keeper.begin().await.unwrap();
         let (release, hang) = mpsc::channel::<()>();
         // Until the test lets go of it.
-        let hung = keeper.disk.write(move || Ok(drop(hang.recv())));
+        let hung = keeper.disk.write(move || {
+            let _ = hang.recv();
+            Ok(())
+        });
         assert!(hung.await.is_err());
         let before_ms = receiver.borrow().renewed_ms;
         tokio::time::sleep(Duration::from_millis(5)).await;
