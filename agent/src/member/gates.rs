@@ -4,12 +4,13 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_agent_core::member::term_in_force;
+use holdfast_agent_core::expired;
+use holdfast_agent_core::member::{OwnSession, term_in_force};
 use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::{Class, ClusterId, Mode, Position, Term};
+use holdfast_types::{Class, ClusterId, Mode, Term};
 use tokio::sync::watch;
 
 use super::Member;
@@ -22,6 +23,8 @@ const READ_DEADLINE: Duration = Duration::from_millis(700);
 const HOOK_POLL: Duration = Duration::from_millis(50);
 /// Patroni's default `ttl`, for when its configuration cannot be read.
 const PATRONI_TTL_MS: u64 = 30_000;
+/// A comparison of OPEN failed.
+const CHANGED: &str = "etcd has changed since; it is read again";
 
 impl Member {
     /// Rules 9, I5 and I12: whether the postmaster may start now.
@@ -29,8 +32,7 @@ impl Member {
         let start_as = if standby { StartAs::Standby } else { StartAs::Primary };
         let read = tokio::time::timeout(READ_DEADLINE, self.world.read(&self.keys)).await;
         let cluster = read.ok().and_then(Result::ok);
-        // Without quorum commit only a fence gates a start.
-        let has_terms = self.instance.class == Class::Quorum;
+        let has_terms = self.instance.class != Class::On;
         let contradiction =
             cluster.as_ref().filter(|_| has_terms).and_then(|cluster| self.contradiction(cluster));
         // An etcd that has forgotten what we know is no better than one that does not answer.
@@ -117,20 +119,16 @@ impl Member {
         2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms)
     }
 
-    /// OPEN, and everything that stands before our promotion. Returns whether the term is ours.
+    /// OPEN, and the fence that stands before our promotion. Returns whether the term is ours.
     async fn open(
         &self,
-        cluster: &Cluster,
-        plan: &open::OpenPlan,
-        replayed: Option<Position>,
+        term: Term,
+        open: impl Future<Output = anyhow::Result<bool>>,
     ) -> anyhow::Result<bool> {
         // Side by side, because both take their time, and neither is cancelled by the other's failure.
-        let fence = self.prepare_fence(plan.opened.term);
-        match tokio::join!(act::open::open(self, cluster, plan), fence) {
+        match tokio::join!(open, self.prepare_fence(term)) {
             (Ok(true), Ok(())) => {
-                self.fence_for(plan.opened.term).await?;
-                // After OPEN: whoever lost the race for it may have to follow one of these timelines.
-                act::timeline::hold(self, replayed, plan.opened.timeline).await?;
+                self.fence_for(term).await?;
                 Ok(true)
             }
             (Ok(false), _) => {
@@ -146,7 +144,7 @@ impl Member {
         let replayed = act::position::replayed(self).await;
         // Read last: what was seen of PostgreSQL is older than what etcd says, never the other way round.
         let cluster = self.world.read(&self.keys).await?;
-        let has_terms = self.instance.class == Class::Quorum;
+        let has_terms = self.instance.class != Class::On;
         if let Some(why) = self.contradiction(&cluster).filter(|_| has_terms) {
             return Ok(Attempt::Wait(why));
         }
@@ -163,6 +161,9 @@ impl Member {
         let Some(own) = self.own() else {
             return Ok(Attempt::Wait("our own session is not known to be alive".into()));
         };
+        if self.instance.class == Class::Off {
+            return self.try_to_follow(&cluster, own, fenced.as_deref(), waited_ms).await;
+        }
         let suspended = cluster.why_suspended(clock::wall_ms());
         let answer = open::decide(&open::View {
             me: &self.instance.member,
@@ -186,10 +187,16 @@ impl Member {
         });
         let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(&cluster));
         Ok(match answer {
-            open::Answer::Open(plan) => match self.open(&cluster, &plan, replayed).await? {
-                true => pass_in(plan.opened.term),
-                false => Attempt::Wait("etcd has changed since; it is read again".into()),
-            },
+            open::Answer::Open(plan) => {
+                let opening = act::open::open(self, &cluster, &plan);
+                if self.open(plan.opened.term, opening).await? {
+                    // After OPEN: whoever lost the race for it may have to follow one of these timelines.
+                    act::timeline::hold(self, replayed, plan.opened.timeline).await?;
+                    pass_in(plan.opened.term)
+                } else {
+                    Attempt::Wait(CHANGED.into())
+                }
+            }
             open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
             open::Answer::AlreadyOpen(term) => {
                 self.fence_for(term).await?;
@@ -199,6 +206,49 @@ impl Member {
             }
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
+        })
+    }
+
+    /// Class `off`: the last writer's lease is waited for, or its agent's word.
+    async fn try_to_follow(
+        &self,
+        cluster: &Cluster,
+        own: OwnSession,
+        fenced: Option<&str>,
+        waited_ms: u64,
+    ) -> anyhow::Result<Attempt> {
+        let (granted, remembered) = {
+            let state = self.state();
+            (clock::boottime_ms() < state.granted_until_ms, state.remembered.clone())
+        };
+        let answer = expired::decide(&expired::View {
+            cluster,
+            me: &self.instance.member,
+            own,
+            known_term: remembered.known_term(),
+            granted,
+            given_back: remembered.attesting || self.has_given_back(cluster),
+            barred: fenced,
+            now_wall_ms: clock::wall_ms(),
+            waited_ms,
+            wait_ms_max: self.hook_wait_ms_max(),
+        });
+        let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), None);
+        Ok(match answer {
+            expired::Answer::Open(plan) => {
+                let opening = act::expired::open(self, cluster, &plan);
+                match self.open(plan.opened.term, opening).await? {
+                    true => pass_in(plan.opened.term),
+                    false => Attempt::Wait(CHANGED.into()),
+                }
+            }
+            expired::Answer::AlreadyOpen(term) => {
+                self.fence_for(term).await?;
+                pass_in(term)
+            }
+            expired::Answer::Pass => Attempt::Decided(Promotion::Pass, None),
+            expired::Answer::Wait(why) => Attempt::Wait(why),
+            expired::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
         })
     }
 }

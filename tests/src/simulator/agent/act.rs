@@ -33,7 +33,10 @@ impl Agent {
                 self.prove(*closed);
                 Ok(())
             }
-            Action::FollowPatroni { .. } => unreachable!("the simulated cluster is of class quorum"),
+            Action::FollowPatroni(_)
+            | Action::NameMembers { .. }
+            | Action::EndDeposed
+            | Action::FreeLock { .. } => unreachable!("the simulated cluster is of class quorum"),
             Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
                 self.say_held(cluster, record, (*held_mod_revision, *term_mod_revision)).await
             }
