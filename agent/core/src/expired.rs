@@ -3,7 +3,7 @@
 //! Nothing is promised there, so what ends a reign is the end of the writer's lease. The writer names in its floor record
 //! who may follow: every other member, with `q = 0`. Its lease then comes from its session, or, without etcd, from grants
 //! of *all* that are named (the count of rule 22). So one that is named, sees the session gone, and has no grant of its own
-//! running knows that no lease is left, and by rule 19 the guard's grace is over too. One that is not named was never asked
+//! running, for as long as a lease and the guard's grace last at most, knows that neither is left. One that is not named was never asked
 //! and knows nothing. A planned switchover leaves the session alive: there the old writer's agent attests the stop.
 //!
 //! Called by the promotion hook, and by the member's decision for a primary that was promoted without it. It decides no
@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{Attestation, FloorRecord, Reign, StopKind, TermRecord};
-use holdfast_types::{Configuration, Lsn, MemberName, Position, SessionId, Term, Timeline};
+use holdfast_types::{Configuration, Lsn, MemberName, Position, SessionId, Term, Timeline, Timings};
 
 use crate::close::{OutOfOffice, Revised};
 use crate::cluster::Cluster;
@@ -30,6 +30,10 @@ pub struct View<'o> {
     pub own: OwnSession,
     /// The highest term that this host remembers.
     pub known_term: Term,
+    /// For how long the session of the open term has been seen gone, by our clock, in milliseconds; 0 while it is there.
+    pub gone_ms: u64,
+    /// The timings in force.
+    pub timings: &'o Timings,
     /// A lease that we granted to the writer has not run out, or may not have: the agent has not been up for longer.
     pub granted: bool,
     /// Our own stop is attested, or about to be: no promotion of ours passes in a term that we hold.
@@ -50,6 +54,14 @@ pub enum NotYet {
     /// Its session renews its lease.
     #[error("the session of {0} is alive, and its agent has attested no stop")]
     WriterLives(MemberName),
+    /// A session may also be gone because somebody has revoked it: then the lease by its last renewal still runs.
+    #[error("the session of {writer} is gone; a lease by it may last for {left_ms} ms more")]
+    MayHaveLease {
+        /// The writer.
+        writer: MemberName,
+        /// How long it is waited for, in milliseconds.
+        left_ms: u64,
+    },
     /// Rule 22.
     #[error("a lease that this host may have granted to {0} has not run out")]
     Granted(MemberName),
@@ -173,8 +185,15 @@ pub fn evidence(view: &View<'_>, term: &Revised<TermRecord>) -> Result<Option<Ou
     if left_out(Mutant::ExpiredNotAwaited) {
         return Ok(None);
     }
-    if view.cluster.sessions.contains_key(session) {
+    // Booted since, its agent is about to renew the term, or to attest.
+    let host = view.cluster.facts.get(holder).map(|facts| &facts.host);
+    if view.cluster.sessions.contains_key(session) || host.is_some_and(|host| view.cluster.agent_alive(host))
+    {
         return Err(NotYet::WriterLives(holder.clone()));
+    }
+    let left_ms = view.timings.grant_ms().saturating_sub(view.gone_ms);
+    if left_ms > 0 {
+        return Err(NotYet::MayHaveLease { writer: holder.clone(), left_ms });
     }
     if view.granted {
         return Err(NotYet::Granted(holder.clone()));

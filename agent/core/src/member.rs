@@ -116,6 +116,8 @@ pub struct Local<'o> {
     pub reached: Option<Position>,
     /// The highest term that this host remembers.
     pub known_term: Term,
+    /// For how long the session of the open term's writer has been seen gone, in milliseconds; 0 while it is there.
+    pub writer_gone_ms: u64,
     /// A write lease that we granted without etcd has not run out (rule 22).
     pub granted: bool,
     /// The start gate refuses, because we attest.

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
+use holdfast_agent_core::close::Revised;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::expired;
 use holdfast_agent_core::member::{OwnSession, term_in_force};
@@ -10,7 +11,8 @@ use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::{Class, ClusterId, Mode, Term};
+use holdfast_types::record::{Reign, TermRecord};
+use holdfast_types::{Class, ClusterId, Mode, SessionId, Term};
 use tokio::sync::watch;
 
 use super::Member;
@@ -60,7 +62,14 @@ impl Member {
         let is_writer = cluster.as_ref().and_then(term_in_force).is_some_and(|term| {
             has_terms && !standby && term.value.open_holder() == Some(&self.instance.member)
         });
+        // A lease can only come from the session that the record names, and nobody may open the next term while that is there.
+        let own = self.own().map(|own| own.session);
+        let renewed = |cluster: &Cluster| term_in_force(cluster).and_then(session_of) == own;
+        let waits = self.instance.class == Class::Off && !cluster.as_ref().is_some_and(renewed);
         match answer {
+            start_gate::Answer::Pass if is_writer && waits => Answer::Refuse {
+                why: "its term is not renewed under this host's session yet; Patroni tries again".into(),
+            },
             start_gate::Answer::Pass if is_writer => match act::fence::close_before_start(self).await {
                 Ok(()) => {
                     self.fence_wake.notify_one();
@@ -111,6 +120,17 @@ impl Member {
             }
         }
         Some(decided)
+    }
+
+    /// For how long the session of the open term has been seen gone, in milliseconds; 0 while it is there.
+    pub(super) fn writer_gone_ms(&self, cluster: &Cluster) -> u64 {
+        let session = term_in_force(cluster).and_then(session_of);
+        let gone = session.filter(|session| !cluster.sessions.contains_key(session));
+        let now_ms = clock::boottime_ms();
+        let mut state = self.state();
+        let since = gone.map(|session| (session, now_ms));
+        state.gone = state.gone.filter(|(known, _)| Some(*known) == gone).or(since);
+        state.gone.map_or(0, |(_, since_ms)| now_ms.saturating_sub(since_ms))
     }
 
     /// Rule 16: twice Patroni's ttl, as far as it is known.
@@ -217,6 +237,7 @@ impl Member {
         fenced: Option<&str>,
         waited_ms: u64,
     ) -> anyhow::Result<Attempt> {
+        let gone_ms = self.writer_gone_ms(cluster);
         let (granted, remembered) = {
             let state = self.state();
             (clock::boottime_ms() < state.granted_until_ms, state.remembered.clone())
@@ -226,6 +247,8 @@ impl Member {
             me: &self.instance.member,
             own,
             known_term: remembered.known_term(),
+            gone_ms,
+            timings: &self.config.timings,
             granted,
             given_back: remembered.attesting || self.has_given_back(cluster),
             barred: fenced,
@@ -250,6 +273,13 @@ impl Member {
             expired::Answer::Wait(why) => Attempt::Wait(why),
             expired::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
         })
+    }
+}
+
+fn session_of(term: &Revised<TermRecord>) -> Option<SessionId> {
+    match term.value.reign {
+        Reign::Open { session, .. } => Some(session),
+        Reign::Closed { .. } => None,
     }
 }
 

@@ -12,7 +12,7 @@ use holdfast_host::nftables::Generation;
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::record::{MemberFacts, SetupSeen, TermRecord, WarnedCommits};
-use holdfast_types::{MemberName, Position, Term, Timeline};
+use holdfast_types::{MemberName, Position, SessionId, Term, Timeline};
 
 use super::journal;
 use crate::gate::remembered::Remembered;
@@ -52,6 +52,8 @@ pub struct State {
     pub fence: Option<Fence>,
     /// A promise is being begun, or a term of class `off` opened: no lease is granted.
     pub promising: bool,
+    /// The session of another's open term that was seen gone, and since when, `CLOCK_BOOTTIME` in milliseconds.
+    pub gone: Option<(SessionId, u64)>,
     /// Class `off`: whom floor records of ours name in this term, heard of or not. All of them are asked for a lease.
     pub named: Option<(Term, BTreeSet<MemberName>)>,
     /// The postmaster that was seen last, if it lives.

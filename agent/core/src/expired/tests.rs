@@ -1,5 +1,5 @@
 use holdfast_types::record::{HeldRecord, ModeRecord, SessionRecord};
-use holdfast_types::{HostName, Incarnation, Mode};
+use holdfast_types::{HostName, Incarnation, Mode, Profile};
 
 use super::*;
 use crate::cluster::PatroniConfig;
@@ -62,6 +62,8 @@ fn judge(change: impl FnOnce(&mut Cluster, &mut View<'static>)) -> Answer {
         me: lasting(name("b")),
         own: OWN,
         known_term: Term(0),
+        gone_ms: 60_000,
+        timings: lasting(Timings::of(Profile::Fast)),
         granted: false,
         given_back: false,
         barred: None,
@@ -95,7 +97,13 @@ fn who_is_named_opens_once_the_session_is_gone() {
 fn a_writer_that_may_have_a_lease_is_waited_for() {
     let lives = |c: &mut Cluster| drop(c.sessions.insert(SessionId(5), session("a")));
     assert!(waits(&judge(|c, _| lives(c)), "is alive"));
+    let booted = |c: &mut Cluster| drop(c.sessions.insert(SessionId(8), session("a")));
+    assert!(waits(&judge(|c, _| booted(c)), "is alive"));
     assert!(waits(&judge(|_, v| v.granted = true), "has not run out"));
+    let timings = Timings::of(Profile::Fast);
+    let lease_ms = timings.write_lease_ms() + timings.guard_grace_ms();
+    assert!(waits(&judge(|_, v| v.gone_ms = lease_ms), "a lease by it may last"), "it may have been revoked");
+    assert!(matches!(judge(|_, v| v.gone_ms = v.timings.grant_ms()), Answer::Open(_)));
     let held = HeldRecord { term: Term(3), holder: name("a"), until_wall_ms: None };
     assert!(waits(&judge(|c, _| c.held = Some(revised(held, 85))), "hold end"));
     assert!(waits(&judge(|c, _| c.floor_unreadable = true), "upgrade"));
@@ -198,6 +206,8 @@ fn a_primary_without_a_hook_needs_the_same_evidence() {
         me: lasting(name("b")),
         own: OWN,
         known_term: Term(0),
+        gone_ms: 60_000,
+        timings: lasting(Timings::of(Profile::Fast)),
         granted: false,
         given_back: false,
         barred: None,

@@ -14,7 +14,7 @@ use super::{Action, Decision, Local, Memory, OwnSession, Postgres, open_record, 
 use crate::attest::ControlState;
 use crate::close::{OutOfOffice, Revised};
 use crate::cluster::Cluster;
-use crate::expired;
+use crate::expired::{self, NotYet};
 
 /// A primary whose predecessor is still in office looks again this often: a grant of our own may be all that it waits for.
 const LOOK_AGAIN_MS: u64 = 200;
@@ -150,7 +150,7 @@ fn out_of_office(
         if term.is_some() && local.accepts_writes() {
             decision.actions.push(Action::KillDeposed);
         } else if let Some(term) = term {
-            decision.actions.extend(free_lock(cluster, local, term, lock));
+            free_lock(cluster, local, term, lock, decision);
         }
         return;
     }
@@ -177,16 +177,20 @@ fn free_lock(
     local: &Local<'_>,
     term: &Revised<TermRecord>,
     lock: &Revised<MemberName>,
-) -> Option<Action> {
+    decision: &mut Decision,
+) {
     let is_standby = local.postgres == Postgres::Running { in_recovery: Some(true) };
-    let writer = term.value.open_holder().filter(|holder| is_standby && lock.value == **holder)?;
-    match expired::evidence(&view(cluster, local)?, term) {
-        Ok(Some(OutOfOffice::SessionAbsent(_))) => Some(Action::FreeLock {
+    let writer = term.value.open_holder().filter(|holder| is_standby && lock.value == **holder);
+    let (Some(writer), Some(view)) = (writer, view(cluster, local)) else { return };
+    match expired::evidence(&view, term) {
+        Ok(Some(OutOfOffice::SessionAbsent(_))) => decision.actions.push(Action::FreeLock {
             writer: writer.clone(),
             leader_mod_revision: lock.mod_revision,
             term_mod_revision: term.mod_revision,
         }),
-        _ => None,
+        Err(NotYet::MayHaveLease { left_ms, .. }) => decision.again_in_ms = Some(left_ms),
+        Err(NotYet::Granted(_)) => decision.again_in_ms = Some(LOOK_AGAIN_MS),
+        Ok(_) | Err(_) => {}
     }
 }
 
@@ -196,6 +200,8 @@ fn view<'o>(cluster: &'o Cluster, local: &'o Local<'_>) -> Option<expired::View<
         me: local.me,
         own: local.own?,
         known_term: local.known_term,
+        gone_ms: local.writer_gone_ms,
+        timings: local.timings,
         granted: local.granted,
         given_back: false,
         barred: None,

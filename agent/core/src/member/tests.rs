@@ -140,6 +140,7 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         after_stop: None,
         reached: None,
         known_term: Term(0),
+        writer_gone_ms: 60_000,
         granted: false,
         gate_shut: false,
         fenced_in: true,

@@ -132,6 +132,8 @@ fn the_lock_of_a_writer_that_is_over_is_freed_by_who_may_follow() {
     assert_eq!(actions(&over, &off("b", |_| ())), [free]);
     assert_eq!(actions(&over, &off("b", |l| l.granted = true)), [], "the writer may have a lease by it");
     assert_eq!(actions(&over, &off("b", |l| l.postgres = Postgres::Gone)), []);
+    let early = decide(&over, &off("b", |l| l.writer_gone_ms = 100), &mut Memory::default());
+    assert!(early.actions.is_empty() && early.again_in_ms.is_some_and(|ms| ms > 2_000), "{early:?}");
     over.floor = None;
     assert_eq!(actions(&over, &off("b", |_| ())), [], "its agent guards no lease");
     over = cluster_off();
