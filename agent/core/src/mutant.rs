@@ -35,6 +35,7 @@ pub enum Mutant {
     FenceIgnored,
     OlderTermWrites,
     OlderTermRouted,
+    ExpiredNotAwaited,
 }
 
 /// Whether the rule is left out. Never in an ordinary build.
@@ -116,7 +117,7 @@ mod build {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 25] = [
+        pub const ALL: [Self; 26] = [
             Self::PresentSyncOnly,
             Self::FloorNotHeldBack,
             Self::SilenceNotNeeded,
@@ -142,6 +143,7 @@ mod build {
             Self::FenceIgnored,
             Self::OlderTermWrites,
             Self::OlderTermRouted,
+            Self::ExpiredNotAwaited,
         ];
 
         /// Its name in a configuration and on the command line.
@@ -218,6 +220,11 @@ mod build {
                 Self::OlderTermRouted => {
                     ("older-term-routed", "I10", "clients are sent back to the writer of an older term")
                 }
+                Self::ExpiredNotAwaited => (
+                    "expired-not-awaited",
+                    "class off, I2",
+                    "in class off the next writer opens while the last one may have a lease",
+                ),
             }
         }
     }

@@ -94,7 +94,9 @@ impl Trap {
             | Mutant::SyncNotComparedAtOpen
             | Mutant::GrantDoesNotBlock
             | Mutant::OlderTermWrites
-            | Mutant::OlderTermRouted => return Vec::new(),
+            | Mutant::OlderTermRouted
+            // Of class off, which these scenarios are not.
+            | Mutant::ExpiredNotAwaited => return Vec::new(),
         };
         vec![trap]
     }
