@@ -92,7 +92,8 @@ impl Region {
             let cgroup = text(&host(&self.described, writer)["cgroup"]).to_owned() + "/agent/cgroup.procs";
             let pids = std::fs::read_to_string(cgroup).unwrap();
             let is_agent = |pid: &&str| {
-                std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("holdfast-agent"))
+                std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|comm| comm.starts_with("holdfast-agent"))
             };
             let pid: i32 = pids.lines().find(is_agent).unwrap().parse().unwrap();
             kill(Pid::from_raw(pid), signal).unwrap();

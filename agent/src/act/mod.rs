@@ -44,14 +44,6 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         Action::SayWritable { record, term_mod_revision } => {
             term::say_writable(member, cluster, record, *term_mod_revision).await
         }
-        Action::Prove { closed } => {
-            incident::prove(member, cluster, *closed);
-            Ok(())
-        }
-        Action::TellRestart => {
-            member.restart_wake.notify_one();
-            Ok(())
-        }
         Action::FollowPatroni { term, term_mod_revision, leader_mod_revision } => {
             term::follow_patroni(member, cluster, *term, (*term_mod_revision, *leader_mod_revision)).await
         }
@@ -100,10 +92,20 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             let revisions = (*leader_mod_revision, *term_mod_revision);
             close::name_next(member, cluster, to, *member_lease, revisions, *override_mod_revision).await
         }
-        Action::AskOutside(target) => {
-            outside::ask(member, target);
+        Action::Prove { .. } | Action::TellRestart | Action::AskOutside(_) => {
+            begin(member, cluster, action);
             Ok(())
         }
+    }
+}
+
+/// What is only begun here: tasks of their own bring it to its end, and nothing waits for it.
+fn begin(member: &Member, cluster: &Cluster, action: &Action) {
+    match action {
+        Action::Prove { closed } => incident::prove(member, cluster, *closed),
+        Action::TellRestart => member.restart_wake.notify_one(),
+        Action::AskOutside(target) => outside::ask(member, target),
+        _ => {}
     }
 }
 

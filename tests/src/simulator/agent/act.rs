@@ -33,9 +33,7 @@ impl Agent {
                 self.prove(*closed);
                 Ok(())
             }
-            // Nobody is away in the term of a simulated agent's view.
-            Action::TellRestart => Ok(()),
-            Action::FollowPatroni { .. } => unreachable!("the simulated cluster is of class quorum"),
+            Action::FollowPatroni { .. } | Action::TellRestart => unreachable!("class off, a noted restart"),
             Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
                 self.say_held(cluster, record, (*held_mod_revision, *term_mod_revision)).await
             }
