@@ -122,7 +122,8 @@ impl Member {
         }
     }
 
-    /// It is the writer's. One that has stopped answering is felt on, one that never did is not begun with.
+    /// It is the writer's. One that does not answer is felt too, whether or not this start of the agent has ever heard it: the last
+    /// one may have ended in the middle of its hang, and the lease goes on. One that starts, or recovers, says so or runs.
     fn is_to_be_felt(&self) -> bool {
         let state = self.state();
         let me = &self.instance.member;
@@ -134,7 +135,7 @@ impl Member {
         is_ours
             && match state.postgres {
                 Some(Postgres::Running { in_recovery: Some(recovers) }) => !recovers,
-                Some(Postgres::Running { in_recovery: None } | Postgres::Unknown) => state.pulse.is_some(),
+                Some(Postgres::Running { in_recovery: None } | Postgres::Unknown) => true,
                 Some(Postgres::Gone) | None => false,
             }
     }
