@@ -35,6 +35,7 @@ pub enum Mutant {
     FenceIgnored,
     OlderTermWrites,
     OlderTermRouted,
+    HungWaitedFor,
 }
 
 /// Whether the rule is left out. Never in an ordinary build.
@@ -116,7 +117,7 @@ mod build {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 25] = [
+        pub const ALL: [Self; 26] = [
             Self::PresentSyncOnly,
             Self::FloorNotHeldBack,
             Self::SilenceNotNeeded,
@@ -142,6 +143,7 @@ mod build {
             Self::FenceIgnored,
             Self::OlderTermWrites,
             Self::OlderTermRouted,
+            Self::HungWaitedFor,
         ];
 
         /// Its name in a configuration and on the command line.
@@ -218,6 +220,11 @@ mod build {
                 Self::OlderTermRouted => {
                     ("older-term-routed", "I10", "clients are sent back to the writer of an older term")
                 }
+                Self::HungWaitedFor => (
+                    "hung-waited-for",
+                    "9, I8",
+                    "a PostgreSQL that does not answer is waited for without an end",
+                ),
             }
         }
     }
