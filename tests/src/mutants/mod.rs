@@ -34,6 +34,9 @@ pub struct Options {
     /// Rounds of a scenario on real servers before a mutant counts as not found; 0 leaves the lab out
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Only these scenarios, comma-separated
+    #[arg(long, value_delimiter = ',')]
+    by: Vec<String>,
     /// First seed of the simulator
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -134,7 +137,8 @@ async fn lab() -> Result<Lab> {
 async fn on_servers(options: &Options, meant: &[LeftOut], lab: &mut Lab, all: &mut Vec<Seen>) -> Result<()> {
     let mut unplayed = Vec::new();
     for LeftOut(mutant) in meant {
-        for trap in Trap::of(*mutant) {
+        let is_meant = |trap: &Trap| options.by.is_empty() || options.by.iter().any(|by| by == trap.name());
+        for trap in Trap::of(*mutant).into_iter().filter(is_meant) {
             let mut seen = Seen {
                 mutant: name(*mutant).into(),
                 by: trap.name().into(),

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use holdfast_host::clock;
 
 use super::{FAILOVER, Outcome};
+use crate::checker::monotonic_us;
 use crate::scene::{COMMIT_ALONE, Scene};
 
 /// Longer than a lease and its grace.
@@ -13,9 +15,9 @@ const EXPIRED: Duration = Duration::from_secs(6);
 const OUTAGE: Duration = Duration::from_secs(8);
 /// Before Patroni's own lock of 20 s has run out.
 const HUNG: Duration = Duration::from_secs(12);
-/// Shorter than a grant of the profile `fast`, less the time between two of them: 3 s and 0.3 s. Without the rule a promise takes half
-/// as long.
-const GRANTED: Duration = Duration::from_millis(2_200);
+/// Shorter than a grant of the profile `fast`, less the time between two of them: 3 s and 0.3 s. Without the rule a promise takes
+/// silence and two probes: 1.4 s.
+const GRANTED_MS: i64 = 2_500;
 
 /// A commit of a local session that waits for nobody, while another writes.
 async fn two_writers(scene: &Scene) -> Result<Option<String>> {
@@ -68,15 +70,19 @@ pub(super) async fn granted(scene: &Scene) -> Outcome {
     if !scene.until(OUTAGE, is_gone).await? {
         bail!("the session of {writer} outlives its way to etcd");
     }
-    let cut = Instant::now();
-    scene.fault(&["link-cut", writer]).await?;
-    while cut.elapsed() < GRANTED {
+    let cut_us = scene.lab.inject(&["link-cut", writer]).await?.at_us;
+    let since_cut_us = monotonic_us().saturating_sub(cut_us);
+    let cut_wall_ms = clock::wall_ms() - i64::try_from(since_cut_us / 1_000)?;
+    let begin = Instant::now();
+    while begin.elapsed() < OUTAGE {
         for standby in &scene.standbys {
-            if scene.record(&format!("promise/{standby}/{term}")).await?.is_some() {
-                let after_ms = cut.elapsed().as_millis();
-                let text = format!("{standby} promises {after_ms} ms after a lease was last granted");
-                return Ok((2, Some(text)));
-            }
+            let Some((promise, _)) = scene.record(&format!("promise/{standby}/{term}")).await? else {
+                continue;
+            };
+            let at_wall_ms = promise["at_wall_ms"].as_i64().context("a promise without a time")?;
+            let after_ms = at_wall_ms - cut_wall_ms;
+            let text = || format!("{standby} promises {after_ms} ms after a lease was last granted");
+            return Ok((2, (after_ms < GRANTED_MS).then(text)));
         }
     }
     Ok((2, None))
