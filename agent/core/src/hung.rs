@@ -11,6 +11,8 @@
 
 use holdfast_types::Timings;
 
+use crate::mutant::{Mutant, left_out};
+
 /// Processor time that hung processes cannot use: two ticks of the kernel's accounting.
 const RAN_MS_MAX: u64 = 20;
 
@@ -74,7 +76,8 @@ impl Pulse {
 impl Hung {
     /// Whether it has lasted long enough to give the term away. A file system that refuses writes does not come back.
     pub fn is_over(self, timings: &Timings) -> bool {
-        self.cause == Cause::ReadOnly || self.for_ms >= timings.hung_after_ms()
+        let waits = left_out(Mutant::HungWaitedFor);
+        self.cause == Cause::ReadOnly || (self.for_ms >= timings.hung_after_ms() && !waits)
     }
 }
 
@@ -182,5 +185,13 @@ mod tests {
         }
         let read_only = Signs { disk_is_read_only: true, ..Signs::default() };
         assert_eq!(judge(&read_only), hung(Cause::ReadOnly, 0));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
+        use crate::mutant::{Mutant, without};
+        let hung = Hung { cause: Cause::Processes, for_ms: 60_000 };
+        assert!(!without(Mutant::HungWaitedFor, || hung.is_over(&Timings::of(Profile::Fast))));
     }
 }

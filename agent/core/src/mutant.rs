@@ -36,6 +36,7 @@ pub enum Mutant {
     OlderTermWrites,
     OlderTermRouted,
     ExpiredNotAwaited,
+    HungWaitedFor,
 }
 
 /// Whether the rule is left out. Never in an ordinary build.
@@ -144,6 +145,7 @@ mod build {
             Self::OlderTermWrites,
             Self::OlderTermRouted,
             Self::ExpiredNotAwaited,
+            Self::HungWaitedFor,
         ];
 
         /// Its name in a configuration and on the command line.
@@ -224,6 +226,11 @@ mod build {
                     "expired-not-awaited",
                     "class off, I2",
                     "in class off the next writer opens while the last one may have a lease",
+                ),
+                Self::HungWaitedFor => (
+                    "hung-waited-for",
+                    "9, I8",
+                    "a PostgreSQL that does not answer is waited for without an end",
                 ),
             }
         }

@@ -1,6 +1,6 @@
 //! What `etcdctl` says of the lab's etcd: records with their revisions, and how far its log has come.
 //!
-//! But for `revoke` it reads only, and no read of it adds to the log: `get` asks for a read index, `endpoint status` one server. `settle`
+//! But for `revoke`, `put` and `delete` it reads only, and no read of it adds to the log: `get` asks for a read index, `endpoint status` one server. `settle`
 //! and `writes` call it, from the network namespace of the clients.
 
 use std::collections::BTreeMap;
@@ -79,6 +79,19 @@ impl Etcd {
     /// Ends a lease and what hangs on it.
     pub async fn revoke(&self, lease: i64) -> anyhow::Result<()> {
         self.ask(&["lease", "revoke", &format!("{lease:x}")]).await.map(drop)
+    }
+
+    /// Puts a key, on a lease or on none.
+    pub async fn put(&self, key: &str, value: &str, lease: Option<i64>) -> anyhow::Result<()> {
+        let lease = lease.map(|lease| format!("--lease={lease:x}"));
+        let words: Vec<&str> =
+            ["put"].into_iter().chain(lease.as_deref()).chain(["--", key, value]).collect();
+        self.ask(&words).await.map(drop)
+    }
+
+    /// Deletes a key.
+    pub async fn delete(&self, key: &str) -> anyhow::Result<()> {
+        self.ask(&["del", key]).await.map(drop)
     }
 
     /// How far the server has come.

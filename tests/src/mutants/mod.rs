@@ -9,7 +9,7 @@ mod trap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use comfy_table::{Table, presets};
 use holdfast_agent_core::mutant::{LeftOut, Mutant, leave_out};
@@ -34,6 +34,9 @@ pub struct Options {
     /// Rounds of a scenario on real servers before a mutant counts as not found; 0 leaves the lab out
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Only these scenarios, comma-separated
+    #[arg(long, value_delimiter = ',')]
+    by: Vec<String>,
     /// First seed of the simulator
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -75,18 +78,18 @@ pub async fn run(options: &Options) -> Result<()> {
         }
     }
     leave_out(None);
+    let mut played = Ok(());
     if options.rounds > 0 {
         let mut lab = lab().await?;
-        let played = on_servers(options, &meant, &mut lab, &mut all).await;
+        played = on_servers(options, &meant, &mut lab, &mut all).await;
         lab.down().await?;
-        played?;
     }
     let shown = match &options.results {
         Some(file) => read(file)?,
         None => all,
     };
     println!("{}", render_table(&shown));
-    Ok(())
+    played
 }
 
 fn keep(options: &Options, all: &mut Vec<Seen>, seen: Seen) -> Result<()> {
@@ -132,8 +135,10 @@ async fn lab() -> Result<Lab> {
 }
 
 async fn on_servers(options: &Options, meant: &[LeftOut], lab: &mut Lab, all: &mut Vec<Seen>) -> Result<()> {
+    let mut unplayed = Vec::new();
     for LeftOut(mutant) in meant {
-        for trap in Trap::of(*mutant) {
+        let is_meant = |trap: &Trap| options.by.is_empty() || options.by.iter().any(|by| by == trap.name());
+        for trap in Trap::of(*mutant).into_iter().filter(is_meant) {
             let mut seen = Seen {
                 mutant: name(*mutant).into(),
                 by: trap.name().into(),
@@ -142,15 +147,14 @@ async fn on_servers(options: &Options, meant: &[LeftOut], lab: &mut Lab, all: &m
                 found: None,
             };
             for _ in 0..options.rounds {
-                set(lab, *mutant).await?;
-                let scene = Scene::enter(lab).await?;
-                let (faults, found) = trap.play(&scene).await.with_context(|| trap.name())?;
-                seen.faults += faults;
-                seen.found = found;
-                // What a mutant has broken the right rules need not be able to mend.
-                if seen.found.is_some() || mend(lab, &scene).await.is_err() {
-                    lab.down().await?;
-                    *lab = self::lab().await?;
+                match play(lab, *mutant, trap).await {
+                    Ok((faults, found)) => (seen.faults, seen.found) = (seen.faults + faults, found),
+                    Err(why) => {
+                        eprintln!("mutants: {}: {} could not be played: {why:#}", seen.mutant, seen.by);
+                        unplayed.push(format!("{} by {}", seen.mutant, seen.by));
+                        lab.down().await?;
+                        *lab = self::lab().await?;
+                    }
                 }
                 if seen.found.is_some() {
                     break;
@@ -159,7 +163,20 @@ async fn on_servers(options: &Options, meant: &[LeftOut], lab: &mut Lab, all: &m
             keep(options, all, seen)?;
         }
     }
-    Ok(())
+    if unplayed.is_empty() { Ok(()) } else { bail!("could not be played: {}", unplayed.join(", ")) }
+}
+
+/// One round of a scenario, after which the lab is whole again.
+async fn play(lab: &mut Lab, mutant: Option<Mutant>, trap: Trap) -> Result<(u64, Option<String>)> {
+    set(lab, mutant).await?;
+    let scene = Scene::enter(lab).await?;
+    let (faults, found) = trap.play(&scene).await?;
+    // What a mutant has broken the right rules need not be able to mend.
+    if found.is_some() || mend(lab, &scene).await.is_err() {
+        lab.down().await?;
+        *lab = self::lab().await?;
+    }
+    Ok((faults, found))
 }
 
 async fn mend(lab: &Lab, scene: &Scene) -> Result<()> {

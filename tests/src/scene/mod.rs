@@ -4,6 +4,7 @@
 //! [`hole`] and, in test builds, the table of mutants.
 
 pub mod hole;
+mod keys;
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,6 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::bench::case::Mode;
 use crate::bench::command::output;
-use crate::bench::etcd::Etcd;
 use crate::bench::health;
 use crate::bench::lab::Lab;
 use crate::checker::describe::Describe;
@@ -133,14 +133,6 @@ impl Scene {
         Ok(self.ask(host, &sql).await? == ["1"])
     }
 
-    /// The value of a key in etcd, below Patroni's prefix of the cluster.
-    pub async fn patroni_key(&self, name: &str) -> Result<Option<String>> {
-        let (_, cluster, _) = self.lab.place(&self.describe)?;
-        let key = format!("/{}/{}/{name}", cluster.namespace.trim_matches('/'), cluster.scope);
-        let keys = Etcd::new(&self.lab, &self.describe)?.below(&key).await?;
-        Ok(keys.get(&key).map(|key| key.value.clone()))
-    }
-
     /// What `holdfast status` says.
     pub async fn status(&self) -> Result<serde_json::Value> {
         let said = self.lab.operator(&["status", "-o", "json"]).await?;
@@ -184,15 +176,6 @@ impl Scene {
             [] => bail!("{standby} does not stream from {}", self.writer),
             _ => Ok(()),
         }
-    }
-
-    /// Ends the session of a host's agent in etcd, as if its lease had run out.
-    pub async fn end_session(&self, host: &str) -> Result<()> {
-        let (region, ..) = self.lab.place(&self.describe)?;
-        let key = format!("/holdfast/v1/{}/session/{host}", region.name);
-        let etcd = Etcd::new(&self.lab, &self.describe)?;
-        let lease = etcd.lease_of(&key).await?.with_context(|| format!("{host} has no session"))?;
-        etcd.revoke(lease).await
     }
 
     /// Starts PostgreSQL by Patroni's way through the gate, as a primary, on the data directory of a standby that runs; that
