@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use support::load::{Load, gap_ms};
-use support::{Lab, Session, eventually, host, route, text, within};
+use support::{Lab, Session, eventually, route, text};
 
 const QUICK: &str = include_str!("../specs/quick.toml");
 /// What the profile `normal` must bear (issue of the fencing): 3 s, less what the verbs of the lab take.
@@ -47,7 +47,6 @@ fn a_stall_moves_nobody() {
     let region = Region::up("t_hung_stall", &format!("own_disk = true\n{normal}"));
     region.bears(&["stop"], &["postgres"]);
     region.bears(&["disk-hang"], &[]);
-    region.bears_blindness();
 }
 
 impl Region {
@@ -163,31 +162,5 @@ impl Region {
             assert_eq!(sessions.each_mut().map(Session::commit), servers, "{kind:?}");
         }
         assert_eq!((self.holder(), &self.lab.status()["term"]["term"]), (writer, &term), "{kind:?}");
-    }
-
-    /// The writer's agent can open no file, start no process and make no connection: whatever it looks at fails on its own
-    /// host. What it does not know says nothing about its PostgreSQL (I7).
-    fn bears_blindness(&self) {
-        let writer = self.settled_writer();
-        let term = self.lab.status()["term"].clone();
-        let events = self.lab.events().len();
-        let agent = format!("{}/agent/cgroup.procs", text(&host(&self.described, &writer)["cgroup"]));
-        let pids = std::fs::read_to_string(agent).unwrap();
-        let [pid] = pids.lines().collect::<Vec<_>>()[..] else { panic!("one process of the agent: {pids}") };
-        let limit = |of: &[&str]| within(5_000, &[&["prlimit", "--pid", pid], of].concat());
-        let files = |soft: &str| limit(&[&format!("--nofile={soft}:")]).success();
-        let soft = limit(&["--nofile", "-o", "SOFT", "--noheadings"]).stdout;
-        let mut sessions = self.sessions(&writer);
-        let servers = sessions.each_mut().map(Session::commit);
-        assert!(files("0"));
-        let begin = Instant::now();
-        while begin.elapsed() < AFTERWARDS {
-            let now = self.lab.status()["term"].clone();
-            assert_eq!((&now["holder"], &now["term"]), (&term["holder"], &term["term"]));
-        }
-        assert!(files(soft.trim()));
-        assert_eq!(sessions.each_mut().map(Session::commit), servers, "it writes as before");
-        eventually("the region is healthy", || self.lab.is_healthy());
-        assert_eq!(self.lab.events().len(), events, "nobody was moved");
     }
 }

@@ -14,6 +14,7 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
 use holdfast_agent_core::member::term_in_force;
+use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::clock;
 use holdfast_proto::client::{AgentClient, CallError};
@@ -263,7 +264,8 @@ impl Member {
     /// [`super::State::promising`] is taken back.
     pub fn begin_promising(&self) -> bool {
         let mut state = self.state();
-        state.promising = clock::boottime_ms() >= state.granted_until_ms;
+        let run_out = clock::boottime_ms() >= state.granted_until_ms;
+        state.promising = run_out || left_out(Mutant::GrantDoesNotBlock);
         state.promising
     }
 

@@ -11,6 +11,7 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
 use holdfast_agent_core::member::term_in_force;
+use holdfast_agent_core::mutant;
 use holdfast_types::record::Reign;
 use holdfast_types::{MemberName, Mode, Term};
 
@@ -209,7 +210,8 @@ impl Agent {
     /// Whether a promise may be begun: no lease that we granted is in force.
     pub(super) fn begin_promising(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        state.promising = self.now_ms() >= state.granted_until_ms;
+        let run_out = self.now_ms() >= state.granted_until_ms;
+        state.promising = run_out || mutant::left_out(mutant::Mutant::GrantDoesNotBlock);
         state.promising
     }
 }
