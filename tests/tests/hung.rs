@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use support::load::{Load, gap_ms};
-use support::{Lab, Session, eventually, route, text};
+use support::{Lab, Session, eventually, host, route, text};
 
 const QUICK: &str = include_str!("../specs/quick.toml");
 /// What the profile `normal` must bear (issue of the fencing): 3 s, less what the verbs of the lab take.

@@ -50,6 +50,7 @@ pub mod observe;
 pub mod open;
 pub mod outside;
 pub mod relinquish;
+pub mod renewed;
 pub mod rollback;
 pub mod route;
 pub mod start_gate;

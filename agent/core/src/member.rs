@@ -85,6 +85,8 @@ pub struct Suspicion {
     pub silent_ms: u64,
     /// Fresh probes since the silence began, oldest first.
     pub probes: Vec<Life>,
+    /// For how long its session cannot have been renewed, in milliseconds.
+    pub unrenewed_ms: u64,
 }
 
 /// What this host saw of its own instance.

@@ -37,6 +37,7 @@ pub enum Mutant {
     OlderTermRouted,
     ExpiredNotAwaited,
     HungWaitedFor,
+    LeaseNotAwaited,
 }
 
 /// Whether the rule is left out. Never in an ordinary build.
@@ -118,7 +119,7 @@ mod build {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 26] = [
+        pub const ALL: [Self; 28] = [
             Self::PresentSyncOnly,
             Self::FloorNotHeldBack,
             Self::SilenceNotNeeded,
@@ -146,6 +147,7 @@ mod build {
             Self::OlderTermRouted,
             Self::ExpiredNotAwaited,
             Self::HungWaitedFor,
+            Self::LeaseNotAwaited,
         ];
 
         /// Its name in a configuration and on the command line.
@@ -222,16 +224,15 @@ mod build {
                 Self::OlderTermRouted => {
                     ("older-term-routed", "I10", "clients are sent back to the writer of an older term")
                 }
-                Self::ExpiredNotAwaited => (
-                    "expired-not-awaited",
-                    "class off, I2",
-                    "in class off the next writer opens while the last one may have a lease",
-                ),
-                Self::HungWaitedFor => (
-                    "hung-waited-for",
-                    "9, I8",
-                    "a PostgreSQL that does not answer is waited for without an end",
-                ),
+                Self::ExpiredNotAwaited => {
+                    ("expired-not-awaited", "class off, I2", "the next OPEN of class off awaits no lease")
+                }
+                Self::HungWaitedFor => {
+                    ("hung-waited-for", "9, I8", "a PostgreSQL that does not answer is waited for")
+                }
+                Self::LeaseNotAwaited => {
+                    ("lease-not-awaited", "19", "a session that is gone is taken for a lease that is over")
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::detach::Life;
 use holdfast_agent_core::member::{Suspicion, term_in_force};
+use holdfast_agent_core::renewed::Renewed;
 use holdfast_host::clock;
 use holdfast_proto::client::AgentClient;
 use holdfast_proto::message::{self, InstanceName, LifeQuestion};
@@ -48,6 +49,7 @@ struct Watching {
     asked_ms: u64,
     /// Since when, and until when, etcd said each time that its session has less than a second left.
     session_at_zero_ms: Option<(u64, u64)>,
+    renewed: Renewed,
 }
 
 impl Member {
@@ -159,7 +161,8 @@ impl Member {
             }
             let silent_ms = clock::boottime_ms().saturating_sub(watching.silent_since_ms);
             let probes = watching.probes.clone();
-            self.state().suspicion = Suspicion { late: true, silent_ms, probes };
+            let unrenewed_ms = watching.renewed.unrenewed_ms(clock::boottime_ms());
+            self.state().suspicion = Suspicion { late: true, silent_ms, probes, unrenewed_ms };
             self.wake.notify_one();
             let silent = silent_ms >= self.config.timings.suspect_after_ms();
             if !self.is_still_late(writer, &mut watching, silent).await {
@@ -201,7 +204,11 @@ impl Member {
             return true;
         }
         watching.asked_ms = now_ms;
-        match self.world.store.remaining(writer.session.0).await {
+        let left = self.world.store.remaining(writer.session.0).await;
+        if let Ok(left_ms) = left {
+            watching.renewed.answer(now_ms, clock::boottime_ms(), left_ms, &self.config.timings);
+        }
+        match left {
             Ok(Some(0)) => {
                 let at_ms = clock::boottime_ms();
                 // Between two answers further apart than this a renewal could have come and gone by unseen: the shortest

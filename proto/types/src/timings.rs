@@ -184,7 +184,7 @@ impl Timings {
 
     /// Refuses timings whose watchdog would fire before the guard, or after Patroni's lock may have moved.
     pub fn check_patroni_ttl(&self, patroni_ttl_ms: u64) -> Result<(), TimingsError> {
-        let guard_ms = stretched(self.write_lease_ms + self.guard_grace_ms, self.drift_per_mille);
+        let guard_ms = self.lease_over_ms();
         if self.watchdog_ms <= guard_ms || self.watchdog_ms >= patroni_ttl_ms {
             return Err(TimingsError::Watchdog { watchdog_ms: self.watchdog_ms, guard_ms, patroni_ttl_ms });
         }
@@ -210,6 +210,10 @@ impl Timings {
     /// How much later than the lease the guard kills.
     pub fn guard_grace_ms(&self) -> u64 {
         self.guard_grace_ms
+    }
+    /// The time after a renewal from which on nobody has a lease by it: the guard has killed, by the slowest clock.
+    pub fn lease_over_ms(&self) -> u64 {
+        stretched(self.write_lease_ms + self.guard_grace_ms, self.drift_per_mille)
     }
     /// For how long a member that grants a write lease helps nobody else (rule 22): as long as a session, which outlives
     /// lease, grace, drift and margin by construction.

@@ -8,6 +8,7 @@ use holdfast_types::record::{Evidence, OverrideRecord, Reign, TermRecord};
 use super::{Action, Decision, Local, Memory, Named, come_back};
 use crate::close::{self, ClosePlan, Revised};
 use crate::cluster::Cluster;
+use crate::mutant::{Mutant, left_out};
 use crate::{hold, in_force, outside, successor};
 
 /// Rule 13: how long a named successor may take until the next is named.
@@ -65,6 +66,11 @@ pub(super) fn close(
         decision.waits.push("CLOSE: a second failover so soon waits for a person".into());
         return;
     }
+    if let Some(left_ms) = lease_may_last_ms(local, &plan) {
+        decision.waits.push(format!("CLOSE: the writer may have a lease for {left_ms} ms more: its session was gone before its time, or is watched only now"));
+        decision.again_in_ms = Some(left_ms);
+        return;
+    }
     let since_ms = *memory.close_possible_since_ms.get_or_insert(local.now.boottime_ms);
     let delay_ms = CLOSE_RANK_DELAY_MS * rank(cluster, &plan, local.me);
     let waited_ms = local.now.boottime_ms.saturating_sub(since_ms);
@@ -73,6 +79,16 @@ pub(super) fn close(
     } else {
         decision.again_in_ms = Some(delay_ms - waited_ms);
     }
+}
+
+/// Rule 19: no lease lives beside a closed term. One whose session has ended by itself is over; if somebody has revoked the
+/// session, it is waited for. What proves the stop itself needs no lease to be over.
+fn lease_may_last_ms(local: &Local<'_>, plan: &ClosePlan) -> Option<u64> {
+    let Reign::Closed { evidence: Evidence::Revoked { outside: None, .. }, .. } = &plan.closed.reign else {
+        return None;
+    };
+    let left_ms = local.timings.lease_over_ms().saturating_sub(local.suspicion.unrenewed_ms);
+    (left_ms > 0 && !left_out(Mutant::LeaseNotAwaited)).then_some(left_ms)
 }
 
 /// `Some` when CLOSE must not go on: with the action that says so, unless it has been said.

@@ -148,7 +148,7 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         fenced_in: true,
         hooks: Hooks::default(),
         phase: None,
-        suspicion: lasting(Suspicion::default()),
+        suspicion: lasting(Suspicion { unrenewed_ms: 60_000, ..Suspicion::default() }),
         network: if member == "a" { lasting(Network::default()) } else { lasting(network) },
         setting: None,
         devices: lasting(Devices::default()),
@@ -415,7 +415,12 @@ fn a_standby_leaves_a_dead_writer_and_not_a_silent_agent() {
     let mut gone = cluster();
     gone.sessions.remove(&A_SESSION);
     assert_eq!(actions(&gone, &local("b", |_| ())), [], "no probe has failed");
-    let silent = Suspicion { late: true, silent_ms: 2_000, probes: vec![Life::None, Life::None] };
+    let silent = Suspicion {
+        late: true,
+        silent_ms: 2_000,
+        probes: vec![Life::None, Life::None],
+        unrenewed_ms: 60_000,
+    };
     let silent = lasting(silent);
     let leave = Action::Promise { term: Term(4), writer: name("a") };
     assert_eq!(actions(&gone, &local("b", |l| l.suspicion = silent)), [leave]);
@@ -450,6 +455,19 @@ fn closing_waits_for_its_rank() {
     assert_eq!((decision.actions, decision.again_in_ms), (vec![], Some(CLOSE_RANK_DELAY_MS)));
     second.now.boottime_ms += CLOSE_RANK_DELAY_MS;
     assert!(matches!(decide(&promised(), &second, &mut memory).actions[..], [Action::Close(_)]));
+}
+
+#[test]
+fn a_term_whose_session_was_gone_before_its_time_is_closed_once_the_lease_is_over() {
+    let (phase, closed) = (lasting(phase("b")), cut());
+    let over_ms = Timings::of(Profile::Fast).lease_over_ms();
+    let after = |unrenewed_ms| {
+        let suspicion = lasting(Suspicion { unrenewed_ms, ..Suspicion::default() });
+        local("b", |l| (l.phase, l.network, l.suspicion) = (Some(phase), closed, suspicion))
+    };
+    let early = decide(&promised(), &after(over_ms - 700), &mut Memory::default());
+    assert_eq!((early.actions, early.again_in_ms), (vec![], Some(700)));
+    assert!(matches!(actions(&promised(), &after(over_ms))[..], [Action::Close(_)]));
 }
 
 #[test]
@@ -561,7 +579,12 @@ fn a_fenced_node_is_ended_and_does_not_vote() {
     fenced.sessions.remove(&A_SESSION);
     let why = FenceReason::Operator { by: "holdfast://operator/ann".into(), text: "disk".into() };
     fenced.fences = [(name("b"), revised(FenceRecord { why, at_wall_ms: 0 }, 99))].into();
-    let silent = Suspicion { late: true, silent_ms: 2_000, probes: vec![Life::None, Life::None] };
+    let silent = Suspicion {
+        late: true,
+        silent_ms: 2_000,
+        probes: vec![Life::None, Life::None],
+        unrenewed_ms: 60_000,
+    };
     let silent = lasting(silent);
     assert_eq!(actions(&fenced, &local("b", |l| l.suspicion = silent)), [Action::KillFenced]);
 }

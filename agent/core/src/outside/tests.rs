@@ -61,7 +61,12 @@ fn local(member: &str, now_ms: u64, silent: bool) -> Local<'static> {
         away_in: None,
         hooks: Hooks::default(),
         phase: None,
-        suspicion: lasting(Suspicion { late: true, silent_ms: 60_000, probes: vec![heard, heard] }),
+        suspicion: lasting(Suspicion {
+            late: true,
+            silent_ms: 60_000,
+            probes: vec![heard, heard],
+            unrenewed_ms: 60_000,
+        }),
         network: lasting(Network::default()),
         setting: None,
         devices: lasting([(host("a"), 500)].into()),

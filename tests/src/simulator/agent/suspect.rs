@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use holdfast_agent_core::detach::Life;
 use holdfast_agent_core::member::{Suspicion, term_in_force};
+use holdfast_agent_core::renewed::Renewed;
 use holdfast_types::record::Reign;
 use holdfast_types::{Lsn, Mode, SessionId};
 
@@ -28,6 +29,7 @@ struct Watching {
     probes: Vec<Life>,
     asked_ms: u64,
     session_at_zero_ms: Option<(u64, u64)>,
+    renewed: Renewed,
 }
 
 impl Agent {
@@ -110,7 +112,8 @@ impl Agent {
             }
             let silent_ms = self.now_ms().saturating_sub(watching.silent_since_ms);
             let probes = watching.probes.clone();
-            self.state.borrow_mut().suspicion = Suspicion { late: true, silent_ms, probes };
+            let unrenewed_ms = watching.renewed.unrenewed_ms(self.now_ms());
+            self.state.borrow_mut().suspicion = Suspicion { late: true, silent_ms, probes, unrenewed_ms };
             self.wake.raise();
             let silent = silent_ms >= timings.suspect_after_ms();
             if !self.is_still_late(writer, &mut watching, silent).await {
@@ -143,7 +146,11 @@ impl Agent {
             return true;
         }
         watching.asked_ms = now_ms;
-        match self.client.remaining(writer.session.0).await {
+        let left = self.client.remaining(writer.session.0).await;
+        if let Ok(left_ms) = left {
+            watching.renewed.answer(now_ms, self.now_ms(), left_ms, &self.world.setup.timings);
+        }
+        match left {
             Ok(Some(0)) => {
                 let at_ms = self.now_ms();
                 let seen_throughout = |(_, until_ms): &(u64, u64)| at_ms.saturating_sub(*until_ms) < 1_000;
