@@ -72,8 +72,7 @@ pub fn is_worth_saying(action: &Action) -> bool {
     !matches!(
         action,
         Action::OpenFirst { .. }
-            | Action::FollowPatroni(_)
-            | Action::NameMembers { .. }
+            | Action::FollowPatroni { .. }
             | Action::KeepTerm { .. }
             | Action::SayWritable { .. }
             | Action::SayHeld { .. }

@@ -33,10 +33,9 @@ impl Agent {
                 self.prove(*closed);
                 Ok(())
             }
-            Action::FollowPatroni(_)
-            | Action::NameMembers { .. }
-            | Action::EndDeposed
-            | Action::FreeLock { .. } => unreachable!("the simulated cluster is of class quorum"),
+            // Nobody is away in the term of a simulated agent's view.
+            Action::TellRestart => Ok(()),
+            Action::FollowPatroni { .. } => unreachable!("the simulated cluster is of class quorum"),
             Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
                 self.say_held(cluster, record, (*held_mod_revision, *term_mod_revision)).await
             }
@@ -52,7 +51,12 @@ impl Agent {
                 self.withdraw_attestation(cluster, *attestation_mod_revision, *term_mod_revision).await
             }
             Action::OpenGate => self.open_gate().await,
-            Action::RestartPatroni => self.restart_patroni().await,
+            Action::RestartPatroni => {
+                self.step(&"kills a hung Patroni").await;
+                self.world.end_patroni(self.host);
+                self.state.borrow_mut().patroni_hung = false;
+                Ok(())
+            }
             Action::KillDeposed | Action::KillFenced => {
                 self.kill_all("kills a PostgreSQL that must not run").await;
                 Ok(())
@@ -79,16 +83,9 @@ impl Agent {
                 let revisions = (*leader_mod_revision, *term_mod_revision);
                 self.name_next(cluster, to, *member_lease, revisions).await
             }
-            // No host of the simulator has a fence device, and no gate of it notes who was away.
-            Action::TellRestart | Action::AskOutside(_) => Ok(()),
+            // No host of the simulator has a fence device.
+            Action::AskOutside(_) => Ok(()),
         }
-    }
-
-    async fn restart_patroni(&self) -> Done {
-        self.step(&"kills a hung Patroni").await;
-        self.world.end_patroni(self.host);
-        self.state.borrow_mut().patroni_hung = false;
-        Ok(())
     }
 
     /// A transaction that compares the mode record beside what it is given.
