@@ -6,7 +6,7 @@ use holdfast_types::MemberName;
 use holdfast_types::record::{Evidence, OverrideRecord, Reign, TermRecord};
 
 use super::{Action, Decision, Local, Memory, Named, come_back};
-use crate::close::{self, ClosePlan, Revised};
+use crate::close::{self, ClosePlan, OutOfOffice, Revised};
 use crate::cluster::Cluster;
 use crate::mutant::{Mutant, left_out};
 use crate::{hold, in_force, outside, successor};
@@ -82,11 +82,12 @@ pub(super) fn close(
 }
 
 /// Rule 19: no lease lives beside a closed term. One whose session has ended by itself is over; if somebody has revoked the
-/// session, it is waited for. What proves the stop itself needs no lease to be over.
+/// session, it is waited for. What proves the stop itself needs no lease to be over; one whose lock is another's sees that
+/// its term is closed, and lets go.
 fn lease_may_last_ms(local: &Local<'_>, plan: &ClosePlan) -> Option<u64> {
-    let Reign::Closed { evidence: Evidence::Revoked { outside: None, .. }, .. } = &plan.closed.reign else {
+    if !matches!(plan.out_of_office, OutOfOffice::SessionAbsent(_)) {
         return None;
-    };
+    }
     let left_ms = local.timings.lease_over_ms().saturating_sub(local.suspicion.unrenewed_ms);
     (left_ms > 0 && !left_out(Mutant::LeaseNotAwaited)).then_some(left_ms)
 }
