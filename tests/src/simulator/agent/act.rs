@@ -57,10 +57,7 @@ impl Agent {
                 self.state.borrow_mut().patroni_hung = false;
                 Ok(())
             }
-            Action::KillDeposed | Action::KillFenced => {
-                self.kill_all("kills a PostgreSQL that must not run").await;
-                Ok(())
-            }
+            Action::KillDeposed | Action::KillFenced => self.end_what_must_not_run().await,
             Action::Follow { source } => {
                 let source = source.as_ref().and_then(|(address, _)| self.world.host_at(address));
                 self.follow(source).await;
@@ -86,6 +83,11 @@ impl Agent {
             // No host of the simulator has a fence device.
             Action::AskOutside(_) => Ok(()),
         }
+    }
+
+    async fn end_what_must_not_run(&self) -> Done {
+        self.kill_all("kills a PostgreSQL that must not run").await;
+        Ok(())
     }
 
     /// A transaction that compares the mode record beside what it is given.
