@@ -85,7 +85,8 @@ pub(super) fn close(
 /// session, it is waited for. What proves the stop itself needs no lease to be over; one whose lock is another's sees that
 /// its term is closed, and lets go.
 fn lease_may_last_ms(local: &Local<'_>, plan: &ClosePlan) -> Option<u64> {
-    if !matches!(plan.out_of_office, OutOfOffice::SessionAbsent(_)) {
+    // Once Patroni's key of the writer is gone nobody watches it any more: it has been gone for longer than a lease.
+    if !matches!(plan.out_of_office, OutOfOffice::SessionAbsent(_)) || !local.suspicion.late {
         return None;
     }
     let left_ms = local.timings.lease_over_ms().saturating_sub(local.suspicion.unrenewed_ms);

@@ -489,7 +489,7 @@ fn a_term_whose_session_was_gone_before_its_time_is_closed_once_the_lease_is_ove
     let (phase, closed) = (lasting(phase("b")), cut());
     let over_ms = Timings::of(Profile::Fast).lease_over_ms();
     let after = |unrenewed_ms| {
-        let suspicion = lasting(Suspicion { unrenewed_ms, ..Suspicion::default() });
+        let suspicion = lasting(Suspicion { late: true, unrenewed_ms, ..Suspicion::default() });
         local("b", |l| (l.phase, l.network, l.suspicion) = (Some(phase), closed, suspicion))
     };
     let early = decide(&promised(), &after(over_ms - 700), &mut Memory::default());
