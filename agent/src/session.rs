@@ -30,6 +30,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// The start of the agent, once it has announced a session, whether or not that has run out by our own clock.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.own.map(|own| own.incarnation)
+    }
+
     /// The session, if by our own clock it has not run out.
     pub fn alive(&self) -> Option<OwnSession> {
         self.own.filter(|_| clock::boottime_ms() < self.valid_until_ms)

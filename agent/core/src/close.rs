@@ -269,7 +269,7 @@ fn record_can_be_closed(term: &Revised<TermRecord>, sync: &SyncKey) -> bool {
     }
 }
 
-fn session_of(record: &TermRecord) -> Option<SessionId> {
+pub(crate) fn session_of(record: &TermRecord) -> Option<SessionId> {
     match record.reign {
         Reign::Open { session, .. } => Some(session),
         Reign::Closed { .. } => None,

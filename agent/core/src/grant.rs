@@ -18,6 +18,15 @@ pub struct Asked {
     pub incarnation: Incarnation,
 }
 
+impl Asked {
+    /// What the writer of this open term asks for. A start of its agent that has announced itself asks in its own name: it may
+    /// have put itself into the term record without having heard of it, and others know.
+    pub fn of(term: &TermRecord, me: &MemberName, own: Option<Incarnation>) -> Option<Self> {
+        let Reign::Open { incarnation, .. } = term.reign else { return None };
+        Some(Self { term: term.term, writer: me.clone(), incarnation: own.unwrap_or(incarnation) })
+    }
+}
+
 /// What the member knows that is asked.
 #[derive(Debug, Clone)]
 pub struct View<'o> {
@@ -105,6 +114,22 @@ mod tests {
 
     fn asked() -> Asked {
         Asked { term: Term(3), writer: name("a"), incarnation: Incarnation(1) }
+    }
+
+    #[test]
+    fn the_start_of_the_agent_that_asks_names_itself() {
+        let term = term_open("a", 3, true);
+        let me = name("a");
+        assert_eq!(Asked::of(&term, &me, None), Some(asked()));
+        let later = Asked { incarnation: Incarnation(2), ..asked() };
+        assert_eq!(Asked::of(&term, &me, Some(Incarnation(2))), Some(later.clone()));
+        // Its own record has reached the others, and not itself.
+        let mut rewritten = term;
+        let Reign::Open { incarnation, .. } = &mut rewritten.reign else { unreachable!("it is open") };
+        *incarnation = Incarnation(2);
+        let seen = View { term: Some(&rewritten), ..view() };
+        assert_eq!(decide(&asked(), &seen), Err(Refused::Restarted(Incarnation(2))));
+        assert_eq!(decide(&later, &seen), Ok(()));
     }
 
     fn view() -> View<'static> {

@@ -13,6 +13,7 @@
 //! | [`attest`] | whether a stopped writer gives its term away, or starts again on the spot | 9, 9a |
 //! | [`close`] | whether a reign has ended, and the transaction that says so | 8, 9, 12, 13 |
 //! | [`relinquish`] | whether a term that nobody uses may be given back | 10 |
+//! | [`renewed`] | since when a writer's session cannot have been renewed | 8, 19 |
 //! | [`eligible`] | whether a member may lead, as its agent publishes it | 16 |
 //! | [`successor`] | to whom the leader key is given | 8, 16 |
 //! | [`open`] | what the promotion hook answers | 14, 16 |

@@ -168,6 +168,8 @@ pub struct Network {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
     close_possible_since_ms: Option<u64>,
+    /// The session of the open term, and since when it has been seen gone.
+    gone: Option<(SessionId, u64)>,
     named: Option<Named>,
     attested_since_ms: Option<u64>,
     /// Nobody used the attestation of this stop: Patroni starts PostgreSQL on the spot, and it is not attested again.

@@ -210,9 +210,13 @@ pub fn release_guard(member: &Member) {
     }
 }
 
-/// The guard first: it would end a writer whose fence takes long to lift. One that does not answer keeps nobody closed.
+/// The guard first: it would end a writer whose fence takes long to lift. One that does not answer keeps nobody closed; one
+/// whose deadline has passed kills in this moment, and until then nobody is let in.
 async fn lift(member: &Member, dead_man: &mut DeadMan, before: Option<Fence>) -> Result<()> {
     let released = member.ladder.guard.release(member);
+    if matches!(released, Err(Trouble::Guard(GuardError::Refused(Refusal::Killing)))) {
+        return Ok(released?);
+    }
     if !matches!(dead_man.door(), Ok(Door::Absent)) {
         dead_man.remove().await.context("the kernel's dead-man")?;
         tracing::info!(cluster = %member.instance.cluster, ?before, "no write lease any more: nothing of ours closes the port");

@@ -20,7 +20,7 @@ use holdfast_host::clock;
 use holdfast_proto::client::{AgentClient, CallError};
 use holdfast_proto::message::{GrantAnswer, GrantQuestion, InstanceName};
 use holdfast_proto::tls::Peer;
-use holdfast_types::record::{MemberFacts, Reign, TermRecord};
+use holdfast_types::record::{MemberFacts, TermRecord};
 use holdfast_types::{Class, MemberName, Mode, Term};
 use tokio::sync::watch;
 
@@ -145,6 +145,10 @@ impl Member {
         let deadline_ms = self.lease_deadline_ms()?;
         self.state().opening = Some((term, deadline_ms));
         act::fence::set(self, Fence::Until { term, deadline_ms }).await?;
+        // A host that stood still meanwhile has set nothing: the guard was not told, and another may reign by now.
+        if deadline_ms <= clock::boottime_ms() {
+            bail!("the lease of our session has run out while the fence was set; etcd is asked again");
+        }
         self.fence_wake.notify_one();
         Ok(())
     }
@@ -167,9 +171,9 @@ impl Member {
     /// Asks every member of the floor record's configuration at once; no answer is no grant.
     async fn ask_for_grants(&self, cluster: &Cluster, kept: &mut Lease, deadline: Duration) {
         let Some(term) = term_in_force(cluster).map(|term| &term.value) else { return };
-        let Reign::Open { incarnation, .. } = term.reign else { return };
+        let own = self.session.borrow().incarnation();
+        let Some(asked) = Asked::of(term, &self.instance.member, own) else { return };
         let Some(floor) = cluster.floor.as_ref().map(|floor| &floor.value) else { return };
-        let asked = Asked { term: term.term, writer: self.instance.member.clone(), incarnation };
         for member in &floor.configuration.members {
             let Some(facts) = cluster.facts.get(member) else { continue };
             if kept.clients.get(member).is_none_or(|(address, _)| *address != facts.grpc) {

@@ -489,12 +489,17 @@ fn a_term_whose_session_was_gone_before_its_time_is_closed_once_the_lease_is_ove
     let (phase, closed) = (lasting(phase("b")), cut());
     let over_ms = Timings::of(Profile::Fast).lease_over_ms();
     let after = |unrenewed_ms| {
-        let suspicion = lasting(Suspicion { late: true, unrenewed_ms, ..Suspicion::default() });
+        let suspicion = lasting(Suspicion { unrenewed_ms, ..Suspicion::default() });
         local("b", |l| (l.phase, l.network, l.suspicion) = (Some(phase), closed, suspicion))
     };
     let early = decide(&promised(), &after(over_ms - 700), &mut Memory::default());
     assert_eq!((early.actions, early.again_in_ms), (vec![], Some(700)));
     assert!(matches!(actions(&promised(), &after(over_ms))[..], [Action::Close(_)]));
+    // Nobody watches its renewals any more: it has been gone for long enough.
+    let (mut memory, mut unwatched) = (Memory::default(), after(0));
+    assert_eq!(decide(&promised(), &unwatched, &mut memory).again_in_ms, Some(over_ms));
+    unwatched.now.boottime_ms += over_ms;
+    assert!(matches!(decide(&promised(), &unwatched, &mut memory).actions[..], [Action::Close(_)]));
 }
 
 #[test]
@@ -657,6 +662,18 @@ fn without_the_rule_who_accepts_writes_in_anothers_term_goes_on() {
     let deposed = local("b", |l| l.postgres = Postgres::Running { in_recovery: Some(false) });
     let done = without(Mutant::OlderTermWrites, || actions(&cluster(), &deposed));
     assert!(!done.contains(&Action::KillDeposed), "{done:?}");
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn without_the_rule_a_term_is_closed_beside_a_lease() {
+    use crate::mutant::{Mutant, without};
+    let suspicion = lasting(Suspicion::default());
+    let first = local("b", |l| {
+        (l.phase, l.network, l.suspicion) = (Some(lasting(phase("b"))), cut(), suspicion);
+    });
+    let done = without(Mutant::LeaseNotAwaited, || actions(&promised(), &first));
+    assert!(matches!(done[..], [Action::Close(_)]), "{done:?}");
 }
 
 mod come_back;

@@ -107,15 +107,22 @@ impl Agent {
         self.here().door(self.world.executor.now_us())
     }
 
-    /// The guard first: it would end a writer whose fence takes long to lift.
+    /// The guard first: it would end a writer whose fence takes long to lift. One that kills in this moment lets nobody in.
     async fn lift(&self) -> Done {
-        let released = self.release_guard().await;
+        let released = self.tell_guard(|guard| guard.release(&self.world, self.host)).await;
+        if matches!(released, Err(NotDone::Refused)) {
+            return Err("the guard is not released".into());
+        }
         if self.door() != Door::Absent {
             self.step(&"takes the dead-man away").await;
             self.world.pause(ms(3), ms(12)).await;
             self.here().dead_man.set(DeadMan::default());
         }
-        released
+        match released {
+            // A guard that does not run has nothing to release.
+            Ok(()) | Err(NotDone::Gone) => Ok(()),
+            Err(NotDone::Silent | NotDone::Refused) => Err("the guard is not released".into()),
+        }
     }
 
     /// Returns whether the port is open now: a deadline that has passed meanwhile opens nothing.
@@ -195,14 +202,6 @@ impl Agent {
     async fn extend_guard(&self, term: Term, deadline_ms: u64) {
         let deadline_ms = deadline_ms + self.world.setup.timings.guard_grace_ms();
         let _ = self.tell_guard(|guard| guard.extend(&self.world, self.host, term.0, deadline_ms)).await;
-    }
-
-    /// A guard that does not run has nothing to release.
-    async fn release_guard(&self) -> Done {
-        match self.tell_guard(|guard| guard.release(&self.world, self.host)).await {
-            Ok(()) | Err(NotDone::Gone) => Ok(()),
-            Err(NotDone::Silent | NotDone::Refused) => Err("the guard is not released".into()),
-        }
     }
 
     async fn tell_guard(

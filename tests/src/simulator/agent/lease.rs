@@ -12,7 +12,6 @@ use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
 use holdfast_agent_core::member::term_in_force;
 use holdfast_agent_core::mutant;
-use holdfast_types::record::Reign;
 use holdfast_types::{MemberName, Mode, Term};
 
 use super::{Agent, Done, Failed};
@@ -131,6 +130,9 @@ impl Agent {
         let deadline_ms = self.lease_deadline_ms()?;
         self.state.borrow_mut().opening = Some((term, deadline_ms));
         self.set_fence(Fence::Until { term, deadline_ms }).await?;
+        if deadline_ms <= self.now_ms() {
+            return Err("the lease of our session has run out while the fence was set".into());
+        }
         self.fence_wake.raise();
         Ok(())
     }
@@ -153,9 +155,9 @@ impl Agent {
     /// Asks every member of the floor record's configuration at once; no answer is no grant.
     async fn ask_for_grants(&self, cluster: &Cluster, kept: &mut Lease, deadline_us: u64) {
         let Some(term) = term_in_force(cluster).map(|term| &term.value) else { return };
-        let Reign::Open { incarnation, .. } = term.reign else { return };
+        let own = self.held.get().map(|(own, _)| own.incarnation);
+        let Some(asked) = Asked::of(term, &self.here().member, own) else { return };
         let Some(floor) = cluster.floor.as_ref().map(|floor| &floor.value) else { return };
-        let asked = Asked { term: term.term, writer: self.here().member.clone(), incarnation };
         let (sent_ms, until_us) = (self.now_ms(), self.world.executor.now_us() + deadline_us);
         let (granted, answered) = (Granted::default(), Signal::new(&self.world.executor));
         let mut answers = 0;
