@@ -11,7 +11,6 @@ use std::path::Path;
 
 use holdfast_lab::checker::monotonic_us;
 use holdfast_lab::checker::verdict::Verdict;
-use serde_json::Value;
 use support::load::{Load, gap_ms};
 use support::{Lab, Output, eventually, host, text};
 
@@ -60,7 +59,7 @@ impl Region {
     /// Healthy means: no finding, so every member streams, and the term is that of Patroni's leader.
     fn is_whole(&self, after: &str) {
         eventually(&format!("the region is healthy after {after}"), || {
-            let status = self.status();
+            let status = self.lab.status();
             status["healthy"] == true
                 && self.leader().is_some_and(|leader| status["term"]["holder"] == *leader)
         });
@@ -138,7 +137,7 @@ impl Region {
                 let set = format!("synchronous_node_count={count}");
                 assert!(self.patronictl(&["edit-config", "main", "--force", "-s", &set]).success());
                 eventually("the floor record follows", || {
-                    let status = self.status();
+                    let status = self.lab.status();
                     status["sync"]["quorum"] == quorum
                         && status["floor"]["quorum"] == quorum
                         && status["floor"]["follows_sync"] == true
@@ -178,7 +177,7 @@ impl Region {
     /// While it is in force a crash is Patroni's affair, and a planned handover is refused; after it a crash fails over.
     fn maintenance(&self) {
         let before = self.term();
-        self.holdfast(&["maintenance", "on", "--for", "30m", "--reason", "new switch", "--yes", "--wait"]);
+        self.lab.order(&["maintenance", "on", "--for", "30m", "--reason", "new switch", "--yes", "--wait"]);
         let first = self.lab.exec("client", &["holdfast", "status"]).stdout;
         assert!(first.starts_with("AT RISK: maintenance by holdfast://operator/lab until"), "{first}");
         let load = Load::start(&self.lab, "maintenance-crash");
@@ -191,7 +190,7 @@ impl Region {
         assert_eq!(self.term(), before, "nothing is closed, and Patroni starts it on the spot");
         self.eventually_serves("the crash in maintenance");
         self.refuses_a_handover(&before);
-        self.holdfast(&["maintenance", "off", "--reason", "done", "--yes"]);
+        self.lab.order(&["maintenance", "off", "--reason", "done", "--yes"]);
         self.is_whole("the maintenance");
         self.under_load("crash", || {
             self.lab.run(&["fault", self.lab.name(), "kill", &before.0, "postmaster"]);
@@ -234,7 +233,7 @@ impl Region {
 
     /// The holder of the term, and the term.
     fn term(&self) -> (String, u64) {
-        let term = self.status()["term"].clone();
+        let term = self.lab.status()["term"].clone();
         (text(&term["holder"]).to_owned(), term["term"].as_u64().unwrap())
     }
 
@@ -247,24 +246,14 @@ impl Region {
     }
 
     fn with_role(&self, role: &str) -> Option<String> {
-        let members = self.status()["members"].as_array().cloned()?;
+        let members = self.lab.status()["members"].as_array().cloned()?;
         let found = members.iter().find(|member| member["role"] == role)?;
         Some(text(&found["member"]).to_owned())
     }
 
     fn findings(&self) -> Vec<String> {
-        let findings = self.status()["findings"].as_array().cloned().unwrap_or_default();
+        let findings = self.lab.status()["findings"].as_array().cloned().unwrap_or_default();
         findings.iter().map(|finding| text(&finding["cause"]).to_owned()).collect()
-    }
-
-    fn status(&self) -> Value {
-        let output = self.lab.exec("client", &["holdfast", "status", "-o", "json"]);
-        serde_json::from_str(&output.stdout).unwrap_or_default()
-    }
-
-    fn holdfast(&self, arguments: &[&str]) {
-        let output = self.lab.exec("client", &[&["holdfast"], arguments].concat());
-        assert!(output.success(), "{arguments:?}: {}", output.stderr);
     }
 }
 

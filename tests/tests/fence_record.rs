@@ -174,9 +174,7 @@ impl Region {
     }
 
     fn order_fence(&self, node: &str, more: &[&str]) {
-        let line = [&["fence", node, "--reason", REASON, "--yes", "--wait"], more].concat();
-        let said = self.lab.holdfast(&line);
-        assert!(said.success(), "{said:?}");
+        self.lab.order(&[&["fence", node, "--reason", REASON, "--yes", "--wait"], more].concat());
     }
 
     /// I5: neither a start of its agent nor a boot of its host lets it in.

@@ -122,8 +122,9 @@ impl Member {
         }
     }
 
-    /// It is the writer's. One that does not answer is felt too, whether or not this start of the agent has ever heard it: the last
-    /// one may have ended in the middle of its hang, and the lease goes on. One that starts, or recovers, says so or runs.
+    /// It is the writer's. One that does not answer is felt too, whether or not this start of the agent has ever heard it:
+    /// the last one may have ended in the middle of its hang, and the lease goes on. One that starts, or recovers, says so
+    /// or runs.
     fn is_to_be_felt(&self) -> bool {
         let state = self.state();
         let me = &self.instance.member;

@@ -1,7 +1,7 @@
 //! What `etcdctl` says of the lab's etcd: records with their revisions, and how far its log has come.
 //!
-//! But for `revoke`, `put` and `delete` it reads only, and no read of it adds to the log: `get` asks for a read index, `endpoint status` one server. `settle`
-//! and `writes` call it, from the network namespace of the clients.
+//! But for `revoke`, `put` and `delete` it reads only, and no read of it adds to the log: `get` asks for a read index,
+//! `endpoint status` one server. `settle` and `writes` call it, from the network namespace of the clients.
 
 use std::collections::BTreeMap;
 use std::path::Path;

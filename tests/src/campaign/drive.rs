@@ -195,7 +195,10 @@ impl Field {
             Err(error) => return Some(format!("holdfast status: {error:#}")),
         };
         let status: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
-        (status["healthy"] != true).then(|| format!("holdfast status is not healthy: {}", status["summary"]))
+        let causes =
+            status["findings"].as_array().into_iter().flatten().filter_map(|one| one["cause"].as_str());
+        let causes = causes.collect::<Vec<_>>().join("; ");
+        (status["healthy"] != true).then(|| format!("holdfast status is not healthy: {causes}"))
     }
 
     /// Judges what was recorded since the last verdict. The rows are read after the recording, so each acknowledgement in

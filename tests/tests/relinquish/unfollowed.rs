@@ -2,7 +2,7 @@
 //! and its host dies. The next one is promoted from the history before, to another timeline id, and so the first one can
 //! be told from it: it is rewound.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_lab::checker::monotonic_us;
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +14,8 @@ use super::support::{Lab, eventually, host, text};
 use super::{DATABASES, LATE, processes, term, wait_for_open};
 
 const TERM: &str = "/holdfast/v1/r1/service/main/term";
+/// Its answer is there within milliseconds; a busy machine may take longer.
+const HOOK_ENDS: Duration = Duration::from_secs(60);
 
 /// Of a healthy region, whose agents hear etcd late when they are to.
 pub fn leaves_the_next_a_timeline_of_its_own(lab: &Lab, described: &Value, lates: &[Late]) {
@@ -76,13 +78,15 @@ pub fn leaves_the_next_a_timeline_of_its_own(lab: &Lab, described: &Value, lates
     assert_eq!(verdict.two_acknowledging.certain_us, 0, "two writers: {verdict:?}");
 }
 
-/// Its hook waits for the answer of OPEN, and is let go. Then its Patroni stops, before it can see that nobody follows: it would
-/// take everybody out of `/sync`, and go on alone.
+/// Its hook waits for the answer of OPEN, and is let go. Then its Patroni stops, before it can see that nobody follows: it
+/// would take everybody out of `/sync`, and go on alone.
 fn stop_patroni_after_its_hook(cgroup: &str, lates: &[Late]) {
     let hooks = processes(cgroup, "promote-gate");
     assert!(!hooks.is_empty(), "its hook waits");
     lates.iter().for_each(|late| late.set(Duration::ZERO));
+    let let_go = Instant::now();
     while hooks.iter().any(|pid| kill(*pid, None).is_ok()) {
+        assert!(let_go.elapsed() < HOOK_ENDS, "its hook does not end");
         std::thread::sleep(Duration::from_millis(1));
     }
     for pid in processes(cgroup, "patroni-main.yml") {

@@ -130,6 +130,12 @@ impl Lab {
         self.exec("client", &[&["holdfast"], arguments].concat())
     }
 
+    /// An order that must be followed.
+    pub fn order(&self, arguments: &[&str]) {
+        let said = self.holdfast(arguments);
+        assert!(said.success(), "{arguments:?}: {said:?}");
+    }
+
     /// What `status` says; null while it cannot be asked.
     pub fn status(&self) -> Value {
         serde_json::from_str(&self.holdfast(&["status", "-o", "json"]).stdout).unwrap_or_default()

@@ -26,7 +26,7 @@ fn an_observing_agent_only_tells_and_a_second_failover_waits_for_a_person() {
     let region = Region { lab: Lab::up("t_observe", &spec), page };
     region.observes_a_crash();
     region.observes_a_failover_of_patronis();
-    region.holdfast(&["arm", "--reason", "test", "--yes", "--wait"]);
+    region.lab.order(&["arm", "--reason", "test", "--yes", "--wait"]);
     region.fails_over();
     region.holds_the_second();
     region.has_two_error_lines();
@@ -45,7 +45,7 @@ impl Region {
                 .any(|(member, text)| *member == writer && text.starts_with("shut the start gate"))
         });
         eventually("Patroni's own recovery serves", || self.lab.writes("libpq", None));
-        let status = self.status();
+        let status = self.lab.status();
         assert_eq!(status["mode"]["mode"], "observe", "{status}");
         assert!(status["term"].is_null(), "no term is opened: {status}");
         for member in DATABASES {
@@ -65,7 +65,7 @@ impl Region {
         eventually("Patroni promotes another, through our hook", || {
             self.lab.writes("libpq", None) && self.leader() != writer
         });
-        assert_eq!(self.status()["mode"]["mode"], "observe");
+        assert_eq!(self.lab.status()["mode"]["mode"], "observe");
         self.lab.run(&["heal", self.lab.name(), &writer]);
         eventually("it comes back", || self.lab.streams(&writer));
     }
@@ -76,23 +76,23 @@ impl Region {
         eventually("the next writer is in office", || self.is_writable_without(&writer));
         self.lab.run(&["heal", self.lab.name(), &writer]);
         eventually("full redundancy is back", || {
-            self.lab.streams(&writer) && self.status()["healthy"] == Value::Bool(true)
+            self.lab.streams(&writer) && self.lab.status()["healthy"] == Value::Bool(true)
         });
     }
 
     fn holds_the_second(&self) {
         let writer = self.leader();
         self.lab.run(&["fault", self.lab.name(), "host-death", &writer]);
-        eventually("it is held", || self.status()["hold"].is_string());
+        eventually("it is held", || self.lab.status()["hold"].is_string());
         let incident = self.page.path().join("incident.json");
         eventually("a person is paged", || incident.exists() && !fs::read(&incident).unwrap().is_empty());
         let paged: Value = serde_json::from_slice(&fs::read(&incident).unwrap()).unwrap();
         assert_eq!((&paged["format"], &paged["cluster"]), (&1.into(), &"r1/service/main".into()), "{paged}");
-        assert_eq!(paged["incident"]["term"], self.status()["term"]["term"], "{paged}");
+        assert_eq!(paged["incident"]["term"], self.lab.status()["term"]["term"], "{paged}");
         assert!(!self.lab.writes("libpq", None), "nothing is promoted while it is held");
-        let finding = text(&self.status()["findings"][0]["next"]).to_owned();
+        let finding = text(&self.lab.status()["findings"][0]["next"]).to_owned();
         assert!(finding.contains("hold end"), "the next safe command: {finding}");
-        self.holdfast(&["hold", "end", "--reason", "looked at it", "--yes"]);
+        self.lab.order(&["hold", "end", "--reason", "looked at it", "--yes"]);
         eventually("the next writer is in office", || self.is_writable_without(&writer));
         self.lab.run(&["heal", self.lab.name(), &writer]);
         eventually("full redundancy is back", || self.lab.streams(&writer));
@@ -113,7 +113,7 @@ impl Region {
     }
 
     fn is_writable_without(&self, lost: &str) -> bool {
-        let status = self.status();
+        let status = self.lab.status();
         status["term"]["writable"] == Value::Bool(true)
             && status["term"]["holder"] != *lost
             && self.lab.writes("libpq", None)
@@ -146,7 +146,7 @@ impl Region {
     }
 
     fn leader(&self) -> String {
-        let members = self.status()["members"].clone();
+        let members = self.lab.status()["members"].clone();
         let leads =
             |member: &&Value| member["role"].as_str().is_some_and(|role| role.eq_ignore_ascii_case("leader"));
         let leader = members.as_array().unwrap().iter().find(leads);
@@ -154,18 +154,8 @@ impl Region {
     }
 
     fn would(&self) -> Vec<(String, String)> {
-        let lines = self.status()["would"].clone();
+        let lines = self.lab.status()["would"].clone();
         let lines = lines.as_array().unwrap().iter();
         lines.map(|line| (text(&line["member"]).to_owned(), text(&line["text"]).to_owned())).collect()
-    }
-
-    fn status(&self) -> Value {
-        let output = self.lab.exec("client", &["holdfast", "status", "-o", "json"]);
-        serde_json::from_str(&output.stdout).unwrap_or_default()
-    }
-
-    fn holdfast(&self, arguments: &[&str]) {
-        let output = self.lab.exec("client", &[&["holdfast"], arguments].concat());
-        assert!(output.success(), "{arguments:?}: {}", output.stderr);
     }
 }
