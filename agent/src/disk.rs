@@ -41,7 +41,8 @@ impl Disk {
         self.write(work).await
     }
 
-    /// Does some writing of another kind, in its turn. Beside one that hangs it fails at once: whoever asks has a beat to keep.
+    /// Does some writing of another kind, in its turn. Beside one that hangs it fails at once: whoever asks has a beat to
+    /// keep.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -104,8 +105,11 @@ mod tests {
         assert!(asked.elapsed() < LOOK_DEADLINE, "a loop that writes waits once: {:?}", asked.elapsed());
         drop(release);
         // The thread that was left behind has to come back first.
-        while disk.write(|| Ok(())).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let comes_back = async {
+            while disk.write(|| Ok(())).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), comes_back).await.unwrap();
     }
 }
