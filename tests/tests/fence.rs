@@ -114,11 +114,12 @@ impl Region {
         eventually("its fence stands again", || !self.is_held());
     }
 
+    /// As `patronictl pause` does, but in etcd: that one asks the leader's host first, and waits for a dead one.
     fn pause(&self, on: bool, away: &str) {
         let from = ["db1", "db2"].into_iter().find(|name| *name != away).unwrap();
         let file = format!("/run/holdfast-lab/{}/hosts/{from}/etc/patroni-main.yml", self.lab.name());
-        let word = if on { "pause" } else { "resume" };
-        let said = self.lab.exec(from, &["timeout", "60", PATRONICTL, "-c", &file, word, "main"]);
+        let order = ["timeout", "60", PATRONICTL, "-c", &file, "edit-config", "main", "--force", "--set"];
+        let said = self.lab.exec(from, &[&order[..], &[&format!("pause={on}")]].concat());
         assert!(said.success(), "{said:?}");
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use holdfast_lab::checker::monotonic_us;
 use serde_json::Value;
 use support::load::Load;
-use support::{Lab, Session, eventually, host, text};
+use support::{Lab, Session, eventually, text};
 
 const SPEC: &str = include_str!("../specs/quick.toml");
 /// The guard's last process is gone within this time of its deadline (issue 4), on a machine that is not measured here.
@@ -57,13 +57,6 @@ impl Region {
         self.fences(node).into_iter().find(|fence| fence["layer"] == layer)
     }
 
-    fn sql(&self, node: &str, sql: &str) -> Option<String> {
-        let socket = text(&host(&self.described, node)["instances"][0]["socket_dir"]);
-        let line = ["timeout", "5", "psql", "-qAtX", "-h", socket, "-U", "postgres", "-c", sql];
-        let output = self.lab.exec(node, &line);
-        output.success().then_some(output.stdout)
-    }
-
     fn warned(&self, node: &str, count: &str) -> u64 {
         let status = self.lab.status();
         let all = status["warned"].as_array().cloned().unwrap_or_default();
@@ -91,8 +84,8 @@ impl Region {
         assert_eq!(stopped.len(), standbys.len());
         let waiting = "from pg_stat_activity where wait_event = 'SyncRep'";
         let count = |what: &str| -> u64 {
-            let said = self.sql(&writer, &format!("select count({what}) {waiting}")).unwrap();
-            said.trim().parse().unwrap()
+            let said = self.lab.sql(&writer, &format!("select count({what}) {waiting}")).unwrap();
+            said.parse().unwrap()
         };
         eventually("commits wait for a standby", || count("*") >= 3);
         let cancelled = count("pg_cancel_backend(pid)");
@@ -181,7 +174,7 @@ impl Region {
     fn stays_out(&self, node: &str) {
         let begun = Instant::now();
         while begun.elapsed() < WATCHED {
-            assert_eq!(self.sql(node, "select 1"), None, "{node} is fenced, and its PostgreSQL answers");
+            assert_eq!(self.lab.sql(node, "select 1"), None, "{node} is fenced, and its PostgreSQL answers");
             std::thread::sleep(Duration::from_millis(200));
         }
     }

@@ -75,8 +75,16 @@ pub struct OpenPlan {
 /// The answer of the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Exit 0: this start of our agent has opened the term already, and the answer to that was lost on its way.
+    /// Exit 0: this start of our agent holds the term, and the timeline id that it would write on is reserved: the answer to
+    /// OPEN was lost on its way, or PostgreSQL has stopped in office and is promoted again.
     AlreadyOpen(Term),
+    /// The same, but no id is reserved for what PostgreSQL writes from here: put this record, then look again.
+    Reserve {
+        /// Write: our open term with the next id.
+        record: Box<TermRecord>,
+        /// Compare: the term record at this revision.
+        term_mod_revision: i64,
+    },
     /// Exit 0: no term is in force since the arming, so there is nothing to close and nothing was promised. The first
     /// one is opened by whoever is the leader then.
     NoTermYet,
@@ -103,7 +111,7 @@ pub fn decide(view: &View<'_>) -> Answer {
         return Answer::NoTermYet;
     }
     if let Some(term) = already_open(view).filter(|_| !view.given_back) {
-        return Answer::AlreadyOpen(term);
+        return again(view, term);
     }
     if view.term.is_none() && !view.term_unreadable {
         return Answer::NoTermYet;
@@ -120,7 +128,7 @@ pub fn decide(view: &View<'_>) -> Answer {
 
 /// etcd may have done what we asked for without our hearing of it. The lock must still be ours: a term that we hold
 /// without it is about to be closed again by those who follow the other.
-fn already_open(view: &View<'_>) -> Option<Term> {
+fn already_open<'o>(view: &View<'o>) -> Option<&'o Revised<TermRecord>> {
     let lock_is_ours = view.leader_key.is_some_and(|key| key.value == *view.me);
     let term_is_ours = |term: &&Revised<TermRecord>| match &term.value.reign {
         Reign::Open { holder, incarnation, session, .. } => {
@@ -128,7 +136,20 @@ fn already_open(view: &View<'_>) -> Option<Term> {
         }
         Reign::Closed { .. } => false,
     };
-    view.term.filter(term_is_ours).filter(|_| lock_is_ours).map(|term| term.value.term)
+    view.term.filter(term_is_ours).filter(|_| lock_is_ours)
+}
+
+/// Each promotion takes an id, also a second one within a term: another member may lead before anybody has seen that it was
+/// taken (simulator, seed 306934).
+fn again(view: &View<'_>, term: &Revised<TermRecord>) -> Answer {
+    let Some(position) = view.replayed else { return Answer::Wait("local WAL is not all replayed".into()) };
+    let recorded = term.value.timeline;
+    if recorded > Some(position.timeline) {
+        return Answer::AlreadyOpen(term.value.term);
+    }
+    let timeline = Some(timeline::reserve(recorded, position.timeline));
+    let record = Box::new(TermRecord { timeline, ..term.value.clone() });
+    Answer::Reserve { record, term_mod_revision: term.mod_revision }
 }
 
 /// Rule 15: `/sync` has moved since CLOSE, and whatever was acknowledged under its new values was acknowledged by us. Nobody
@@ -389,16 +410,47 @@ mod tests {
                 floor: None,
             };
             Revised {
-                value: TermRecord { term: Term(5), reign, trace: None, timeline: None },
+                value: TermRecord { term: Term(5), reign, trace: None, timeline: Some(Timeline(2)) },
                 mod_revision: 302,
             }
         };
         let ours = mine(SessionId(8));
         assert_eq!(judge(|v| v.term = Some(&ours)), Answer::AlreadyOpen(Term(5)));
+        let replays = judge(|v| (v.term, v.replayed) = (Some(&ours), None));
+        assert!(matches!(replays, Answer::Wait(_)));
         let of_another_boot = mine(SessionId(7));
         assert!(matches!(judge(|v| v.term = Some(&of_another_boot)), Answer::Wait(_)));
         let lock = Revised { value: name("c"), mod_revision: 303 };
         assert!(matches!(judge(|v| (v.term, v.leader_key) = (Some(&ours), Some(&lock))), Answer::Wait(_)));
+    }
+
+    #[test]
+    fn a_second_promotion_in_a_term_has_an_id_of_its_own() {
+        let recorded = |timeline: Option<u32>| {
+            let reign = Reign::Open {
+                holder: name("b"),
+                incarnation: Incarnation(2),
+                session: SessionId(8),
+                writable: true,
+                floor: None,
+            };
+            let timeline = timeline.map(Timeline);
+            let ours = TermRecord { term: Term(5), reign, trace: None, timeline };
+            judge(|v| {
+                v.term = Some(lasting(Revised { value: ours, mod_revision: 302 }));
+                v.replayed = Some(at(2, 100));
+            })
+        };
+        let reserved = |answer: &Answer| match answer {
+            Answer::Reserve { record, term_mod_revision: 302 } => {
+                record.timeline.filter(|_| record.open_holder() == Some(&name("b")))
+            }
+            _ => None,
+        };
+        assert_eq!(reserved(&recorded(Some(2))), Some(Timeline(3)), "we have written on 2 already");
+        assert_eq!(reserved(&recorded(Some(1))), Some(Timeline(3)));
+        assert_eq!(reserved(&recorded(None)), Some(Timeline(3)), "of a build that reserved nothing");
+        assert_eq!(recorded(Some(3)), Answer::AlreadyOpen(Term(5)), "OPEN has reserved it");
     }
 
     #[test]

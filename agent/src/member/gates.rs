@@ -200,6 +200,10 @@ impl Member {
                 act::timeline::hold(self, replayed, reserved).await?;
                 pass_in(term)
             }
+            open::Answer::Reserve { record, term_mod_revision } => {
+                act::term::put(self, &cluster, &record, term_mod_revision).await?;
+                Attempt::Wait("the timeline id that PostgreSQL takes next is reserved first".into())
+            }
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
         })

@@ -247,6 +247,10 @@ impl World {
                 (host.allowed, host.held) = (term, held);
                 return Some(());
             }
+            Hook::Reserves(reserved) => {
+                state.timeline = reserved;
+                return Some(());
+            }
             Hook::Opens(reserved) => reserved,
         };
         if state.term >= self.bounds.terms {

@@ -34,19 +34,11 @@ pub fn leaves_the_next_a_timeline_of_its_own(lab: &Lab, described: &Value, lates
         lab.run(&["fault", lab.name(), "host-death", &first]);
         opened.join().unwrap()
     });
-    let sql = |name: &str, sql: &str| {
-        let socket = text(&host(described, name)["instances"][0]["socket_dir"]).to_owned();
-        let line = ["timeout", "5", "psql", "-qAtX", "-h", &socket, "-U", "postgres", "-c", sql];
-        lab.exec(name, &line).stdout.trim().to_owned()
-    };
     // Its Patroni may have ordered it before it stopped.
-    sql(&unfollowed, "SELECT pg_promote() WHERE pg_is_in_recovery()");
+    lab.sql(&unfollowed, "SELECT pg_promote() WHERE pg_is_in_recovery()");
     // Told to its client, on its own disk alone.
-    sql(&unfollowed, "SET synchronous_commit = local; CREATE TABLE unfollowed ()");
-    let timeline_of = |name: &str| {
-        sql(name, "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int")
-    };
-    let lost = timeline_of(&unfollowed);
+    lab.sql(&unfollowed, "SET synchronous_commit = local; CREATE TABLE unfollowed ()");
+    let lost = lab.timeline_of(&unfollowed);
     lab.run(&["fault", lab.name(), "host-death", &unfollowed]);
     lab.run(&["heal", lab.name(), &first]);
     eventually("the next one is promoted, from the history before", || {
@@ -56,10 +48,14 @@ pub fn leaves_the_next_a_timeline_of_its_own(lab: &Lab, described: &Value, lates
     let next = text(&lab.status()["term"]["holder"]).to_owned();
     eprintln!(
         "{first} was lost, {unfollowed} wrote on timeline {lost}, {next} writes on {}",
-        timeline_of(&next)
+        lab.timeline_of(&next)
     );
-    assert_ne!(timeline_of(&next), lost, "two histories have one timeline id");
-    assert_eq!(timeline_of(&next), recorded(lab).to_string(), "the record says on which timeline it writes");
+    assert_ne!(lab.timeline_of(&next), lost, "two histories have one timeline id");
+    assert_eq!(
+        lab.timeline_of(&next),
+        recorded(lab).to_string(),
+        "the record says on which timeline it writes"
+    );
     lab.run(&["heal", lab.name()]);
     eventually("the region is healthy", || lab.is_healthy());
     eventually("who was not followed streams from the next", || lab.streams(&unfollowed));
@@ -67,8 +63,8 @@ pub fn leaves_the_next_a_timeline_of_its_own(lab: &Lab, described: &Value, lates
     assert!(log.contains("running pg_rewind"), "its history is another one");
     for name in DATABASES {
         assert_eq!(
-            sql(name, "SELECT to_regclass('unfollowed') IS NULL"),
-            "t",
+            lab.sql(name, "SELECT to_regclass('unfollowed') IS NULL").as_deref(),
+            Some("t"),
             "{name} has what reached nobody"
         );
     }

@@ -119,6 +119,21 @@ impl Lab {
         verb(&[&["exec", &self.name, host, "--"], command].concat())
     }
 
+    /// One statement by the local superuser of a database host; what it prints, if it succeeds.
+    pub fn sql(&self, name: &str, sql: &str) -> Option<String> {
+        let described = self.describe();
+        let socket = text(&host(&described, name)["instances"][0]["socket_dir"]).to_owned();
+        let line = ["timeout", "5", "psql", "-qAtX", "-h", &socket, "-U", "postgres", "-c", sql];
+        let output = self.exec(name, &line);
+        output.success().then(|| output.stdout.trim().to_owned())
+    }
+
+    /// The timeline that the writer writes on.
+    pub fn timeline_of(&self, writer: &str) -> String {
+        let sql = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int";
+        self.sql(writer, sql).expect("PostgreSQL answers")
+    }
+
     /// A command on a host that is not waited for.
     pub fn start(&self, host: &str, command: &[&str]) -> Child {
         let mut child = Command::new(PROGRAM);

@@ -82,6 +82,13 @@ fn restarts_in_place(lab: &Lab, term: u64) {
     assert_eq!(text(&told[0]["trace_id"]).len(), 32);
     assert_eq!(record(lab)["term"], term, "no reign has ended");
     assert!(lab.events().is_empty(), "nobody was replaced");
+    let written = lab.timeline_of("db1");
+    eprintln!("it writes on timeline {written}");
+    assert_eq!(
+        record(lab)["timeline"].to_string(),
+        written,
+        "a second promotion in a term takes a reserved id"
+    );
 }
 
 fn restarts(lab: &Lab) -> Vec<Value> {

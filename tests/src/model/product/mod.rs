@@ -69,6 +69,8 @@ pub enum Hook {
     /// With this timeline id reserved.
     Opens(u8),
     AlreadyOpen,
+    /// This timeline id, for a second promotion in our term.
+    Reserves(u8),
     No,
 }
 
@@ -229,6 +231,10 @@ impl Product {
                     Hook::Opens(reserved.0 as u8)
                 }
                 open::Answer::AlreadyOpen(_) => Hook::AlreadyOpen,
+                open::Answer::Reserve { record, .. } => {
+                    let reserved = record.timeline.expect("an id is reserved");
+                    Hook::Reserves(reserved.0 as u8)
+                }
                 open::Answer::NoTermYet | open::Answer::Wait(_) | open::Answer::Refuse(_) => Hook::No,
             }
         })

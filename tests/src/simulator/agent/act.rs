@@ -122,7 +122,7 @@ impl Agent {
         }
     }
 
-    async fn put_term(&self, cluster: &Cluster, record: &TermRecord, mod_revision: i64) -> Done {
+    pub(super) async fn put_term(&self, cluster: &Cluster, record: &TermRecord, mod_revision: i64) -> Done {
         let key = self.world.keys.term();
         let value = Stored::keeping(record.clone(), cluster.unknown.get(&key)).encode();
         self.step(&"rewrites its own term record").await;

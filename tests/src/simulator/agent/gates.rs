@@ -276,6 +276,10 @@ impl Agent {
                 self.hold_timelines(replayed, reserved).await?;
                 Attempt::Pass(Some(term))
             }
+            open::Answer::Reserve { record, term_mod_revision } => {
+                self.put_term(&cluster, &record, term_mod_revision).await?;
+                Attempt::Wait("the timeline id that PostgreSQL takes next is reserved first".into())
+            }
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Refuse(why),
         })
