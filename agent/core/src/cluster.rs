@@ -108,6 +108,8 @@ pub struct Cluster {
     pub mode_unreadable: bool,
     /// There is a term or promise record that this build cannot read: no term may be opened by counting.
     pub terms_unreadable: bool,
+    /// There is a floor record that this build cannot read.
+    pub floor_unreadable: bool,
 }
 
 impl Cluster {

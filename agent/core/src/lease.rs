@@ -5,7 +5,7 @@
 //! writer's agent at each renewal and at each change; it never renews anything itself, and a lease that it does not see
 //! is not there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{FloorRecord, Reign, TermRecord};
 use holdfast_types::{MemberName, Term, Timings};
@@ -20,8 +20,11 @@ pub struct View<'o> {
     pub now_ms: u64,
     /// Ourselves.
     pub me: &'o MemberName,
-    /// The cluster is armed and of class `quorum`: only then anything is fenced.
+    /// The cluster is armed: only then anything is fenced.
     pub fences: bool,
+    /// Class `off`: whom a floor record of ours names, though we may not have heard of that yet. All of them must grant.
+    /// `None`: class `quorum`.
+    pub named: Option<&'o BTreeSet<MemberName>>,
     /// The term in force as it was seen last, over whatever loss of etcd.
     pub term: Option<&'o TermRecord>,
     /// The watch that brought the term is alive: without it a session that is renewed says nothing about the term.
@@ -142,6 +145,9 @@ fn by_session(view: &View<'_>, term: &TermRecord) -> Option<u64> {
 /// CLOSE needs, include one of them.
 fn by_grants(view: &View<'_>, term: &TermRecord) -> Option<u64> {
     let floor = view.floor.filter(|floor| floor.term == term.term)?;
+    if let Some(named) = view.named {
+        return by_all(view, floor, named);
+    }
     let needed = floor.configuration.acknowledgers_needed();
     let mut sent_ms: Vec<u64> = view
         .grants
@@ -152,6 +158,16 @@ fn by_grants(view: &View<'_>, term: &TermRecord) -> Option<u64> {
     sent_ms.sort_unstable_by(|a, b| b.cmp(a));
     let last_needed = sent_ms.get(needed.checked_sub(1)?)?;
     Some(last_needed + view.timings.write_lease_ms())
+}
+
+/// Class `off`: whoever is named may open the next term alone, so every one of them must have said that it does not. With
+/// nobody named there is nobody who may.
+fn by_all(view: &View<'_>, floor: &FloorRecord, named: &BTreeSet<MemberName>) -> Option<u64> {
+    // A record of class quorum names fewer than may follow.
+    let members = (floor.configuration.quorum == 0).then_some(&floor.configuration.members)?;
+    let sent_ms: Option<Vec<u64>> =
+        members.union(named).map(|member| view.grants.get(member).copied()).collect();
+    Some(sent_ms?.into_iter().min().unwrap_or(view.now_ms) + view.timings.write_lease_ms())
 }
 
 #[cfg(test)]
@@ -184,6 +200,7 @@ mod tests {
             now_ms: 10_000,
             me: lasting(name("a")),
             fences: true,
+            named: None,
             term: Some(lasting(term_open("a", 3, true))),
             term_is_heard: true,
             own: Some(OwnSession { session: SessionId(5), incarnation: Incarnation(1) }),
@@ -237,6 +254,26 @@ mod tests {
             |grants| decide(&View { grants: granted(grants), floor: Some(two_needed), ..alone.clone() });
         assert_eq!(with(&[("b", 20_000)]), Fence::Expiring);
         assert_eq!(with(&[("b", 20_000), ("c", 19_000), ("d", 18_000)]), until(19_000 + LEASE_MS));
+    }
+
+    #[test]
+    fn in_class_off_every_member_that_is_named_must_grant() {
+        let everybody = lasting(floor(&["b", "c"], 0));
+        let nobody = lasting(names(&[]));
+        let alone =
+            View { own: None, term_is_heard: false, floor: Some(everybody), named: Some(nobody), ..view() };
+        let with = |grants| decide(&View { grants: granted(grants), ..alone.clone() });
+        assert_eq!(with(&[("b", 20_000)]), Fence::Expiring, "c may open alone");
+        assert_eq!(with(&[("b", 20_000), ("c", 19_000)]), until(19_000 + LEASE_MS));
+        let unheard = lasting(names(&["d"]));
+        let both = granted(&[("b", 20_000), ("c", 20_000)]);
+        let named = View { grants: both, named: Some(unheard), ..alone.clone() };
+        assert_eq!(decide(&named), Fence::Expiring, "d may know that it is named before we do");
+        let counted = lasting(floor(&["b", "c"], 1));
+        assert_eq!(decide(&View { grants: both, floor: Some(counted), ..alone.clone() }), Fence::Expiring);
+        let single = View { floor: Some(lasting(floor(&[], 0))), ..alone.clone() };
+        assert_eq!(decide(&single), until(10_000 + LEASE_MS), "nobody may follow");
+        assert_eq!(decide(&View { floor: None, ..alone }), Fence::Expiring);
     }
 
     #[test]

@@ -27,6 +27,7 @@
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
 //! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
 //! | [`outside`] | when a fence device is asked, and what its word proves | 11 |
+//! | [`expired`] | whether the next writer of class `off` may open | 19, 22, class `off` |
 //! | [`fenced`] | which fences are told, and once each | I4 |
 //! | [`mutant`] | nothing: which rule a test build leaves out | |
 //! | [`hold`] | whether a second failover waits for a person | DESIGN section 10 |
@@ -36,6 +37,7 @@ pub mod close;
 pub mod cluster;
 pub mod detach;
 pub mod eligible;
+pub mod expired;
 pub mod fenced;
 pub mod floor;
 pub mod grant;

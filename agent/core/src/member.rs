@@ -96,7 +96,7 @@ pub struct Local<'o> {
     pub me: &'o MemberName,
     /// Our host.
     pub host: &'o HostName,
-    /// Which promises the cluster can be given: terms exist with quorum commit only.
+    /// Which promises the cluster can be given.
     pub class: Class,
     /// The time.
     pub now: Now,
@@ -118,6 +118,8 @@ pub struct Local<'o> {
     pub reached: Option<Position>,
     /// The highest term that this host remembers.
     pub known_term: Term,
+    /// For how long the session of the open term's writer has been seen gone, in milliseconds; 0 while it is there.
+    pub writer_gone_ms: u64,
     /// A write lease that we granted without etcd has not run out (rule 22).
     pub granted: bool,
     /// The start gate refuses, because we attest.
@@ -219,7 +221,7 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
     let suspended = cluster.suspended(local.now.wall_ms);
     if suspended != Some(false) {
         decision.waits.extend(cluster.why_suspended(local.now.wall_ms));
-        if local.class == Class::Quorum {
+        if local.class != Class::On {
             // Not of rules 4 to 13: nothing changes hands by it, and without it the writer's lease would end (rule 23).
             decision.actions.extend(writer::keep_term(cluster, local));
             if suspended == Some(true) {
@@ -237,7 +239,7 @@ pub fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> Deci
     decision.actions.extend(suspension::end(cluster, local));
     match local.class {
         Class::Quorum => with_quorum(cluster, local, memory, &mut decision),
-        Class::Off => asynchronous::decide(cluster, local, &mut decision),
+        Class::Off => asynchronous::decide(cluster, local, memory, &mut decision),
         // Refused at arming (DESIGN section 4).
         Class::On => {}
     }

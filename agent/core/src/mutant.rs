@@ -35,6 +35,7 @@ pub enum Mutant {
     FenceIgnored,
     OlderTermWrites,
     OlderTermRouted,
+    ExpiredNotAwaited,
     HungWaitedFor,
     LeaseNotAwaited,
 }
@@ -118,7 +119,7 @@ mod build {
 
     impl Mutant {
         /// All of them.
-        pub const ALL: [Self; 27] = [
+        pub const ALL: [Self; 28] = [
             Self::PresentSyncOnly,
             Self::FloorNotHeldBack,
             Self::SilenceNotNeeded,
@@ -144,6 +145,7 @@ mod build {
             Self::FenceIgnored,
             Self::OlderTermWrites,
             Self::OlderTermRouted,
+            Self::ExpiredNotAwaited,
             Self::HungWaitedFor,
             Self::LeaseNotAwaited,
         ];
@@ -221,6 +223,9 @@ mod build {
                 }
                 Self::OlderTermRouted => {
                     ("older-term-routed", "I10", "clients are sent back to the writer of an older term")
+                }
+                Self::ExpiredNotAwaited => {
+                    ("expired-not-awaited", "class off, I2", "the next OPEN of class off awaits no lease")
                 }
                 Self::HungWaitedFor => {
                     ("hung-waited-for", "9, I8", "a PostgreSQL that does not answer is waited for")

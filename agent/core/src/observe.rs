@@ -72,7 +72,8 @@ pub fn is_worth_saying(action: &Action) -> bool {
     !matches!(
         action,
         Action::OpenFirst { .. }
-            | Action::FollowPatroni { .. }
+            | Action::FollowPatroni(_)
+            | Action::NameMembers { .. }
             | Action::KeepTerm { .. }
             | Action::SayWritable { .. }
             | Action::SayHeld { .. }

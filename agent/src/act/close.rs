@@ -9,7 +9,7 @@ use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_store::{Compare, Write};
 use holdfast_types::MemberName;
 use holdfast_types::keys;
-use holdfast_types::record::{Reign, Stored};
+use holdfast_types::record::Stored;
 
 use super::{armed_txn, encoded, fenced, incident, not_fenced, override_is, term_is, trace, txn};
 use crate::member::Member;
@@ -56,7 +56,7 @@ pub async fn close(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Resu
     trace::step(&member.telemetry, context, "close", start, &attributes);
     fenced::closed(member, cluster, plan);
     if !given_back {
-        revoke_the_old_patroni(member, cluster, plan).await;
+        revoke_the_old_patroni(member, cluster, plan.closed.holder()).await;
     }
     Ok(())
 }
@@ -78,14 +78,7 @@ fn compares(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<Vec<
     }
     match &plan.out_of_office {
         OutOfOffice::SessionAbsent(_) => {
-            // Absent, or (after a boot) on another lease: what was read must still be there.
-            let facts = cluster.facts.get(plan.closed.holder()).context("the writer's host is not known")?;
-            let key = keys::session(&member.config.region, &facts.host);
-            let now = cluster.sessions.iter().find(|(_, session)| session.host == facts.host);
-            compares.push(match now {
-                Some((session, _)) => Compare::Lease { key, is: session.0 },
-                None => revision(key, 0),
-            });
+            compares.push(session_is_gone(member, cluster, plan.closed.holder())?);
         }
         OutOfOffice::LeaderIsAnother => {}
         OutOfOffice::Outside { asker, mod_revision } => {
@@ -103,9 +96,19 @@ fn compares(member: &Member, cluster: &Cluster, plan: &ClosePlan) -> Result<Vec<
     Ok(compares)
 }
 
+/// Compares that the session that was seen gone is: absent, or (after a boot) on another lease, which must still be there.
+pub fn session_is_gone(member: &Member, cluster: &Cluster, writer: &MemberName) -> Result<Compare> {
+    let facts = cluster.facts.get(writer).context("the writer's host is not known")?;
+    let key = keys::session(&member.config.region, &facts.host);
+    let now = cluster.sessions.iter().find(|(_, session)| session.host == facts.host);
+    Ok(match now {
+        Some((session, _)) => Compare::Lease { key, is: session.0 },
+        None => Compare::ModRevision { key, is: 0 },
+    })
+}
+
 /// The old writer's Patroni loses its lease, so that its member key goes too. Best effort: it would run out by itself.
-async fn revoke_the_old_patroni(member: &Member, cluster: &Cluster, plan: &ClosePlan) {
-    let Reign::Closed { holder, .. } = &plan.closed.reign else { return };
+pub async fn revoke_the_old_patroni(member: &Member, cluster: &Cluster, holder: &MemberName) {
     let Some(old) = cluster.members.get(holder).filter(|old| old.lease != 0) else { return };
     if let Err(error) = member.world.store.revoke(old.lease).await {
         tracing::debug!(%error, "the old writer's Patroni keeps its lease until it runs out");

@@ -120,6 +120,18 @@ pub async fn deposed(member: &Member, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// Class `off`: as deposed, and the gate is shut before, so that the stop can be attested.
+pub async fn end_deposed(member: &Member, cluster: &Cluster) -> Result<()> {
+    let begun_ms = clock::boottime_ms();
+    tracing::warn!(
+        cluster = %member.instance.cluster,
+        "Patroni has given the lock to another: this node's PostgreSQL is ended, so that the other can open its term"
+    );
+    shut_gate_and_kill(member).await?;
+    told::killed(member, cluster, FenceCause::Deposed, begun_ms);
+    Ok(())
+}
+
 /// Ends the PostgreSQL of a node that a person has fenced. Its Patroni comes back and finds the start gate shut.
 pub async fn fenced(member: &Member, cluster: &Cluster) -> Result<()> {
     let begun_ms = clock::boottime_ms();

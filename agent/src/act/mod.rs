@@ -4,6 +4,7 @@
 
 pub mod attest;
 pub mod close;
+pub mod expired;
 pub mod facts;
 pub mod fence;
 pub mod fenced;
@@ -44,8 +45,13 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
         Action::SayWritable { record, term_mod_revision } => {
             term::say_writable(member, cluster, record, *term_mod_revision).await
         }
-        Action::FollowPatroni { term, term_mod_revision, leader_mod_revision } => {
-            term::follow_patroni(member, cluster, *term, (*term_mod_revision, *leader_mod_revision)).await
+        Action::FollowPatroni(plan) => expired::follow(member, cluster, plan).await,
+        Action::NameMembers { floor, floor_mod_revision, term_mod_revision } => {
+            expired::name_members(member, cluster, floor, (*floor_mod_revision, *term_mod_revision)).await
+        }
+        Action::EndDeposed => kill::end_deposed(member, cluster).await,
+        Action::FreeLock { writer, leader_mod_revision, term_mod_revision } => {
+            expired::free_lock(member, cluster, writer, (*leader_mod_revision, *term_mod_revision)).await
         }
         Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
             suspension::say_held(member, cluster, record, (*held_mod_revision, *term_mod_revision)).await
@@ -138,7 +144,14 @@ pub fn describe(action: &Action) -> String {
         Action::KillFenced => "killed the PostgreSQL of a fenced node".into(),
         Action::Prove { closed } => format!("proved the writer that followed term {closed} by a write"),
         Action::TellRestart => "recorded that the writer was away and is back in its term".into(),
-        Action::FollowPatroni { term, .. } => format!("opened term {term} for Patroni's leader"),
+        Action::FollowPatroni(plan) => format!("opened term {} for Patroni's leader", plan.opened.term),
+        Action::NameMembers { .. } => "named the members that are asked for a lease without etcd".into(),
+        Action::EndDeposed => {
+            "shut the start gate and killed a PostgreSQL whose lock Patroni has given to another".into()
+        }
+        Action::FreeLock { writer, .. } => {
+            format!("freed Patroni's lock of {writer}, whose lease is over")
+        }
         Action::Follow { source: Some((address, _)) } => format!("opened replication towards {address}"),
         Action::Follow { source: None } => "closed replication towards everybody".into(),
         Action::Promise { term, writer } => {

@@ -1,11 +1,9 @@
-//! Rewrites the term record of our own open term: a new incarnation or session (rule 23), or that we are writable. In
-//! class `off`, opens a term for Patroni's leader.
+//! Rewrites the term record of our own open term: a new incarnation or session (rule 23), or that we are writable.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_store::{Compare, Write};
-use holdfast_types::Term;
-use holdfast_types::record::{Reign, TermRecord};
+use holdfast_store::Write;
+use holdfast_types::record::TermRecord;
 
 use super::{armed_txn, encoded, incident, term_is, txn};
 use crate::member::Member;
@@ -44,32 +42,5 @@ pub async fn say_writable(
     let record = TermRecord { timeline: record.timeline.max(taken), ..record.clone() };
     put(member, cluster, &record, mod_revision).await?;
     incident::promoted(member, cluster);
-    Ok(())
-}
-
-/// Class `off`: we hold Patroni's lock and accept writes, so the term is ours.
-pub async fn follow_patroni(
-    member: &Member,
-    cluster: &Cluster,
-    term: Term,
-    (term_mod_revision, leader_mod_revision): (i64, i64),
-) -> Result<()> {
-    let own = member.own().context("our own session is not known to be alive")?;
-    let (incarnation, session) = (own.incarnation, own.session);
-    let holder = member.instance.member.clone();
-    let reign = Reign::Open { holder, incarnation, session, writable: true, floor: None };
-    let timeline = cluster.term.as_ref().and_then(|term| term.value.timeline);
-    let record = TermRecord { term, reign, trace: None, timeline };
-    let compares = vec![
-        term_is(member, term_mod_revision),
-        Compare::ModRevision { key: member.keys.patroni_leader(), is: leader_mod_revision },
-    ];
-    let key = member.keys.term();
-    let value = encoded(cluster, &key, record);
-    let write = Write::put(key, value);
-    if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
-        bail!("etcd has changed since it was read");
-    }
-    tracing::info!(cluster = %member.instance.cluster, term = term.0, "term opened: Patroni's leader is the writer");
     Ok(())
 }

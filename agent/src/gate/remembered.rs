@@ -28,6 +28,10 @@ pub struct Remembered {
     /// A PostgreSQL that hung is being ended, or something of it is left in the kernel: its port stays closed (rule 9).
     #[serde(default)]
     pub ends_hung: bool,
+    /// Class `off`: the writer after which this host has tried to open a term, without having heard how that ended. It is
+    /// granted no lease in that term any more.
+    #[serde(default)]
+    pub follows: Option<Follows>,
     /// The last reign that the watch has shown in force (rule 25).
     #[serde(default)]
     pub reign: Option<KnownReign>,
@@ -50,6 +54,15 @@ pub struct Away {
     pub ended: RestartEnd,
     /// Why nobody followed it, for people; empty where that is not known.
     pub why: String,
+}
+
+/// An OPEN of class `off` that may still arrive in etcd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follows {
+    /// The term that it ends.
+    pub term: Term,
+    /// The revision of the term record that it compares: once that has moved, it is refused.
+    pub term_mod_revision: i64,
 }
 
 /// The folder of a cluster below the state directory.

@@ -120,7 +120,7 @@ fn alone(config: &Config, instance: &Instance, standby: bool) -> Answer {
         given_back: false,
         term: None,
         term_unreadable: true,
-        has_terms: instance.class == Class::Quorum,
+        has_terms: instance.class != Class::On,
     });
     match answer {
         start_gate::Answer::Pass => Answer::Pass,

@@ -3,13 +3,16 @@
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
+use holdfast_agent_core::close::Revised;
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_agent_core::member::term_in_force;
+use holdfast_agent_core::expired;
+use holdfast_agent_core::member::{OwnSession, term_in_force};
 use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::{Class, ClusterId, Mode, Position, Term};
+use holdfast_types::record::{Reign, TermRecord};
+use holdfast_types::{Class, ClusterId, Mode, SessionId, Term};
 use tokio::sync::watch;
 
 use super::Member;
@@ -22,6 +25,8 @@ const READ_DEADLINE: Duration = Duration::from_millis(700);
 const HOOK_POLL: Duration = Duration::from_millis(50);
 /// Patroni's default `ttl`, for when its configuration cannot be read.
 const PATRONI_TTL_MS: u64 = 30_000;
+/// A comparison of OPEN failed.
+const CHANGED: &str = "etcd has changed since; it is read again";
 
 impl Member {
     /// Rules 9, I5 and I12: whether the postmaster may start now.
@@ -29,8 +34,7 @@ impl Member {
         let start_as = if standby { StartAs::Standby } else { StartAs::Primary };
         let read = tokio::time::timeout(READ_DEADLINE, self.world.read(&self.keys)).await;
         let cluster = read.ok().and_then(Result::ok);
-        // Without quorum commit only a fence gates a start.
-        let has_terms = self.instance.class == Class::Quorum;
+        let has_terms = self.instance.class != Class::On;
         let contradiction =
             cluster.as_ref().filter(|_| has_terms).and_then(|cluster| self.contradiction(cluster));
         // An etcd that has forgotten what we know is no better than one that does not answer.
@@ -61,7 +65,14 @@ impl Member {
         if matches!(answer, start_gate::Answer::Pass) && has_terms {
             self.note_away().await;
         }
+        // A lease can only come from the session that the record names, and nobody may open the next term while that is there.
+        let own = self.own().map(|own| own.session);
+        let renewed = |cluster: &Cluster| term_in_force(cluster).and_then(session_of) == own;
+        let waits = self.instance.class == Class::Off && !cluster.as_ref().is_some_and(renewed);
         match answer {
+            start_gate::Answer::Pass if is_writer && waits => Answer::Refuse {
+                why: "its term is not renewed under this host's session yet; Patroni tries again".into(),
+            },
             start_gate::Answer::Pass if is_writer => match act::fence::close_before_start(self).await {
                 Ok(()) => {
                     self.fence_wake.notify_one();
@@ -114,26 +125,33 @@ impl Member {
         Some(decided)
     }
 
+    /// For how long the session of the open term has been seen gone, in milliseconds; 0 while it is there.
+    pub(super) fn writer_gone_ms(&self, cluster: &Cluster) -> u64 {
+        let session = term_in_force(cluster).and_then(session_of);
+        let gone = session.filter(|session| !cluster.sessions.contains_key(session));
+        let now_ms = clock::boottime_ms();
+        let mut state = self.state();
+        let since = gone.map(|session| (session, now_ms));
+        state.gone = state.gone.filter(|(known, _)| Some(*known) == gone).or(since);
+        state.gone.map_or(0, |(_, since_ms)| now_ms.saturating_sub(since_ms))
+    }
+
     /// Rule 16: twice Patroni's ttl, as far as it is known.
     fn hook_wait_ms_max(&self) -> u64 {
         let (cluster, _) = self.world.watched(&self.keys);
         2 * cluster.config.map_or(PATRONI_TTL_MS, |config| config.ttl_ms)
     }
 
-    /// OPEN, and everything that stands before our promotion. Returns whether the term is ours.
+    /// OPEN, and the fence that stands before our promotion. Returns whether the term is ours.
     async fn open(
         &self,
-        cluster: &Cluster,
-        plan: &open::OpenPlan,
-        replayed: Option<Position>,
+        term: Term,
+        open: impl Future<Output = anyhow::Result<bool>>,
     ) -> anyhow::Result<bool> {
         // Side by side, because both take their time, and neither is cancelled by the other's failure.
-        let fence = self.prepare_fence(plan.opened.term);
-        match tokio::join!(act::open::open(self, cluster, plan), fence) {
+        match tokio::join!(open, self.prepare_fence(term)) {
             (Ok(true), Ok(())) => {
-                self.fence_for(plan.opened.term).await?;
-                // After OPEN: whoever lost the race for it may have to follow one of these timelines.
-                act::timeline::hold(self, replayed, plan.opened.timeline).await?;
+                self.fence_for(term).await?;
                 Ok(true)
             }
             (Ok(false), _) => {
@@ -149,7 +167,7 @@ impl Member {
         let replayed = act::position::replayed(self).await;
         // Read last: what was seen of PostgreSQL is older than what etcd says, never the other way round.
         let cluster = self.world.read(&self.keys).await?;
-        let has_terms = self.instance.class == Class::Quorum;
+        let has_terms = self.instance.class != Class::On;
         if let Some(why) = self.contradiction(&cluster).filter(|_| has_terms) {
             return Ok(Attempt::Wait(why));
         }
@@ -166,6 +184,9 @@ impl Member {
         let Some(own) = self.own() else {
             return Ok(Attempt::Wait("our own session is not known to be alive".into()));
         };
+        if self.instance.class == Class::Off {
+            return self.try_to_follow(&cluster, own, fenced.as_deref(), waited_ms).await;
+        }
         let suspended = cluster.why_suspended(clock::wall_ms());
         let answer = open::decide(&open::View {
             me: &self.instance.member,
@@ -189,10 +210,16 @@ impl Member {
         });
         let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(&cluster));
         Ok(match answer {
-            open::Answer::Open(plan) => match self.open(&cluster, &plan, replayed).await? {
-                true => pass_in(plan.opened.term),
-                false => Attempt::Wait("etcd has changed since; it is read again".into()),
-            },
+            open::Answer::Open(plan) => {
+                let opening = act::open::open(self, &cluster, &plan);
+                if self.open(plan.opened.term, opening).await? {
+                    // After OPEN: whoever lost the race for it may have to follow one of these timelines.
+                    act::timeline::hold(self, replayed, plan.opened.timeline).await?;
+                    pass_in(plan.opened.term)
+                } else {
+                    Attempt::Wait(CHANGED.into())
+                }
+            }
             open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
             open::Answer::AlreadyOpen(term) => {
                 self.fence_for(term).await?;
@@ -207,6 +234,59 @@ impl Member {
             open::Answer::Wait(why) => Attempt::Wait(why),
             open::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
         })
+    }
+
+    /// Class `off`: the last writer's lease is waited for, or its agent's word.
+    async fn try_to_follow(
+        &self,
+        cluster: &Cluster,
+        own: OwnSession,
+        fenced: Option<&str>,
+        waited_ms: u64,
+    ) -> anyhow::Result<Attempt> {
+        let gone_ms = self.writer_gone_ms(cluster);
+        let (granted, remembered) = {
+            let state = self.state();
+            (clock::boottime_ms() < state.granted_until_ms, state.remembered.clone())
+        };
+        let answer = expired::decide(&expired::View {
+            cluster,
+            me: &self.instance.member,
+            own,
+            known_term: remembered.known_term(),
+            gone_ms,
+            timings: &self.config.timings,
+            granted,
+            given_back: remembered.attesting || self.has_given_back(cluster),
+            barred: fenced,
+            now_wall_ms: clock::wall_ms(),
+            waited_ms,
+            wait_ms_max: self.hook_wait_ms_max(),
+        });
+        let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), None);
+        Ok(match answer {
+            expired::Answer::Open(plan) => {
+                let opening = act::expired::open(self, cluster, &plan);
+                match self.open(plan.opened.term, opening).await? {
+                    true => pass_in(plan.opened.term),
+                    false => Attempt::Wait(CHANGED.into()),
+                }
+            }
+            expired::Answer::AlreadyOpen(term) => {
+                self.fence_for(term).await?;
+                pass_in(term)
+            }
+            expired::Answer::Pass => Attempt::Decided(Promotion::Pass, None),
+            expired::Answer::Wait(why) => Attempt::Wait(why),
+            expired::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
+        })
+    }
+}
+
+fn session_of(term: &Revised<TermRecord>) -> Option<SessionId> {
+    match term.value.reign {
+        Reign::Open { session, .. } => Some(session),
+        Reign::Closed { .. } => None,
     }
 }
 

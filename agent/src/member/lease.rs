@@ -3,7 +3,7 @@
 //! What it must be is decided by `holdfast-agent-core`; the kernel and the guard hold it ([`crate::act::fence`]). Also the
 //! other side: the leases that this node grants to the writer while etcd is out of reach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,11 +78,14 @@ impl Member {
         }
         let interval = Duration::from_millis(self.config.timings.renew_interval_ms());
         let mut wait = interval;
-        if lease::needs_grants(&self.lease_view(&cluster, connected, kept)) {
+        let named = self.named(kept.term);
+        if lease::needs_grants(&self.lease_view(&cluster, connected, kept, &named)) {
             self.ask_for_grants(&cluster, kept, interval / 2).await;
             wait = interval / 2;
         }
-        let fence = lease::decide(&self.lease_view(&cluster, connected, kept));
+        // Whom the record names may have grown meanwhile.
+        let named = self.named(kept.term);
+        let fence = lease::decide(&self.lease_view(&cluster, connected, kept, &named));
         let problem = act::fence::set(self, fence).await.err().map(|error| format!("{error:#}"));
         if let Some(problem) = &problem {
             tracing::warn!(cluster = %self.instance.cluster, "the fence of this host cannot be set: {problem}; tried again");
@@ -98,7 +101,20 @@ impl Member {
         (fence, opening.map_or(wait, |left| wait.min(left)))
     }
 
-    fn lease_view<'o>(&'o self, cluster: &'o Cluster, connected: bool, kept: &'o Lease) -> lease::View<'o> {
+    /// Class `off`: whom our floor records name in the term, as far as this start of the agent has sent any.
+    fn named(&self, term: Option<Term>) -> BTreeSet<MemberName> {
+        let state = self.state();
+        let named = state.named.as_ref().filter(|(of, _)| Some(*of) == term);
+        named.map(|(_, members)| members.clone()).unwrap_or_default()
+    }
+
+    fn lease_view<'o>(
+        &'o self,
+        cluster: &'o Cluster,
+        connected: bool,
+        kept: &'o Lease,
+        named: &'o BTreeSet<MemberName>,
+    ) -> lease::View<'o> {
         // Before the first word from etcd nothing is known of it, not even what it has forgotten.
         let was_heard = cluster.revision > 0;
         let contradiction = self.contradiction(cluster).filter(|_| was_heard);
@@ -111,7 +127,8 @@ impl Member {
         lease::View {
             now_ms: clock::boottime_ms(),
             me: &self.instance.member,
-            fences: self.instance.class == Class::Quorum && mode == Mode::Armed,
+            fences: mode == Mode::Armed,
+            named: (self.instance.class == Class::Off).then_some(named),
             term: term_in_force(cluster).map(|term| &term.value),
             term_is_heard: connected,
             own: self.own(),
@@ -174,15 +191,17 @@ impl Member {
         let own = self.session.borrow().incarnation();
         let Some(asked) = Asked::of(term, &self.instance.member, own) else { return };
         let Some(floor) = cluster.floor.as_ref().map(|floor| &floor.value) else { return };
-        for member in &floor.configuration.members {
+        let named = self.named(Some(term.term));
+        let members: Vec<&MemberName> = floor.configuration.members.union(&named).collect();
+        for member in &members {
+            let member = *member;
             let Some(facts) = cluster.facts.get(member) else { continue };
             if kept.clients.get(member).is_none_or(|(address, _)| *address != facts.grpc) {
                 kept.clients.insert(member.clone(), (facts.grpc.clone(), self.client_of(facts, deadline)));
             }
         }
         let sent_ms = clock::boottime_ms();
-        let members = floor.configuration.members.iter();
-        let questions = members.filter_map(|member| {
+        let questions = members.into_iter().filter_map(|member| {
             let (_, client) = kept.clients.get(member)?;
             let question = self.question(member, &asked);
             Some(async move { (member.clone(), client.grant(&question).await) })
@@ -223,16 +242,20 @@ impl Member {
         let term: Option<&TermRecord> = term_in_force(&cluster).map(|term| &term.value);
         // Either binds: a state directory that was lost does not take back what etcd holds.
         let told = cluster.promises.get(&self.instance.member).map(|promise| promise.value.term);
+        let recorded = cluster.term.as_ref().map_or(0, |term| term.mod_revision);
         let duration_ms = self.config.timings.grant_ms();
         // One lock over the decision and the mark: a promise is begun under the same lock.
         let mut state = self.state();
+        // An OPEN whose answer was lost ends the term, unless the term record has moved since.
+        let follows = state.remembered.follows.as_ref();
+        let follows = follows.filter(|sent| recorded <= sent.term_mod_revision).map(|sent| sent.term);
         grant::decide(
             asked,
             &grant::View {
                 me: &self.instance.member,
                 armed: state.remembered.mode == Mode::Armed,
                 term,
-                promised: state.phase.as_ref().map(Phase::term).max(told),
+                promised: state.phase.as_ref().map(Phase::term).max(told).max(follows),
                 promising: state.promising,
                 accepts_writes: state.accepts_writes() == Some(true),
             },

@@ -312,6 +312,7 @@ impl Member {
     }
 
     fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {
+        let writer_gone_ms = self.writer_gone_ms(cluster);
         let state = self.state();
         let local = core::Local {
             me: &self.instance.member,
@@ -327,6 +328,7 @@ impl Member {
             after_stop: state.after_stop.clone(),
             reached: state.position,
             known_term: state.remembered.known_term(),
+            writer_gone_ms,
             granted: clock::boottime_ms() < state.granted_until_ms,
             gate_shut: state.remembered.attesting,
             ends_hung: state.remembered.ends_hung,

@@ -1,5 +1,6 @@
 //! What a member's tasks know together: behind one lock, never held over a wait.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use holdfast_agent_core::detach::Phase;
@@ -11,7 +12,7 @@ use holdfast_host::nftables::Generation;
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::record::{MemberFacts, RestartEnd, SetupSeen, TermRecord, WarnedCommits};
-use holdfast_types::{Position, Term, Timeline};
+use holdfast_types::{MemberName, Position, SessionId, Term, Timeline};
 
 use super::journal;
 use crate::gate::remembered::{Away, Remembered};
@@ -49,8 +50,12 @@ pub struct State {
     pub contradiction: Option<String>,
     /// The fence that was set last by this start of the agent; `None` when that is not known.
     pub fence: Option<Fence>,
-    /// A promise is being begun: no lease is granted.
+    /// A promise is being begun, or a term of class `off` opened: no lease is granted.
     pub promising: bool,
+    /// The session of another's open term that was seen gone, and since when, `CLOCK_BOOTTIME` in milliseconds.
+    pub gone: Option<(SessionId, u64)>,
+    /// Class `off`: whom floor records of ours name in this term, heard of or not. All of them are asked for a lease.
+    pub named: Option<(Term, BTreeSet<MemberName>)>,
     /// The postmaster that was seen last, if it lives.
     pub postmaster: Option<i32>,
     /// Why the fence could not be set when that was tried last.

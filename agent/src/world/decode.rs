@@ -56,6 +56,7 @@ pub fn cluster<'p>(
 fn note_unreadable(keys: &ClusterKeys, key: &str, cluster: &mut Cluster) {
     match keys.parse(key) {
         Some(OurKey::Mode) => cluster.mode_unreadable = true,
+        Some(OurKey::Floor) => cluster.floor_unreadable = true,
         Some(OurKey::Held) => cluster.held_unreadable = true,
         Some(OurKey::Maintenance) => cluster.maintenance_unreadable = true,
         Some(OurKey::Term | OurKey::Promise { .. }) => cluster.terms_unreadable = true,

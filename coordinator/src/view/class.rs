@@ -1,7 +1,7 @@
 //! What the class of a cluster means to a person: what arming it does, and what a failover may cost.
 //!
-//! Class `off` has no promises: terms there follow Patroni's leader, without floor, promises or evidence. Called by
-//! `status`, `arm` and the findings, so that all of them say the same.
+//! Class `off` has no promises: the next writer opens its term once the lease of the last one is over, and what that had
+//! not sent is lost. Called by `status`, `arm` and the findings, so that all of them say the same.
 
 use holdfast_types::Class;
 
@@ -24,9 +24,10 @@ pub fn loss(patroni: &PatroniView) -> Option<String> {
     let loop_wait = config["loop_wait"].as_u64().unwrap_or(LOOP_WAIT_S_DEFAULT);
     let now = nearest_bytes(patroni).map_or("an unknown distance".into(), text::bytes);
     Some(format!(
-        "class off: acknowledged writes can be lost in a failover; Patroni alone bounds the loss (a successor may be \
-         {} behind what the leader published last, and what it wrote after that, in up to {loop_wait} s, is lost too; \
-         the nearest is now {now} behind)",
+        "class off: acknowledged writes can be lost in a failover; Patroni's maximum_lag_on_failover bounds the loss (a \
+         successor may be {} behind what the leader published last, and what it wrote after that, in up to {loop_wait} s, \
+         or since it lost etcd, is lost too; once another has opened its term it is told of no commit any more; the \
+         nearest is now {now} behind)",
         text::bytes(lag)
     ))
 }
@@ -41,8 +42,8 @@ fn nearest_bytes(patroni: &PatroniView) -> Option<u64> {
 pub fn arming(patroni: &PatroniView) -> &'static str {
     match patroni.class() {
         Some(Class::Off) => {
-            "arm: Patroni alone goes on to decide who leads and what is lost; agents then open a term for each of its \
-             leaders, so that poolers follow, and start a hung Patroni again"
+            "arm: Patroni alone goes on to decide who leads and what is lost; agents then fence a writer whose lease is \
+             over, let the next one lead only after that, and start a hung Patroni again"
         }
         _ => "arm: agents then fence, close terms and hand over by themselves",
     }

@@ -101,7 +101,7 @@ impl List<'_> {
         self.add(Severity::Risk, cause, effect, next);
     }
 
-    /// Class `off`: terms follow Patroni's leader, and nothing rests on agents' promises.
+    /// Class `off`: nothing rests on agents' promises.
     fn is_asynchronous(&self) -> bool {
         self.view.patroni.class() == Some(Class::Off)
     }
@@ -166,7 +166,7 @@ impl List<'_> {
                 None => format!("{member} has never had an agent"),
             };
             let effect = match self.is_asynchronous() {
-                true => "if Patroni promotes it, no term is opened and the poolers do not follow",
+                true => "it grants no lease while etcd is away, and is not promoted",
                 false => "it gives no promise and cannot be chosen as successor",
             };
             self.risk(cause, effect, format!("systemctl status holdfast-agent on the host of {member}"));

@@ -138,16 +138,13 @@ fn of_member(view: &ClusterView, member: &MemberName, setup: &SetupSeen, faults:
     }
 }
 
-/// Nothing is asked of a promotion in class off. The file's word takes the place of the one in `/config`.
+/// The file's word takes the place of the one in `/config`.
 fn hook(
     view: &ClusterView,
     member: &MemberName,
     file: &PatroniFile,
     add: &mut impl FnMut(String, &'static str, String),
 ) {
-    if view.patroni.class() == Some(Class::Off) {
-        return;
-    }
     let in_config =
         view.patroni.config.as_ref().and_then(|config| config["postgresql"]["pre_promote"].as_str());
     let cause = match file.pre_promote.as_deref().or(in_config) {
@@ -242,7 +239,11 @@ mod tests {
             built.asynchronous();
             built.facts(2, |facts| facts.setup.as_mut().unwrap().file.as_mut().unwrap().pre_promote = None);
         });
-        assert_eq!(asynchronous, [""; 0], "nothing is asked of a promotion there");
+        assert_eq!(
+            asynchronous,
+            ["pre_promote is missing on db2"],
+            "the last writer's end is waited for there too"
+        );
     }
 
     #[test]

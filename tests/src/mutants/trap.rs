@@ -130,6 +130,8 @@ impl Trap {
             Mutant::OlderTermRouted => Self::OlderTerm,
             // A race of milliseconds between a withdrawal and a CLOSE: the model finds it.
             Mutant::WithdrawnAlone
+            // Of class off, which these scenarios are not.
+            | Mutant::ExpiredNotAwaited
             // A session that somebody revokes, and a host that stands still at that moment: the simulator finds it.
             | Mutant::LeaseNotAwaited
             // The shell kills and waits for the end of all of it before it looks again: the pure test finds it.

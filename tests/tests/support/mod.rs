@@ -292,9 +292,19 @@ impl Session {
         self.within(REFUSAL)
     }
 
-    fn within(&mut self, deadline: Duration) -> Option<String> {
+    /// Sends one transaction whose answer is read later.
+    pub fn begin_commit(&mut self) -> Option<()> {
         let sql = format!("BEGIN; {COMMIT} \\g /dev/null\nCOMMIT; SELECT pg_backend_pid();\n");
-        self.stdin.write_all(sql.as_bytes()).ok()?;
+        self.stdin.write_all(sql.as_bytes()).ok()
+    }
+
+    /// The answer to what was sent, if it comes within a few seconds.
+    pub fn answer(&mut self) -> Option<String> {
+        self.lines.recv_timeout(REFUSAL).ok()
+    }
+
+    fn within(&mut self, deadline: Duration) -> Option<String> {
+        self.begin_commit()?;
         self.lines.recv_timeout(deadline).ok()
     }
 }

@@ -1,9 +1,10 @@
 //! What a database member does: data, which the shell turns into effects without a choice of its own.
 
-use holdfast_types::record::{HeldRecord, StopKind, TermRecord};
+use holdfast_types::record::{FloorRecord, HeldRecord, StopKind, TermRecord};
 use holdfast_types::{MemberName, SessionId, Term};
 
 use crate::close::ClosePlan;
+use crate::expired;
 use crate::floor::Begun;
 use crate::hung::Hung;
 use crate::outside::Target;
@@ -39,14 +40,27 @@ pub enum Action {
     },
     /// Our PostgreSQL was started again as the writer of its own term: prove it by a write, and record how long it was away.
     TellRestart,
-    /// Class `off`: Patroni's leader is the writer; the term says so and promises nothing.
-    FollowPatroni {
-        /// The term to open.
-        term: Term,
+    /// Class `off`: Patroni's leader is the writer, and no hook has opened the term for it.
+    FollowPatroni(Box<expired::Plan>),
+    /// Class `off`: publish whom we ask for a lease without etcd, and who may therefore follow us.
+    NameMembers {
+        /// The record to put.
+        floor: FloorRecord,
         /// Compare; 0 is absent.
+        floor_mod_revision: i64,
+        /// Compare.
         term_mod_revision: i64,
-        /// Compare: the leader key is ours.
+    },
+    /// Class `off`: the term is ours and Patroni's lock another's: shut the start gate, and kill PostgreSQL with its Patroni.
+    EndDeposed,
+    /// Class `off`: the writer can have nothing acknowledged any more, and Patroni's lock is still its: free the lock.
+    FreeLock {
+        /// The writer. Compare: its session is gone.
+        writer: MemberName,
+        /// Compare.
         leader_mod_revision: i64,
+        /// Compare.
+        term_mod_revision: i64,
     },
     /// Rule 24: before our fence may be lifted, say that nobody may close our term.
     SayHeld {

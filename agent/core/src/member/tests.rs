@@ -140,6 +140,7 @@ fn local(member: &str, change: impl FnOnce(&mut Local<'static>)) -> Local<'stati
         after_stop: None,
         reached: None,
         known_term: Term(0),
+        writer_gone_ms: 60_000,
         granted: false,
         gate_shut: false,
         ends_hung: false,
@@ -183,34 +184,6 @@ fn the_first_term_after_arming_is_above_every_known_one() {
     assert_eq!(actions(&rearmed, &local("b", |_| ())), [], "only the present leader");
     rearmed.terms_unreadable = true;
     assert_eq!(actions(&rearmed, &local("a", |_| ())), [], "a term that cannot be read is not absent");
-}
-
-#[test]
-fn without_quorum_commit_only_a_hung_patroni_is_dealt_with() {
-    let hung = local("a", |l| (l.class, l.patroni_hung) = (Class::Off, true));
-    assert_eq!(actions(&cluster(), &hung), [Action::RestartPatroni]);
-    let gone = local("a", |l| (l.class, l.postgres) = (Class::Off, Postgres::Gone));
-    assert_eq!(actions(&cluster(), &gone), []);
-}
-
-#[test]
-fn without_quorum_commit_the_term_follows_patroni_and_one_writer_is_left() {
-    let as_off = |member: &str, primary: bool| {
-        local(member, |l| {
-            (l.class, l.postgres) = (Class::Off, Postgres::Running { in_recovery: Some(!primary) });
-        })
-    };
-    assert_eq!(actions(&cluster(), &as_off("a", true)), []);
-    let mut moved = cluster();
-    moved.leader_key = Some(revised(name("b"), 95));
-    assert_eq!(actions(&moved, &as_off("b", false)), [], "not before it is promoted");
-    let follow = Action::FollowPatroni { term: Term(5), term_mod_revision: 80, leader_mod_revision: 95 };
-    assert_eq!(actions(&moved, &as_off("b", true)), [follow]);
-    assert_eq!(actions(&moved, &as_off("a", true)), [], "the term is still its own");
-    moved.term = Some(revised(term_open("b", 5, true), 96));
-    assert_eq!(actions(&moved, &as_off("a", true)), [Action::KillDeposed]);
-    moved.leader_key = None;
-    assert_eq!(actions(&moved, &as_off("a", true)), [], "nobody holds the lock");
 }
 
 #[test]
@@ -676,6 +649,7 @@ fn without_the_rule_a_term_is_closed_beside_a_lease() {
     assert!(matches!(done[..], [Action::Close(_)]), "{done:?}");
 }
 
+mod asynchronous;
 mod come_back;
 mod given_back;
 mod hung;

@@ -54,6 +54,7 @@ fn local(member: &str, now_ms: u64, silent: bool) -> Local<'static> {
         pulse: None,
         after_stop: None,
         known_term: Term(0),
+        writer_gone_ms: 0,
         granted: false,
         gate_shut: false,
         ends_hung: false,

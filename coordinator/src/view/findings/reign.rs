@@ -73,7 +73,7 @@ impl List<'_> {
                     self.risk(
                         format!("the agent of the writer {holder} has no session"),
                         match self.is_asynchronous() {
-                            true => "nobody there starts a hung Patroni again",
+                            true => "its lease is over: its port closes, and Patroni elects another",
                             false => "if its PostgreSQL falls silent too, its standbys leave it and a failover begins",
                         },
                         format!("systemctl status holdfast-agent on the host of {holder}"),

@@ -33,9 +33,10 @@ impl Agent {
                 self.prove(*closed);
                 Ok(())
             }
-            // Nobody is away in the term of a simulated agent's view.
-            Action::TellRestart => Ok(()),
-            Action::FollowPatroni { .. } => unreachable!("the simulated cluster is of class quorum"),
+            Action::FollowPatroni(_)
+            | Action::NameMembers { .. }
+            | Action::EndDeposed
+            | Action::FreeLock { .. } => unreachable!("the simulated cluster is of class quorum"),
             Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
                 self.say_held(cluster, record, (*held_mod_revision, *term_mod_revision)).await
             }
@@ -51,12 +52,7 @@ impl Agent {
                 self.withdraw_attestation(cluster, *attestation_mod_revision, *term_mod_revision).await
             }
             Action::OpenGate => self.open_gate().await,
-            Action::RestartPatroni => {
-                self.step(&"kills a hung Patroni").await;
-                self.world.end_patroni(self.host);
-                self.state.borrow_mut().patroni_hung = false;
-                Ok(())
-            }
+            Action::RestartPatroni => self.restart_patroni().await,
             Action::KillDeposed | Action::KillFenced => self.end_what_must_not_run().await,
             Action::Follow { source } => {
                 let source = source.as_ref().and_then(|(address, _)| self.world.host_at(address));
@@ -80,9 +76,16 @@ impl Agent {
                 let revisions = (*leader_mod_revision, *term_mod_revision);
                 self.name_next(cluster, to, *member_lease, revisions).await
             }
-            // No host of the simulator has a fence device.
-            Action::AskOutside(_) => Ok(()),
+            // No host of the simulator has a fence device, and no gate of it notes who was away.
+            Action::TellRestart | Action::AskOutside(_) => Ok(()),
         }
+    }
+
+    async fn restart_patroni(&self) -> Done {
+        self.step(&"kills a hung Patroni").await;
+        self.world.end_patroni(self.host);
+        self.state.borrow_mut().patroni_hung = false;
+        Ok(())
     }
 
     async fn end_what_must_not_run(&self) -> Done {

@@ -91,6 +91,7 @@ impl Agent {
             now_ms,
             me: &self.here().member,
             fences: says.unwrap_or(state.remembered.mode) == Mode::Armed,
+            named: None,
             term: term_in_force(cluster).map(|term| &term.value),
             term_is_heard: connected,
             own: self.own(),

@@ -327,6 +327,8 @@ impl Agent {
                 after_stop: state.after_stop.clone(),
                 reached: state.reached,
                 known_term: Term(0),
+                // Of class off.
+                writer_gone_ms: 0,
                 granted: now_ms < state.granted_until_ms,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
