@@ -174,6 +174,8 @@ pub struct Memory {
     gone: Option<(SessionId, u64)>,
     named: Option<Named>,
     attested_since_ms: Option<u64>,
+    /// Class `off`: Patroni's lock was first seen another's while our PostgreSQL still ran.
+    another_leads_since_ms: Option<u64>,
     /// Nobody used the attestation of this stop: Patroni starts PostgreSQL on the spot, and it is not attested again.
     attestation_withdrawn: bool,
     /// The incident whose proof has been begun by this start of the agent.

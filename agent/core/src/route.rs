@@ -52,8 +52,13 @@ pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
             Some(address) => Route::To { term: number, writer: holder.clone(), address },
             None => Route::Leave,
         },
-        // Not yet promoted: the clients already wait, and nobody is lost.
-        Reign::Open { writable: false, .. } => Route::Hold { term: number, lost: None },
+        // Not yet promoted. In class `off` this is the first word that the last writer is lost: no CLOSE came before.
+        Reign::Open { writable: false, .. } => {
+            let ended = cluster.events.iter().map(|event| &event.value);
+            let ended = ended.filter(|event| event.term.next() == number).map(|event| &event.from);
+            let lost = ended.filter(|member| is_away(cluster, member)).find_map(address);
+            Route::Hold { term: number, lost }
+        }
         // Given back before it wrote (rule 10): no client was ever sent there.
         Reign::Closed { .. } if term.value.was_given_back() => Route::Hold { term: number, lost: None },
         Reign::Open { holder, .. } | Reign::Closed { holder, .. } => {
@@ -76,16 +81,19 @@ pub fn lost_writers(cluster: &Cluster) -> Option<BTreeSet<(String, u16)>> {
     };
     let never_wrote = cluster.given_back() || term.value.was_given_back();
     let lost = (in_office.is_none() && !never_wrote).then(|| term.value.holder());
-    let gone =
-        cluster.events.iter().map(|event| &event.value.from).filter(|member| {
-            cluster.facts.get(*member).is_some_and(|facts| !cluster.agent_alive(&facts.host))
-        });
+    let from = cluster.events.iter().map(|event| &event.value.from);
+    let gone = from.filter(|member| is_away(cluster, member));
     let all = lost.into_iter().chain(gone).filter(|member| Some(*member) != in_office);
     Some(
         all.filter_map(|member| cluster.address(member))
             .map(|(address, port)| (address.to_owned(), port))
             .collect(),
     )
+}
+
+/// Its agent has not come back: who it was that was lost is still to be refused.
+fn is_away(cluster: &Cluster, member: &MemberName) -> bool {
+    cluster.facts.get(member).is_some_and(|facts| !cluster.agent_alive(&facts.host))
 }
 
 #[cfg(test)]
@@ -126,6 +134,38 @@ mod tests {
     fn clients_wait_until_the_new_writer_is_promoted() {
         assert!(matches!(decide(&cluster(true), None), Route::To { term: Term(4), .. }));
         assert_eq!(decide(&cluster(false), None), Route::Hold { term: Term(4), lost: None });
+    }
+
+    #[test]
+    fn who_was_lost_is_left_at_the_latest_when_the_next_term_opens() {
+        let mut cluster = cluster(false);
+        let b = MemberFacts {
+            host: holdfast_types::HostName::new("hb").unwrap(),
+            address: "10.0.0.2".into(),
+            ..cluster.facts[&name("a")].clone()
+        };
+        cluster.facts.insert(name("b"), b);
+        cluster.events = vec![Revised { value: event(3, "b", 0), mod_revision: 1 }];
+        let lost = Some(("10.0.0.2".to_owned(), 5432));
+        assert_eq!(decide(&cluster, None), Route::Hold { term: Term(4), lost });
+        assert_eq!(lost_writers(&cluster), Some([("10.0.0.2".to_owned(), 5432)].into()));
+        let kept = Route::Hold { term: Term(4), lost: None };
+        cluster.events[0].value.term = Term(2);
+        assert_eq!(decide(&cluster, None), kept, "of an earlier incident");
+        cluster.events[0].value.term = Term(3);
+        cluster.sessions.insert(holdfast_types::SessionId(9), session("hb"));
+        assert_eq!(decide(&cluster, None), kept, "its agent lives, and has ended it by an order");
+    }
+
+    fn session(host: &str) -> holdfast_types::record::SessionRecord {
+        holdfast_types::record::SessionRecord {
+            host: holdfast_types::HostName::new(host).unwrap(),
+            boot_id: String::new(),
+            incarnation: holdfast_types::Incarnation(1),
+            grpc: String::new(),
+            version: String::new(),
+            reads_format: 1,
+        }
     }
 
     #[test]
@@ -178,32 +218,22 @@ mod tests {
 
     #[test]
     fn an_application_host_refuses_a_writer_that_is_gone_and_no_other() {
-        use holdfast_types::record::SessionRecord;
-        use holdfast_types::{HostName, Incarnation, SessionId};
+        use holdfast_types::{HostName, SessionId};
         let mut cluster = cluster(true);
         assert_eq!(
             lost_writers(&cluster),
             Some(BTreeSet::new()),
             "the writer in office, whatever its agent does"
         );
-        let host = HostName::new("hb").unwrap();
         let b = MemberFacts {
-            host: host.clone(),
+            host: HostName::new("hb").unwrap(),
             address: "10.0.0.2".into(),
             ..cluster.facts[&name("a")].clone()
         };
         cluster.facts.insert(name("b"), b);
         cluster.events = vec![Revised { value: event(3, "b", 0), mod_revision: 1 }];
         assert_eq!(lost_writers(&cluster), Some([("10.0.0.2".to_owned(), 5432)].into()));
-        let session = SessionRecord {
-            host,
-            boot_id: String::new(),
-            incarnation: Incarnation(1),
-            grpc: String::new(),
-            version: String::new(),
-            reads_format: 1,
-        };
-        cluster.sessions.insert(SessionId(9), session);
+        cluster.sessions.insert(SessionId(9), session("hb"));
         assert_eq!(lost_writers(&cluster), Some(BTreeSet::new()), "it is back");
         let floor = None;
         let evidence = holdfast_types::record::Evidence::AttestedClean;

@@ -1,18 +1,22 @@
 //! Class `off`: opens the next term once the last writer's lease is over, and what makes that provable: whom a writer asks
-//! for a lease without etcd, and who frees Patroni's lock.
+//! for a lease without etcd, and who frees Patroni's lock. OPEN begins the record of the incident too, as CLOSE does in class
+//! `quorum`.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 use holdfast_agent_core::close::OutOfOffice;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::expired::Plan;
+use holdfast_host::clock;
+use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Compare, Write};
-use holdfast_types::record::FloorRecord;
+use holdfast_types::record::{EventRecord, FloorRecord, Step, Stored, TermRecord};
 use holdfast_types::{MemberName, Term};
 
 use super::close::{revoke_the_old_patroni, session_is_gone};
-use super::{armed_txn, encoded, not_fenced, term_is, txn};
+use super::{armed_txn, encoded, not_fenced, term_is, trace, txn};
 use crate::gate::remembered::Follows;
 use crate::member::Member;
 
@@ -28,11 +32,16 @@ pub async fn open(member: &Member, cluster: &Cluster, plan: &Plan) -> Result<boo
     }
     name(member, &plan.floor);
     let (term_key, floor_key) = (member.keys.term(), member.keys.floor());
+    let context = trace::of_incident(cluster).filter(|_| plan.last.is_some());
+    let opened = TermRecord { trace: context.as_ref().map(ToString::to_string), ..plan.opened.clone() };
     let mut writes = vec![
-        Write::put(term_key.clone(), encoded(cluster, &term_key, plan.opened.clone())),
+        Write::put(term_key.clone(), encoded(cluster, &term_key, opened)),
         Write::put(floor_key.clone(), encoded(cluster, &floor_key, plan.floor.clone())),
     ];
     writes.extend(plan.last.as_ref().map(|(_, term)| Write::Delete { key: member.keys.attest(*term) }));
+    let event = event(member, cluster, plan, context.as_ref());
+    writes
+        .extend(event.map(|event| Write::put(member.keys.event(event.number), Stored::new(event).encode())));
     if !armed_txn(member, cluster, txn(compares, writes)).await? {
         member.remember(|remembered| remembered.follows = None).await;
         return Ok(false);
@@ -44,6 +53,36 @@ pub async fn open(member: &Member, cluster: &Cluster, plan: &Plan) -> Result<boo
     );
     member.wake.notify_one();
     Ok(true)
+}
+
+/// The incident that ends the last reign, and how it was noticed: routes and `events` follow it.
+fn event(
+    member: &Member,
+    cluster: &Cluster,
+    plan: &Plan,
+    context: Option<&TraceContext>,
+) -> Option<EventRecord> {
+    let (from, last) = plan.last.as_ref()?;
+    let now_ms = clock::wall_ms();
+    let by_word = matches!(plan.out_of_office, Some(OutOfOffice::Attested { .. }));
+    let attested = cluster.attestation.as_ref().filter(|_| by_word).map(|found| found.value.at_wall_ms);
+    let gone_ms = i64::try_from(member.writer_gone_ms(cluster)).unwrap_or_default();
+    let mut steps_wall_ms = BTreeMap::from([(Step::Closed, now_ms), (Step::Opened, now_ms)]);
+    steps_wall_ms.insert(Step::Detected, attested.unwrap_or(now_ms - gone_ms));
+    steps_wall_ms.extend(attested.or(member.state().heard_wall_ms).map(|at_ms| (Step::Heard, at_ms)));
+    // Whoever follows looks for the term before its own; they differ only after etcd has forgotten some.
+    let ended = Term(plan.opened.term.0.saturating_sub(1));
+    let me = &member.instance.member;
+    Some(EventRecord {
+        number: ended.0,
+        term: ended,
+        from: from.clone(),
+        to: Some(me.clone()),
+        floor: None,
+        trace_id: context.and_then(trace::id),
+        steps_wall_ms,
+        text: format!("term {last} of {from} was ended by {me}: {}", describe(plan)),
+    })
 }
 
 fn describe(plan: &Plan) -> &'static str {

@@ -126,7 +126,7 @@ impl Member {
     }
 
     /// For how long the session of the open term has been seen gone, in milliseconds; 0 while it is there.
-    pub(super) fn writer_gone_ms(&self, cluster: &Cluster) -> u64 {
+    pub fn writer_gone_ms(&self, cluster: &Cluster) -> u64 {
         let session = term_in_force(cluster).and_then(session_of);
         let gone = session.filter(|session| !cluster.sessions.contains_key(session));
         let now_ms = clock::boottime_ms();
@@ -263,7 +263,7 @@ impl Member {
             waited_ms,
             wait_ms_max: self.hook_wait_ms_max(),
         });
-        let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), None);
+        let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_incident(cluster));
         Ok(match answer {
             expired::Answer::Open(plan) => {
                 let opening = act::expired::open(self, cluster, &plan);
@@ -274,7 +274,7 @@ impl Member {
             }
             expired::Answer::AlreadyOpen(term) => {
                 self.fence_for(term).await?;
-                pass_in(term)
+                Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(cluster))
             }
             expired::Answer::Pass => Attempt::Decided(Promotion::Pass, None),
             expired::Answer::Wait(why) => Attempt::Wait(why),

@@ -9,7 +9,7 @@
 use holdfast_types::MemberName;
 use holdfast_types::record::{Reign, StopKind, TermRecord};
 
-use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS, keep_term};
+use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS, keep_term, prove};
 use super::{Action, Decision, Local, Memory, OwnSession, Postgres, open_record, term_in_force};
 use crate::attest::ControlState;
 use crate::close::{OutOfOffice, Revised};
@@ -18,6 +18,10 @@ use crate::expired::{self, NotYet};
 
 /// A primary whose predecessor is still in office looks again this often: a grant of our own may be all that it waits for.
 const LOOK_AGAIN_MS: u64 = 200;
+/// For so long Patroni may go on stopping PostgreSQL once its lock is another's: in a planned switchover it gives the lock up
+/// as soon as the control file says that the shutdown is done, and its processes go after that. It answers whoever has ordered
+/// the switchover when it looks a second later.
+pub(super) const ORDERLY_STOP_MS: u64 = 2_000;
 
 pub(super) fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory, decision: &mut Decision) {
     match term_in_force(cluster) {
@@ -25,7 +29,7 @@ pub(super) fn decide(cluster: &Cluster, local: &Local<'_>, memory: &mut Memory, 
             in_office(cluster, local, term, memory, decision)
         }
         term => {
-            memory.attested_since_ms = None;
+            (memory.attested_since_ms, memory.another_leads_since_ms) = (None, None);
             out_of_office(cluster, local, term, decision);
         }
     }
@@ -47,12 +51,15 @@ fn in_office(
         return;
     }
     let another_leads = cluster.leader_key.as_ref().is_some_and(|lock| lock.value != *local.me);
+    if !another_leads {
+        memory.another_leads_since_ms = None;
+    }
     if cluster.attested() {
         return after_word(cluster, local, term, own, memory, decision);
     }
     memory.attested_since_ms = None;
     if another_leads {
-        return end(local, term, decision);
+        return end(local, term, memory, decision);
     }
     if local.gate_shut {
         decision.actions.push(Action::OpenGate);
@@ -70,6 +77,7 @@ fn in_office(
         Postgres::Running { .. } | Postgres::Unknown if !writable => {
             decision.again_in_ms = Some(PROMOTION_POLL_MS);
         }
+        Postgres::Running { in_recovery: Some(false) } => prove(cluster, term.value.term, memory, decision),
         Postgres::Running { .. } | Postgres::Unknown | Postgres::Gone => {}
     }
     if let Some(floor) = expired::naming(cluster, local.me, term.value.term) {
@@ -81,11 +89,18 @@ fn in_office(
     }
 }
 
-/// Patroni has given the lock to another, which waits for our end. Our own Patroni ends PostgreSQL too, if it still runs;
-/// a planned switchover has done so before.
-fn end(local: &Local<'_>, term: &Revised<TermRecord>, decision: &mut Decision) {
+/// Patroni has given the lock to another, which waits for our end. Our own Patroni ends PostgreSQL too, and in a planned
+/// switchover it is about to have done so; one that takes longer is ended with it.
+fn end(local: &Local<'_>, term: &Revised<TermRecord>, memory: &mut Memory, decision: &mut Decision) {
     if local.postgres != Postgres::Gone {
-        decision.actions.push(Action::EndDeposed);
+        let since_ms = *memory.another_leads_since_ms.get_or_insert(local.now.boottime_ms);
+        let left_ms = ORDERLY_STOP_MS.saturating_sub(local.now.boottime_ms.saturating_sub(since_ms));
+        if left_ms == 0 {
+            decision.actions.push(Action::EndDeposed);
+        } else {
+            decision.waits.push("Patroni's lock is another's; Patroni stops PostgreSQL".into());
+            decision.again_in_ms = Some(left_ms);
+        }
         return;
     }
     let Some(seen) = &local.after_stop else { return };

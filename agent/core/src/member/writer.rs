@@ -156,7 +156,7 @@ fn in_office(
 
 /// The incident that brought us into office ends with a write. Once for each start of the agent: a proof whose record was
 /// lost on its way is made again by the next one.
-fn prove(cluster: &Cluster, number: Term, memory: &mut Memory, decision: &mut Decision) {
+pub(super) fn prove(cluster: &Cluster, number: Term, memory: &mut Memory, decision: &mut Decision) {
     let unproved = cluster
         .events
         .iter()

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::expired;
+use crate::member::asynchronous::ORDERLY_STOP_MS;
 
 /// a writes in term 4 and has named b and c.
 fn cluster_off() -> Cluster {
@@ -48,9 +49,24 @@ fn the_writer_names_who_may_follow() {
 #[test]
 fn a_writer_whose_lock_is_anothers_is_ended_and_says_so() {
     let moved = is_led_by("b");
-    assert_eq!(actions(&moved, &off("a", |_| ())), [Action::EndDeposed]);
-    let standby = off("a", |l| l.postgres = Postgres::Running { in_recovery: Some(true) });
-    assert_eq!(actions(&moved, &standby), [Action::EndDeposed], "a hook of its own may have been let pass");
+    let mut memory = Memory::default();
+    let at_ms = |ms: u64, in_recovery| {
+        off("a", |l| (l.postgres, l.now.boottime_ms) = (Postgres::Running { in_recovery }, ms))
+    };
+    let early = decide(&moved, &at_ms(1_000, Some(false)), &mut memory);
+    assert_eq!(
+        (early.actions, early.again_in_ms),
+        (vec![], Some(ORDERLY_STOP_MS)),
+        "Patroni may be stopping it"
+    );
+    assert_eq!(decide(&moved, &at_ms(2_000, None), &mut memory).again_in_ms, Some(ORDERLY_STOP_MS - 1_000));
+    let late_ms = 1_000 + ORDERLY_STOP_MS;
+    assert_eq!(decide(&moved, &at_ms(late_ms, None), &mut memory).actions, [Action::EndDeposed]);
+    let standby = at_ms(late_ms, Some(true));
+    let ended = decide(&moved, &standby, &mut memory).actions;
+    assert_eq!(ended, [Action::EndDeposed], "a hook of its own may have been let pass");
+    decide(&cluster_off(), &at_ms(late_ms, Some(false)), &mut memory);
+    assert_eq!(decide(&moved, &at_ms(late_ms, Some(false)), &mut memory).actions, [], "it is another's anew");
     let stopped = |clean: bool, gate_shut, processes_gone| {
         let control = match clean {
             true => ControlState::ShutDown { end: at(1, 140) },
@@ -71,6 +87,16 @@ fn a_writer_whose_lock_is_anothers_is_ended_and_says_so() {
     assert_eq!(stopped(false, true, true), [killed]);
     let unseen = off("a", |l| l.postgres = Postgres::Gone);
     assert_eq!(actions(&moved, &unseen), [], "it is looked at first");
+}
+
+#[test]
+fn the_incident_that_brought_it_into_office_ends_with_a_write() {
+    let mut cluster = cluster_off();
+    let writer = off("a", |l| l.postgres = Postgres::Running { in_recovery: Some(false) });
+    cluster.events = vec![revised(crate::testing::event(3, "b", 0), 80)];
+    let mut memory = Memory::default();
+    assert_eq!(decide(&cluster, &writer, &mut memory).actions, [Action::Prove { closed: Term(3) }]);
+    assert_eq!(decide(&cluster, &writer, &mut memory).actions, [], "once");
 }
 
 #[test]
