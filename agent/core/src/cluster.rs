@@ -9,7 +9,7 @@ use holdfast_types::record::{
     Attestation, EventRecord, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
     MemberFacts, ModeRecord, OutsideRecord, OverrideRecord, Promise, SessionRecord, TermRecord, Unknown,
 };
-use holdfast_types::{HostName, MemberName, Mode, SessionId};
+use holdfast_types::{HostName, Lsn, MemberName, Mode, Position, SessionId};
 
 use crate::close::Revised;
 use crate::successor::Candidate;
@@ -30,6 +30,8 @@ pub struct PatroniMember {
     pub failover_priority: i64,
     /// Tag `nosync`, or a `sync_priority` of 0 or less.
     pub nosync: bool,
+    /// What it has received, as Patroni published it last (`timeline`, `xlog_location`): up to a `loop_wait` old.
+    pub position: Option<Position>,
 }
 
 /// What matters here of Patroni's dynamic configuration.
@@ -43,6 +45,8 @@ pub struct PatroniConfig {
     pub paused: bool,
     /// `failsafe_mode`.
     pub failsafe_mode: bool,
+    /// `maximum_lag_on_failover`, in bytes.
+    pub maximum_lag_on_failover: u64,
     /// Revision of the key, by which a transaction compares it.
     pub mod_revision: i64,
 }
@@ -78,6 +82,8 @@ pub struct Cluster {
     pub members: BTreeMap<MemberName, PatroniMember>,
     /// Patroni's configuration.
     pub config: Option<PatroniConfig>,
+    /// Where the leader's WAL ended, as its Patroni published it last (`/status`, `optime`).
+    pub leader_optime: Option<Lsn>,
     /// What each member's agent says of it.
     pub facts: BTreeMap<MemberName, MemberFacts>,
     /// Fence records.

@@ -52,6 +52,7 @@ mod tests {
             nofailover: false,
             failover_priority: 1,
             nosync: false,
+            position: None,
         }
     }
 
@@ -72,6 +73,7 @@ mod tests {
             loop_wait_ms: 10_000,
             paused: true,
             failsafe_mode: true,
+            maximum_lag_on_failover: 1_048_576,
             mod_revision: 9,
         });
         assert!(!decide(&Cluster { config, ..Cluster::default() }, &patroni(), HOST));

@@ -9,6 +9,7 @@
 //! Called by the promotion hook, and by the member's decision for a primary that was promoted without it. It decides no
 //! loss: that is Patroni's `maximum_lag_on_failover`.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{Attestation, FloorRecord, Reign, StopKind, TermRecord};
@@ -203,6 +204,58 @@ pub fn evidence(view: &View<'_>, term: &Revised<TermRecord>) -> Result<Option<Ou
         return Err(NotYet::NotNamed(holder.clone()));
     }
     Ok(Some(OutOfOffice::SessionAbsent(*session)))
+}
+
+/// The transaction that gives Patroni's lock to the member that follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockPlan {
+    /// The writer. Compare: its session is gone.
+    pub writer: MemberName,
+    /// Who follows.
+    pub to: MemberName,
+    /// The lease of its Patroni member key, on which the lock is put. Compare.
+    pub member_lease: i64,
+    /// Compare.
+    pub leader_mod_revision: i64,
+    /// Compare.
+    pub term_mod_revision: i64,
+}
+
+/// Who gets the lock of a writer that is over: of those that the writer had named, that could lead by their own agents' word
+/// and are within `maximum_lag_on_failover` of what the leader published last, as Patroni's own race takes them: most
+/// WAL, then `failover_priority`. A person's wish goes first. `None`: Patroni would take nobody either.
+pub fn give_lock(
+    cluster: &Cluster,
+    term: &Revised<TermRecord>,
+    lock: &Revised<MemberName>,
+) -> Option<LockPlan> {
+    let config = cluster.config.as_ref()?;
+    let writer = term.value.open_holder()?;
+    let named = &named_by(cluster, term.value.term)?.value.configuration.members;
+    let end = cluster.leader_optime.unwrap_or(Lsn(0)).0;
+    let candidates = cluster.members.iter().filter_map(|(member, patroni)| {
+        let facts = cluster.facts.get(member)?;
+        let position = patroni.position?;
+        let willing = facts.eligible == Some(true) && cluster.agent_alive(&facts.host);
+        let close = end.saturating_sub(position.lsn.0) <= config.maximum_lag_on_failover;
+        let may = named.contains(member) && member != writer && !cluster.fenced(member) && patroni.lease != 0;
+        let wanted = cluster.failover_candidate.as_ref() == Some(member);
+        (willing && close && may).then_some((
+            wanted,
+            position,
+            patroni.failover_priority,
+            member,
+            patroni.lease,
+        ))
+    });
+    let order = |one: &(bool, Position, i64, &MemberName, i64)| (one.0, one.1, one.2, Reverse(one.3.clone()));
+    candidates.max_by_key(order).map(|(.., to, member_lease)| LockPlan {
+        writer: writer.clone(),
+        to: to.clone(),
+        member_lease,
+        leader_mod_revision: lock.mod_revision,
+        term_mod_revision: term.mod_revision,
+    })
 }
 
 fn named_by(cluster: &Cluster, term: Term) -> Option<&Revised<FloorRecord>> {

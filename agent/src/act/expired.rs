@@ -8,12 +8,12 @@ use std::time::SystemTime;
 use anyhow::{Result, bail};
 use holdfast_agent_core::close::OutOfOffice;
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_agent_core::expired::Plan;
+use holdfast_agent_core::expired::{LockPlan, Plan};
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Compare, Write};
+use holdfast_types::Term;
 use holdfast_types::record::{EventRecord, FloorRecord, Step, Stored, TermRecord};
-use holdfast_types::{MemberName, Term};
 
 use super::close::{revoke_the_old_patroni, session_is_gone};
 use super::{armed_txn, encoded, not_fenced, term_is, trace, txn};
@@ -166,18 +166,16 @@ pub async fn name_members(
     Ok(())
 }
 
-/// The lock of a writer that can write no more: Patroni's race begins at once, and not after its ttl.
-pub async fn free_lock(
-    member: &Member,
-    cluster: &Cluster,
-    writer: &MemberName,
-    (leader_mod_revision, term_mod_revision): (i64, i64),
-) -> Result<()> {
+/// The lock of a writer that can write no more goes to who follows at once, and not after Patroni's ttl.
+pub async fn give_lock(member: &Member, cluster: &Cluster, plan: &LockPlan) -> Result<()> {
+    let LockPlan { writer, to, .. } = plan;
     let key = member.keys.patroni_leader();
     let compares = vec![
-        term_is(member, term_mod_revision),
-        Compare::ModRevision { key: key.clone(), is: leader_mod_revision },
+        term_is(member, plan.term_mod_revision),
+        Compare::ModRevision { key: key.clone(), is: plan.leader_mod_revision },
         session_is_gone(member, cluster, writer)?,
+        Compare::Lease { key: member.keys.patroni_member(to), is: plan.member_lease },
+        not_fenced(member, to),
         Compare::ModRevision {
             key: member.keys.patroni_config(),
             is: cluster.config.map_or(0, |config| config.mod_revision),
@@ -187,10 +185,11 @@ pub async fn free_lock(
             is: cluster.maintenance.as_ref().map_or(0, |found| found.mod_revision),
         },
     ];
-    if !armed_txn(member, cluster, txn(compares, vec![Write::Delete { key }])).await? {
+    let write = Write::Put { key, value: to.as_str().into(), lease: plan.member_lease };
+    if !armed_txn(member, cluster, txn(compares, vec![write])).await? {
         bail!("etcd has changed since it was read");
     }
-    tracing::warn!(cluster = %member.instance.cluster, %writer, "Patroni's lock is freed: its holder's session is gone, and with it every lease");
+    tracing::warn!(cluster = %member.instance.cluster, %writer, %to, "Patroni's lock is given away: its holder's session is gone, and with it every lease");
     // Its member key goes too: a candidate that asks a dead host waits for 2 s.
     revoke_the_old_patroni(member, cluster, writer).await;
     Ok(())

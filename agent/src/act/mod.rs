@@ -50,9 +50,7 @@ pub async fn perform(member: &Member, cluster: &Cluster, action: &Action) -> Res
             expired::name_members(member, cluster, floor, (*floor_mod_revision, *term_mod_revision)).await
         }
         Action::EndDeposed => kill::end_deposed(member, cluster).await,
-        Action::FreeLock { writer, leader_mod_revision, term_mod_revision } => {
-            expired::free_lock(member, cluster, writer, (*leader_mod_revision, *term_mod_revision)).await
-        }
+        Action::GiveLock(plan) => expired::give_lock(member, cluster, plan).await,
         Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
             suspension::say_held(member, cluster, record, (*held_mod_revision, *term_mod_revision)).await
         }
@@ -149,8 +147,8 @@ pub fn describe(action: &Action) -> String {
         Action::EndDeposed => {
             "shut the start gate and killed a PostgreSQL whose lock Patroni has given to another".into()
         }
-        Action::FreeLock { writer, .. } => {
-            format!("freed Patroni's lock of {writer}, whose lease is over")
+        Action::GiveLock(plan) => {
+            format!("gave Patroni's lock of {}, whose lease is over, to {}", plan.writer, plan.to)
         }
         Action::Follow { source: Some((address, _)) } => format!("opened replication towards {address}"),
         Action::Follow { source: None } => "closed replication towards everybody".into(),

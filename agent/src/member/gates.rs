@@ -12,7 +12,7 @@ use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::record::{Reign, TermRecord};
-use holdfast_types::{Class, ClusterId, Mode, SessionId, Term};
+use holdfast_types::{Class, ClusterId, Mode, Position, SessionId, Term};
 use tokio::sync::watch;
 
 use super::Member;
@@ -208,10 +208,19 @@ impl Member {
             waited_ms,
             wait_ms_max: self.hook_wait_ms_max(),
         });
-        let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(&cluster));
+        self.do_as(answer, &cluster, replayed).await
+    }
+
+    async fn do_as(
+        &self,
+        answer: open::Answer,
+        cluster: &Cluster,
+        replayed: Option<Position>,
+    ) -> anyhow::Result<Attempt> {
+        let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(cluster));
         Ok(match answer {
             open::Answer::Open(plan) => {
-                let opening = act::open::open(self, &cluster, &plan);
+                let opening = act::open::open(self, cluster, &plan);
                 if self.open(plan.opened.term, opening).await? {
                     // After OPEN: whoever lost the race for it may have to follow one of these timelines.
                     act::timeline::hold(self, replayed, plan.opened.timeline).await?;
@@ -223,12 +232,12 @@ impl Member {
             open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
             open::Answer::AlreadyOpen(term) => {
                 self.fence_for(term).await?;
-                let reserved = term_in_force(&cluster).and_then(|record| record.value.timeline);
+                let reserved = term_in_force(cluster).and_then(|record| record.value.timeline);
                 act::timeline::hold(self, replayed, reserved).await?;
                 pass_in(term)
             }
             open::Answer::Reserve { record, term_mod_revision } => {
-                act::term::put(self, &cluster, &record, term_mod_revision).await?;
+                act::term::put(self, cluster, &record, term_mod_revision).await?;
                 Attempt::Wait("the timeline id that PostgreSQL takes next is reserved first".into())
             }
             open::Answer::Wait(why) => Attempt::Wait(why),

@@ -130,6 +130,7 @@ fn patroni_key(rest: &str, pair: &KeyValue, cluster: &mut Cluster) -> Result<()>
                 cluster.failover_candidate = patroni::failover_candidate(pair)?;
             }
             "config" => cluster.config = Some(patroni::config(pair)?),
+            "status" => cluster.leader_optime = patroni::leader_optime(pair)?,
             _ => {}
         },
         Some(("members", name)) => drop(cluster.members.insert(member(name)?, patroni::member(pair)?)),
@@ -142,7 +143,7 @@ fn patroni_key(rest: &str, pair: &KeyValue, cluster: &mut Cluster) -> Result<()>
 mod tests {
     use super::*;
     use holdfast_types::record::{ModeRecord, Stored};
-    use holdfast_types::{ClusterId, Mode, Namespace, Scope};
+    use holdfast_types::{ClusterId, Lsn, Mode, Namespace, Scope};
 
     fn pair(key: &str, value: &[u8], lease: i64) -> KeyValue {
         KeyValue {
@@ -176,6 +177,7 @@ mod tests {
                 78,
             ),
             pair("/service/main/config", br#"{"ttl":30,"loop_wait":10,"pause":true}"#, 0),
+            pair("/service/main/status", br#"{"optime":83886176,"slots":{"db2":83886176}}"#, 0),
             pair("/service/other/leader", b"dbx", 77),
         ];
         let cluster = cluster(&keys, &region, 9, pairs.iter());
@@ -187,7 +189,7 @@ mod tests {
         assert_eq!((sync.quorum, sync.sync_standby.len(), sync.version, sync.mod_revision), (1, 2, 3, 9));
         let db2 = &cluster.members[&MemberName::new("db2").unwrap()];
         assert_eq!((db2.lease, db2.address.as_str()), (78, "10.77.0.22"));
-        assert_eq!(cluster.paused(), Some(true));
+        assert_eq!((cluster.paused(), cluster.leader_optime), (Some(true), Some(Lsn(0x0500_0060))));
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use holdfast_agent_core::cluster::{PatroniConfig, PatroniMember};
 use holdfast_agent_core::sync::SyncKey;
 use holdfast_store::KeyValue;
-use holdfast_types::MemberName;
+use holdfast_types::{Lsn, MemberName, Position, Timeline};
 use serde_json::Value;
 
 type Result<T> = std::result::Result<T, String>;
 
 /// More synchronous standbys than Patroni can name in one value of etcd.
 const QUORUM_MAX: u64 = 10_000;
+/// Patroni's default of `maximum_lag_on_failover`.
+const MAXIMUM_LAG_BYTES: u64 = 1_048_576;
 
 /// The value, which must be an object: a list or a bare word would read as one in which nothing is set.
 fn object(pair: &KeyValue) -> Result<Value> {
@@ -103,7 +105,16 @@ pub fn member(pair: &KeyValue) -> Result<PatroniMember> {
         nofailover: is_set(&tags["nofailover"]),
         failover_priority: whole(&tags["failover_priority"]).unwrap_or(1),
         nosync: nosync(tags),
+        position: value["xlog_location"].as_u64().map(|lsn| Position {
+            timeline: Timeline(whole(&value["timeline"]).unwrap_or_default()),
+            lsn: Lsn(lsn),
+        }),
     })
+}
+
+/// `/status`: where the leader's WAL ended.
+pub fn leader_optime(pair: &KeyValue) -> Result<Option<Lsn>> {
+    Ok(object(pair)?["optime"].as_u64().map(Lsn))
 }
 
 /// As Patroni reads it: `nosync` itself takes precedence over a priority of 0 or less.
@@ -134,6 +145,8 @@ pub fn config(pair: &KeyValue) -> Result<PatroniConfig> {
         loop_wait_ms: seconds("loop_wait", 10),
         paused: switch(&value["pause"]),
         failsafe_mode: switch(&value["failsafe_mode"]),
+        maximum_lag_on_failover: whole::<i64>(&value["maximum_lag_on_failover"])
+            .map_or(MAXIMUM_LAG_BYTES, |bytes| bytes.try_into().unwrap_or_default()),
         mod_revision: pair.mod_revision,
     })
 }
@@ -204,6 +217,30 @@ mod tests {
         let later = r#"{"leader":"a","member":"b","scheduled_at":"2027-01-01T00:00:00+00:00"}"#;
         assert_eq!(candidate(later), Ok(None));
         assert!(candidate("a:b").is_err());
+    }
+
+    #[test]
+    fn how_far_members_and_leader_are() {
+        let found = member(&pair(r#"{"xlog_location":50331648,"timeline":3}"#)).unwrap();
+        assert_eq!(found.position, Some(Position { timeline: Timeline(3), lsn: Lsn(0x0300_0000) }));
+        assert_eq!(member(&pair("{}")).unwrap().position, None);
+        assert_eq!(leader_optime(&pair(r#"{"optime":9}"#)), Ok(Some(Lsn(9))));
+        assert_eq!(leader_optime(&pair("{}")), Ok(None));
+        let lag = |config: &str| config_lag(&pair(config));
+        assert_eq!(lag("{}"), 1_048_576);
+        assert_eq!(
+            (lag(r#"{"maximum_lag_on_failover":0}"#), lag(r#"{"maximum_lag_on_failover":"7"}"#)),
+            (0, 7)
+        );
+        assert_eq!(
+            lag(r#"{"maximum_lag_on_failover":-1}"#),
+            0,
+            "Patroni takes it as it stands: nobody is that close"
+        );
+    }
+
+    fn config_lag(pair: &KeyValue) -> u64 {
+        config(pair).unwrap().maximum_lag_on_failover
     }
 
     #[test]

@@ -2,8 +2,8 @@ use holdfast_types::record::{HeldRecord, ModeRecord, SessionRecord};
 use holdfast_types::{HostName, Incarnation, Mode, Profile};
 
 use super::*;
-use crate::cluster::PatroniConfig;
-use crate::testing::{facts, lasting, name, names, term_open};
+use crate::cluster::{PatroniConfig, PatroniMember};
+use crate::testing::{at, facts, lasting, name, names, term_open};
 
 const OWN: OwnSession = OwnSession { session: SessionId(6), incarnation: Incarnation(1) };
 
@@ -37,6 +37,7 @@ fn cluster() -> Cluster {
             loop_wait_ms: 10_000,
             paused: false,
             failsafe_mode: true,
+            maximum_lag_on_failover: 1_048_576,
             mod_revision: 20,
         }),
         ..Cluster::default()
@@ -241,4 +242,63 @@ fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
     use crate::mutant::without;
     let alive = || judge(|c, _| drop(c.sessions.insert(SessionId(5), session("a"))));
     assert_eq!(without(Mutant::ExpiredNotAwaited, alive), Answer::Pass);
+}
+
+/// b and c may follow, c has more.
+fn followers(change: impl FnOnce(&mut Cluster)) -> Option<String> {
+    let mut cluster = cluster();
+    let patroni = |lease, lsn| PatroniMember {
+        lease,
+        address: String::new(),
+        state: Some("streaming".into()),
+        nofailover: false,
+        failover_priority: 1,
+        nosync: true,
+        position: Some(at(2, lsn)),
+    };
+    cluster.members =
+        [(name("a"), patroni(60, 900)), (name("b"), patroni(61, 700)), (name("c"), patroni(62, 800))].into();
+    change(&mut cluster);
+    let plan = give_lock(&cluster, cluster.term.as_ref().unwrap(), cluster.leader_key.as_ref().unwrap())?;
+    assert_eq!((plan.leader_mod_revision, plan.term_mod_revision), (90, 80));
+    Some(format!("{} {}", plan.to, plan.member_lease))
+}
+
+#[test]
+fn the_successor_is_the_one_that_patronis_race_would_take() {
+    let found = |change: fn(&mut Cluster)| followers(change);
+    let member = |cluster: &mut Cluster, of: &str, change: fn(&mut PatroniMember)| {
+        change(cluster.members.get_mut(&name(of)).unwrap());
+    };
+    assert_eq!(found(|_| ()).as_deref(), Some("c 62"), "never the writer itself");
+    let equal = followers(|cluster| member(cluster, "b", |b| b.position = Some(at(2, 800))));
+    assert_eq!(equal.as_deref(), Some("b 61"), "by name");
+    let preferred = followers(|cluster| {
+        member(cluster, "b", |b| b.position = Some(at(2, 800)));
+        member(cluster, "c", |c| c.failover_priority = 2);
+    });
+    assert_eq!(preferred.as_deref(), Some("c 62"));
+    let left_behind = followers(|cluster| member(cluster, "c", |c| c.position = Some(at(1, 5_000))));
+    assert_eq!(left_behind.as_deref(), Some("b 61"), "on a timeline that is over");
+    assert_eq!(found(|cluster| cluster.failover_candidate = Some(name("b"))).as_deref(), Some("b 61"));
+}
+
+#[test]
+fn who_could_not_lead_gets_no_lock() {
+    let without_c = |change: fn(&mut Cluster)| assert_eq!(followers(change).as_deref(), Some("b 61"));
+    without_c(|cluster| cluster.floor = Some(revised(named(Term(3), names(&["b"])), 81)));
+    without_c(|cluster| drop(cluster.sessions.remove(&SessionId(7))));
+    without_c(|cluster| cluster.facts.get_mut(&name("c")).unwrap().eligible = None);
+    without_c(|cluster| cluster.members.get_mut(&name("c")).unwrap().lease = 0);
+    without_c(|cluster| cluster.members.get_mut(&name("c")).unwrap().position = None);
+    without_c(|cluster| cluster.unreadable_fences.extend([name("c")]));
+    let lag = |bytes: u64, end: u64| {
+        followers(|cluster| {
+            cluster.config.as_mut().unwrap().maximum_lag_on_failover = bytes;
+            cluster.leader_optime = Some(Lsn(end));
+        })
+    };
+    assert_eq!(lag(100, 900).as_deref(), Some("c 62"));
+    assert_eq!(lag(99, 900), None, "Patroni would take nobody either");
+    assert_eq!(followers(|cluster| cluster.config = None), None, "nobody knows how much may be lost");
 }

@@ -53,15 +53,8 @@ pub enum Action {
     },
     /// Class `off`: the term is ours and Patroni's lock another's: shut the start gate, and kill PostgreSQL with its Patroni.
     EndDeposed,
-    /// Class `off`: the writer can have nothing acknowledged any more, and Patroni's lock is still its: free the lock.
-    FreeLock {
-        /// The writer. Compare: its session is gone.
-        writer: MemberName,
-        /// Compare.
-        leader_mod_revision: i64,
-        /// Compare.
-        term_mod_revision: i64,
-    },
+    /// Class `off`: the writer can have nothing acknowledged any more, and Patroni's lock is its: give it to who follows.
+    GiveLock(Box<expired::LockPlan>),
     /// Rule 24: before our fence may be lifted, say that nobody may close our term.
     SayHeld {
         /// The record to put.

@@ -18,6 +18,7 @@ use crate::expired::{self, NotYet};
 
 /// A primary whose predecessor is still in office looks again this often: a grant of our own may be all that it waits for.
 const LOOK_AGAIN_MS: u64 = 200;
+const NOBODY_IS_CLOSE: &str = "the writer is gone and its lease is over, but no member that may follow it could lead within maximum_lag_on_failover (patronictl list)";
 /// For so long Patroni may go on stopping PostgreSQL once its lock is another's: in a planned switchover it gives the lock up
 /// as soon as the control file says that the shutdown is done, and its processes go after that. It answers whoever has ordered
 /// the switchover when it looks a second later.
@@ -165,7 +166,7 @@ fn out_of_office(
         if term.is_some() && local.accepts_writes() {
             decision.actions.push(Action::KillDeposed);
         } else if let Some(term) = term {
-            free_lock(cluster, local, term, lock, decision);
+            give_lock(cluster, local, term, lock, decision);
         }
         return;
     }
@@ -185,9 +186,10 @@ fn out_of_office(
     }
 }
 
-/// The lock of a writer that is proved to be over runs out only after Patroni's ttl: whoever may follow deletes it, and
-/// Patroni's race begins. That it may follow itself is what proves it.
-fn free_lock(
+/// The lock of a writer that is proved to be over runs out only after Patroni's ttl, and not at all while its Patroni, which
+/// needs no agent, comes back and takes it again: it has the newest WAL, and wins each race. So whoever may follow gives
+/// it to the one that has most. That it may follow itself is what proves it.
+fn give_lock(
     cluster: &Cluster,
     local: &Local<'_>,
     term: &Revised<TermRecord>,
@@ -196,13 +198,12 @@ fn free_lock(
 ) {
     let is_standby = local.postgres == Postgres::Running { in_recovery: Some(true) };
     let writer = term.value.open_holder().filter(|holder| is_standby && lock.value == **holder);
-    let (Some(writer), Some(view)) = (writer, view(cluster, local)) else { return };
+    let (Some(_), Some(view)) = (writer, view(cluster, local)) else { return };
     match expired::evidence(&view, term) {
-        Ok(Some(OutOfOffice::SessionAbsent(_))) => decision.actions.push(Action::FreeLock {
-            writer: writer.clone(),
-            leader_mod_revision: lock.mod_revision,
-            term_mod_revision: term.mod_revision,
-        }),
+        Ok(Some(OutOfOffice::SessionAbsent(_))) => match expired::give_lock(cluster, term, lock) {
+            Some(plan) => decision.actions.push(Action::GiveLock(Box::new(plan))),
+            None => decision.waits.push(NOBODY_IS_CLOSE.into()),
+        },
         Err(NotYet::MayHaveLease { left_ms, .. }) => decision.again_in_ms = Some(left_ms),
         Err(NotYet::Granted(_)) => decision.again_in_ms = Some(LOOK_AGAIN_MS),
         Ok(_) | Err(_) => {}

@@ -61,6 +61,7 @@ fn cluster() -> Cluster {
         nofailover: false,
         failover_priority: 1,
         nosync: false,
+        position: None,
     };
     Cluster {
         mode: Some(revised(mode, 50)),
@@ -77,6 +78,7 @@ fn cluster() -> Cluster {
             loop_wait_ms: 10_000,
             paused: false,
             failsafe_mode: true,
+            maximum_lag_on_failover: 1_048_576,
             mod_revision: 20,
         }),
         ..Cluster::default()

@@ -36,7 +36,7 @@ impl Agent {
             Action::FollowPatroni(_)
             | Action::NameMembers { .. }
             | Action::EndDeposed
-            | Action::FreeLock { .. } => unreachable!("the simulated cluster is of class quorum"),
+            | Action::GiveLock(_) => unreachable!("the simulated cluster is of class quorum"),
             Action::SayHeld { record, held_mod_revision, term_mod_revision } => {
                 self.say_held(cluster, record, (*held_mod_revision, *term_mod_revision)).await
             }

@@ -1,7 +1,7 @@
 //! Class `off`: the term follows Patroni's leader once the last writer's lease is over.
 
 use super::*;
-use crate::expired;
+use crate::expired::{self, LockPlan};
 use crate::member::asynchronous::ORDERLY_STOP_MS;
 
 /// a writes in term 4 and has named b and c.
@@ -151,11 +151,22 @@ fn a_second_writer_is_killed_and_the_gate_opens_once_the_term_is_anothers() {
 }
 
 #[test]
-fn the_lock_of_a_writer_that_is_over_is_freed_by_who_may_follow() {
+fn the_lock_of_a_writer_that_is_over_is_given_to_who_has_most() {
     let mut over = cluster_off();
     over.sessions.remove(&A_SESSION);
-    let free = Action::FreeLock { writer: name("a"), leader_mod_revision: 70, term_mod_revision: 80 };
-    assert_eq!(actions(&over, &off("b", |_| ())), [free]);
+    let alone = decide(&over, &off("b", |_| ()), &mut Memory::default());
+    assert!(alone.actions.is_empty() && alone.waits[0].contains("maximum_lag_on_failover"), "{alone:?}");
+    for (member, lsn) in [("a", 900), ("b", 800), ("c", 850)] {
+        over.members.get_mut(&name(member)).unwrap().position = Some(at(1, lsn));
+    }
+    let give = LockPlan {
+        writer: name("a"),
+        to: name("c"),
+        member_lease: 62,
+        leader_mod_revision: 70,
+        term_mod_revision: 80,
+    };
+    assert_eq!(actions(&over, &off("b", |_| ())), [Action::GiveLock(Box::new(give))]);
     assert_eq!(actions(&over, &off("b", |l| l.granted = true)), [], "the writer may have a lease by it");
     assert_eq!(actions(&over, &off("b", |l| l.postgres = Postgres::Gone)), []);
     let early = decide(&over, &off("b", |l| l.writer_gone_ms = 100), &mut Memory::default());
