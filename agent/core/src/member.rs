@@ -176,6 +176,8 @@ pub struct Memory {
     attested_since_ms: Option<u64>,
     /// Class `off`: Patroni's lock was first seen another's while our PostgreSQL still ran.
     another_leads_since_ms: Option<u64>,
+    /// Since when Patroni's lock has been nobody's, while we hold the open term and stand ready.
+    unlocked_since_ms: Option<u64>,
     /// Nobody used the attestation of this stop: Patroni starts PostgreSQL on the spot, and it is not attested again.
     attestation_withdrawn: bool,
     /// The incident whose proof has been begun by this start of the agent.

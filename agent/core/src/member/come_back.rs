@@ -1,4 +1,5 @@
-//! Rule 15: the writer of a closed term leads again, because nobody else can, or because those who could did not.
+//! Rule 15: the writer of a closed term leads again, because nobody else can, or because those who could did not; and the
+//! holder of an open one goes on with it.
 //!
 //! It comes back as everybody else comes into office: a standby at or above the floor, by its hook and rule 14. What still
 //! accepts writes is ended first, so that no two reigns write on one timeline. What it has acknowledged is in its own WAL, so
@@ -6,7 +7,8 @@
 
 use holdfast_types::record::{Reign, TermRecord};
 
-use super::{Action, Decision, Local, Named, Postgres};
+use super::closing::SUCCESSOR_PATIENCE_MS;
+use super::{Action, Decision, Local, Memory, Named, Postgres};
 use crate::close::Revised;
 use crate::cluster::Cluster;
 use crate::successor;
@@ -43,15 +45,45 @@ pub(super) fn name_itself(
         decision.again_in_ms = Some(left_ms);
         return;
     }
+    decision.actions.extend(name_me(cluster, local, term));
+}
+
+/// The lock for ourselves.
+pub(super) fn name_me(cluster: &Cluster, local: &Local<'_>, term: &Revised<TermRecord>) -> Option<Action> {
     // Patroni's own spelling of the name goes into its keys.
-    let Some((to, patroni)) = cluster.members.get_key_value(local.me) else { return };
-    if patroni.lease != 0 {
-        decision.actions.push(Action::NameNext {
-            to: to.clone(),
-            member_lease: patroni.lease,
-            leader_mod_revision: cluster.leader_key.as_ref().map_or(0, |leader| leader.mod_revision),
-            term_mod_revision: term.mod_revision,
-            override_mod_revision: None,
-        });
+    let (to, patroni) = cluster.members.get_key_value(local.me)?;
+    (patroni.lease != 0).then(|| Action::NameNext {
+        to: to.clone(),
+        member_lease: patroni.lease,
+        leader_mod_revision: cluster.leader_key.as_ref().map_or(0, |leader| leader.mod_revision),
+        term_mod_revision: term.mod_revision,
+        override_mod_revision: None,
+    })
+}
+
+/// Whether the lock has been nobody's for longer than Patroni's race takes, while the holder of the open term stands ready
+/// as a standby.
+///
+/// Nobody can follow it then, and its own Patroni does not race where another's has left a `/sync` without it (simulator,
+/// seed 309079): it has everything, and its hook passes in its own term.
+pub(super) fn is_left_over(
+    cluster: &Cluster,
+    local: &Local<'_>,
+    memory: &mut Memory,
+    decision: &mut Decision,
+) -> bool {
+    let is_standby = local.postgres == Postgres::Running { in_recovery: Some(true) };
+    let able = cluster.facts.get(local.me).is_some_and(|facts| facts.eligible == Some(true));
+    let config = cluster.config.filter(|_| cluster.leader_key.is_none() && is_standby && able);
+    let Some(config) = config.filter(|_| !cluster.fenced(local.me)) else {
+        memory.unlocked_since_ms = None;
+        return false;
+    };
+    let since_ms = *memory.unlocked_since_ms.get_or_insert(local.now.boottime_ms);
+    let race_ms = config.loop_wait_ms.saturating_add(SUCCESSOR_PATIENCE_MS);
+    let left_ms = race_ms.saturating_sub(local.now.boottime_ms.saturating_sub(since_ms));
+    if left_ms > 0 {
+        decision.again_in_ms = Some(left_ms);
     }
+    left_ms == 0
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use holdfast_types::record::{Attestation, MemberFacts, Reign, Step, StopKind, TermRecord};
 use holdfast_types::{Configuration, MemberName, Term};
 
-use super::{Action, Decision, Local, Memory, Postgres, closing, open_record, term_in_force};
+use super::{Action, Decision, Local, Memory, Postgres, closing, come_back, open_record, term_in_force};
 use crate::attest::{self, ControlState, Followers, Stopped};
 use crate::close::Revised;
 use crate::cluster::Cluster;
@@ -45,8 +45,9 @@ pub(super) fn decide(
         return;
     };
     let is_primary = local.postgres == Postgres::Running { in_recovery: Some(false) };
+    let left_over = come_back::is_left_over(cluster, local, memory, decision);
     if cluster.given_back() && !is_primary {
-        return after_giving_back(cluster, local, term, memory, decision);
+        return after_giving_back(cluster, local, term, left_over, memory, decision);
     }
     if let Some(keep) = keep_term(cluster, local) {
         decision.actions.push(keep);
@@ -57,6 +58,10 @@ pub(super) fn decide(
         return;
     }
     if end_hung(cluster, local, term, memory, decision) {
+        return;
+    }
+    if left_over && !stale_word(cluster, number) {
+        decision.actions.extend(come_back::name_me(cluster, local, term));
         return;
     }
     match local.postgres {
@@ -108,11 +113,12 @@ fn stale_word(cluster: &Cluster, number: Term) -> bool {
 }
 
 /// Rule 10: the others close the term, or we do after them. If nobody can (`/sync` has changed since), and a hook of ours
-/// waits to be promoted after all, the word is taken back.
+/// waits to be promoted after all, or the lock is nobody's, the word is taken back.
 fn after_giving_back(
     cluster: &Cluster,
     local: &Local<'_>,
     term: &Revised<TermRecord>,
+    left_over: bool,
     memory: &mut Memory,
     decision: &mut Decision,
 ) {
@@ -120,7 +126,7 @@ fn after_giving_back(
     let waited_ms = local.now.boottime_ms.saturating_sub(since_ms);
     if waited_ms < ATTESTATION_PATIENCE_MS {
         decision.again_in_ms = Some(ATTESTATION_PATIENCE_MS - waited_ms);
-    } else if local.hooks.is_one_waiting() {
+    } else if local.hooks.is_one_waiting() || left_over {
         withdrawn(cluster, term, decision);
         return;
     }

@@ -72,3 +72,48 @@ fn a_writer_has_kept_its_data_only_while_their_id_is_the_recorded_one() {
     cluster.facts.get_mut(&name("a")).unwrap().data_uuid = Some("restored".into());
     assert!(!cluster.kept_its_data(&name("a")));
 }
+
+#[test]
+fn the_holder_of_an_open_term_takes_a_lock_that_nobody_takes() {
+    let standby = |later_ms| {
+        local("a", |l| {
+            (l.postgres, l.started_as_primary) = (Postgres::Running { in_recovery: Some(true) }, false);
+            l.now.boottime_ms += later_ms;
+        })
+    };
+    let mut unlocked = cluster();
+    unlocked.term = Some(revised(term_open("a", 4, false), 80));
+    unlocked.leader_key = None;
+    let race_ms = 10_000 + SUCCESSOR_PATIENCE_MS;
+    let after = |cluster: &Cluster, later_ms| {
+        let mut memory = Memory::default();
+        decide(&unlocked, &standby(0), &mut memory);
+        decide(cluster, &standby(later_ms), &mut memory).actions
+    };
+    assert_eq!(after(&unlocked, race_ms - 1), [], "Patroni's race has its time");
+    let names_itself = Action::NameNext {
+        to: name("a"),
+        member_lease: 60,
+        leader_mod_revision: 0,
+        term_mod_revision: 80,
+        override_mod_revision: None,
+    };
+    assert_eq!(after(&unlocked, race_ms), [names_itself]);
+    let changed = |change: fn(&mut Cluster)| {
+        let mut cluster = unlocked.clone();
+        change(&mut cluster);
+        after(&cluster, race_ms)
+    };
+    assert_eq!(changed(|cluster| cluster.leader_key = Some(revised(name("b"), 99))), []);
+    assert_eq!(changed(|cluster| cluster.facts.get_mut(&name("a")).unwrap().eligible = None), []);
+    let word = |cluster: &mut Cluster| {
+        let stop = StopKind::Relinquished;
+        cluster.attestation = Some(revised(Attestation { stop, ..attestation() }, 96));
+    };
+    let withdraw = Action::WithdrawAttestation { attestation_mod_revision: 96, term_mod_revision: 80 };
+    let mut said = unlocked.clone();
+    word(&mut said);
+    let mut memory = Memory::default();
+    decide(&said, &standby(0), &mut memory);
+    assert_eq!(decide(&said, &standby(race_ms), &mut memory).actions, [withdraw], "then it can");
+}
