@@ -60,10 +60,6 @@ pub(super) fn decide(
     if end_hung(cluster, local, term, memory, decision) {
         return;
     }
-    if left_over && !stale_word(cluster, number) {
-        decision.actions.extend(come_back::name_me(cluster, local, term));
-        return;
-    }
     match local.postgres {
         Postgres::Gone => after_stop(cluster, local, term, memory, decision),
         Postgres::Running { in_recovery: Some(false) } => {
@@ -82,6 +78,9 @@ pub(super) fn decide(
         Postgres::Running { in_recovery: Some(true) } if !writable && stale_word(cluster, number) => {
             // Of an earlier start of ours, and under its name it closes nothing; but no hook passes while it stands.
             withdrawn(cluster, term, decision);
+        }
+        Postgres::Running { .. } if left_over => {
+            decision.actions.extend(come_back::name_me(cluster, local, term));
         }
         Postgres::Running { in_recovery: Some(true) } if !writable && local.hooks.can_give_back(number) => {
             decision.actions.push(Action::Attest { term: number, stop: StopKind::Relinquished });
