@@ -123,8 +123,11 @@ impl Field {
         for (moment, at, breaks) in moments {
             tokio::time::sleep_until((begin + moment).into()).await;
             if !breaks {
-                if let Some(id) = &ids[at] {
-                    self.lab.heal(id).await.context("the heal")?;
+                if let Some(id) = &ids[at]
+                    && let Err(error) = self.lab.heal(id).await
+                {
+                    // The other fault may stand in its way: a full etcd that is down as well takes no order.
+                    eprintln!("campaign: {id} is healed at the end of the step: {error:#}");
                 }
                 continue;
             }

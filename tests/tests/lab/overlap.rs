@@ -47,6 +47,13 @@ pub fn one_member_of_etcd_goes_and_comes_back(lab: &Lab) {
     assert!(lab.writes("libpq", None), "two of three are a quorum");
     lab.run(&["heal", lab.name(), "e3"]);
     eventually("the member answers again", || reaches("10.77.0.13"));
+    for kind in ["etcd-full", "etcd-down"] {
+        lab.run(&["fault", lab.name(), kind]);
+    }
+    let healed = lab.run(&["heal", lab.name()]);
+    assert_eq!(healed.as_array().map(Vec::len), Some(2), "the alarm ends once etcd is there again: {healed}");
+    eventually("etcd answers again", || lab.etcdctl(&["alarm", "list"]).success());
+    assert_eq!(lab.etcdctl(&["alarm", "list"]).stdout.trim(), "");
 }
 
 /// One by its name, one from a file; both find the leader by themselves.

@@ -1,5 +1,7 @@
 //! Ends faults. Healing is done once: a fault that is over is left alone, and what another fault still breaks stays broken.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +15,10 @@ use crate::lab::failure::{Exit, Failure};
 use crate::lab::plan::{HostPlan, Plan, RegionPlan};
 use crate::lab::spec::Role;
 use crate::lab::{cgroup, network};
+
+/// For so long what could not be healed beside the others is tried again.
+const OTHERS_DEADLINE: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Heals a fault by its id, every fault of a host by its name, or all. Returns those that it ended.
 pub async fn heal(plan: &Plan, which: Option<&str>) -> Result<Vec<Fault>> {
@@ -29,20 +35,39 @@ pub async fn heal(plan: &Plan, which: Option<&str>) -> Result<Vec<Fault>> {
             return Err(Failure::usage(format!("lab {} has neither a fault nor a host {other}", plan.lab)));
         }
     };
+    let begin = Instant::now();
     let mut healed: Vec<Fault> = Vec::new();
-    for fault in meant.into_iter().filter(Fault::lasts) {
-        match end(plan, fault).await {
-            Ok(fault) => healed.push(fault),
-            Err(error) if healed.is_empty() => return Err(error),
-            Err(error) => {
-                let done = healed.iter().map(|fault| fault.id.as_str()).collect::<Vec<_>>().join(", ");
-                let text =
-                    format!("{error:#}; healed before: {done}; try again: holdfast-lab heal {}", plan.lab);
-                return Err(Failure::with(Exit::PartlyDone, text));
+    let mut left: Vec<Fault> = meant.into_iter().filter(Fault::lasts).collect();
+    loop {
+        let mut failed = Vec::new();
+        for fault in std::mem::take(&mut left) {
+            match end(plan, fault.clone()).await {
+                Ok(fault) => healed.push(fault),
+                Err(error) => failed.push((fault, error)),
             }
         }
+        // One may stand in another's way: a full etcd that is down takes no order, and needs a leader when it is back.
+        let is_late = healed.is_empty() || begin.elapsed() > OTHERS_DEADLINE;
+        for (fault, error) in failed {
+            if is_late {
+                return Err(not_healed(plan, &healed, error));
+            }
+            left.push(fault);
+        }
+        if left.is_empty() {
+            return Ok(healed);
+        }
+        tokio::time::sleep(AGAIN).await;
     }
-    Ok(healed)
+}
+
+fn not_healed(plan: &Plan, healed: &[Fault], error: anyhow::Error) -> anyhow::Error {
+    if healed.is_empty() {
+        return error;
+    }
+    let done = healed.iter().map(|fault| fault.id.as_str()).collect::<Vec<_>>().join(", ");
+    let text = format!("{error:#}; healed before: {done}; try again: holdfast-lab heal {}", plan.lab);
+    Failure::with(Exit::PartlyDone, text)
 }
 
 /// Heals those faults of a host that are meant.
