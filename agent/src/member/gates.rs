@@ -146,12 +146,13 @@ impl Member {
     async fn open(
         &self,
         term: Term,
+        own: OwnSession,
         open: impl Future<Output = anyhow::Result<bool>>,
     ) -> anyhow::Result<bool> {
         // Side by side, because both take their time, and neither is cancelled by the other's failure.
         match tokio::join!(open, self.prepare_fence(term)) {
             (Ok(true), Ok(())) => {
-                self.fence_for(term).await?;
+                self.fence_for(term, own).await?;
                 Ok(true)
             }
             (Ok(false), _) => {
@@ -208,20 +209,21 @@ impl Member {
             waited_ms,
             wait_ms_max: self.hook_wait_ms_max(),
         });
-        self.do_as(answer, &cluster, replayed).await
+        self.do_as(answer, &cluster, own, replayed).await
     }
 
     async fn do_as(
         &self,
         answer: open::Answer,
         cluster: &Cluster,
+        own: OwnSession,
         replayed: Option<Position>,
     ) -> anyhow::Result<Attempt> {
         let pass_in = |term| Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(cluster));
         Ok(match answer {
             open::Answer::Open(plan) => {
                 let opening = act::open::open(self, cluster, &plan);
-                if self.open(plan.opened.term, opening).await? {
+                if self.open(plan.opened.term, own, opening).await? {
                     // After OPEN: whoever lost the race for it may have to follow one of these timelines.
                     act::timeline::hold(self, replayed, plan.opened.timeline).await?;
                     pass_in(plan.opened.term)
@@ -231,7 +233,7 @@ impl Member {
             }
             open::Answer::NoTermYet => Attempt::Decided(Promotion::Pass, None),
             open::Answer::AlreadyOpen(term) => {
-                self.fence_for(term).await?;
+                self.fence_for(term, own).await?;
                 let reserved = term_in_force(cluster).and_then(|record| record.value.timeline);
                 act::timeline::hold(self, replayed, reserved).await?;
                 pass_in(term)
@@ -276,13 +278,13 @@ impl Member {
         Ok(match answer {
             expired::Answer::Open(plan) => {
                 let opening = act::expired::open(self, cluster, &plan);
-                match self.open(plan.opened.term, opening).await? {
+                match self.open(plan.opened.term, own, opening).await? {
                     true => pass_in(plan.opened.term),
                     false => Attempt::Wait(CHANGED.into()),
                 }
             }
             expired::Answer::AlreadyOpen(term) => {
-                self.fence_for(term).await?;
+                self.fence_for(term, own).await?;
                 Attempt::Decided(Promotion::PassIn(term), act::trace::of_record(cluster))
             }
             expired::Answer::Pass => Attempt::Decided(Promotion::Pass, None),

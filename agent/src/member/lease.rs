@@ -13,7 +13,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
-use holdfast_agent_core::member::term_in_force;
+use holdfast_agent_core::member::{OwnSession, term_in_force};
 use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::clock;
@@ -151,15 +151,18 @@ impl Member {
     /// While this term is being opened for us: our port closes when the lease that our session gives us now has ended. The
     /// guard is told only once the term is ours: it would end a standby whose OPEN was refused.
     pub(super) async fn prepare_fence(&self, term: Term) -> anyhow::Result<()> {
-        let deadline_ms = self.lease_deadline_ms()?;
+        let deadline_ms = self.lease_deadline_ms(None)?;
         self.state().opening = Some((term, deadline_ms));
         act::fence::prepare(self, term, deadline_ms).await
     }
 
     /// Before our promotion in this term, which is ours: the whole fence, until the lease that our session gives us now has
     /// ended.
-    pub(super) async fn fence_for(&self, term: Term) -> anyhow::Result<()> {
-        let deadline_ms = self.lease_deadline_ms()?;
+    ///
+    /// By the session under which the term is ours: a lease of a later one says nothing of it, because a host that stood
+    /// still wakes up with a new session in a term that has been closed (simulator, seed 325247).
+    pub(super) async fn fence_for(&self, term: Term, own: OwnSession) -> anyhow::Result<()> {
+        let deadline_ms = self.lease_deadline_ms(Some(own))?;
         self.state().opening = Some((term, deadline_ms));
         act::fence::set(self, Fence::Until { term, deadline_ms }).await?;
         // A host that stood still meanwhile has set nothing: the guard was not told, and another may reign by now.
@@ -176,8 +179,12 @@ impl Member {
         self.fence_wake.notify_one();
     }
 
-    fn lease_deadline_ms(&self) -> anyhow::Result<u64> {
-        let renewed_ms = self.session.borrow().renewed_ms.context("our session was not renewed yet")?;
+    fn lease_deadline_ms(&self, under: Option<OwnSession>) -> anyhow::Result<u64> {
+        let session = self.session.borrow();
+        if under.is_some_and(|own| session.alive() != Some(own)) {
+            bail!("our session has ended since the term was opened; etcd is asked again");
+        }
+        let renewed_ms = session.renewed_ms.context("our session was not renewed yet")?;
         let deadline_ms = renewed_ms + self.config.timings.write_lease_ms();
         if deadline_ms <= clock::boottime_ms() {
             bail!("the lease of our session has run out; it must be renewed first");

@@ -258,7 +258,7 @@ impl Agent {
                 let fence = self.prepare_fence(plan.opened.term);
                 match join(self.open(&cluster, &plan), fence).await {
                     (Ok(true), Ok(())) => {
-                        self.fence_for(plan.opened.term).await?;
+                        self.fence_for(plan.opened.term, own).await?;
                         self.hold_timelines(replayed, plan.opened.timeline).await?;
                         Attempt::Pass(Some(plan.opened.term))
                     }
@@ -271,7 +271,7 @@ impl Agent {
             }
             open::Answer::NoTermYet => Attempt::Pass(None),
             open::Answer::AlreadyOpen(term) => {
-                self.fence_for(term).await?;
+                self.fence_for(term, own).await?;
                 let reserved = term_in_force(&cluster).and_then(|record| record.value.timeline);
                 self.hold_timelines(replayed, reserved).await?;
                 Attempt::Pass(Some(term))

@@ -10,7 +10,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
-use holdfast_agent_core::member::term_in_force;
+use holdfast_agent_core::member::{OwnSession, term_in_force};
 use holdfast_agent_core::mutant;
 use holdfast_types::{MemberName, Mode, Term};
 
@@ -121,14 +121,14 @@ impl Agent {
 
     /// While this term is being opened for us.
     pub(super) async fn prepare_fence(&self, term: Term) -> Done {
-        let deadline_ms = self.lease_deadline_ms()?;
+        let deadline_ms = self.lease_deadline_ms(None)?;
         self.state.borrow_mut().opening = Some((term, deadline_ms));
         self.prepare(term, deadline_ms).await
     }
 
     /// Before our promotion in this term, which is ours.
-    pub(super) async fn fence_for(&self, term: Term) -> Done {
-        let deadline_ms = self.lease_deadline_ms()?;
+    pub(super) async fn fence_for(&self, term: Term, own: OwnSession) -> Done {
+        let deadline_ms = self.lease_deadline_ms(Some(own))?;
         self.state.borrow_mut().opening = Some((term, deadline_ms));
         self.set_fence(Fence::Until { term, deadline_ms }).await?;
         if deadline_ms <= self.now_ms() {
@@ -144,7 +144,10 @@ impl Agent {
         self.fence_wake.raise();
     }
 
-    fn lease_deadline_ms(&self) -> Done<u64> {
+    fn lease_deadline_ms(&self, under: Option<OwnSession>) -> Done<u64> {
+        if under.is_some_and(|own| self.own() != Some(own)) {
+            return Err("our session has ended since the term was opened".into());
+        }
         let renewed_ms = self.renewed_ms.get().ok_or("our session was not renewed yet")?;
         let deadline_ms = renewed_ms + self.world.setup.timings.write_lease_ms();
         if deadline_ms <= self.now_ms() {
