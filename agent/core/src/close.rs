@@ -207,7 +207,7 @@ pub fn decide(view: &View<'_>) -> Result<ClosePlan, NotYet> {
     let attestation = view.attestation.filter(|found| {
         found.value.term == record.term
             && found.value.holder == *writer
-            && session_of(record).is_none_or(|s| s == found.value.session)
+            && record.open_session().is_none_or(|s| s == found.value.session)
             // A term that was given back under an earlier start of the holder's agent may be in use by now.
             && (found.value.stop != StopKind::Relinquished || record.is_given_back_by(&found.value))
     });
@@ -269,13 +269,6 @@ fn record_can_be_closed(term: &Revised<TermRecord>, sync: &SyncKey) -> bool {
     }
 }
 
-pub(crate) fn session_of(record: &TermRecord) -> Option<SessionId> {
-    match record.reign {
-        Reign::Open { session, .. } => Some(session),
-        Reign::Closed { .. } => None,
-    }
-}
-
 fn out_of_office(view: &View<'_>, attestation: Option<&Revised<Attestation>>) -> Result<OutOfOffice, NotYet> {
     if let Some(found) = attestation {
         return Ok(OutOfOffice::Attested { mod_revision: found.mod_revision });
@@ -287,7 +280,7 @@ fn out_of_office(view: &View<'_>, attestation: Option<&Revised<Attestation>>) ->
     if view.leader_key.is_some_and(|key| key.value != *writer) {
         return Ok(OutOfOffice::LeaderIsAnother);
     }
-    match session_of(&view.term.value) {
+    match view.term.value.open_session() {
         Some(session) if !view.session_present => Ok(OutOfOffice::SessionAbsent(session)),
         // A closed reign's writer is out of office already; its leader key, if it is back, is what rule 13 deletes.
         None => Ok(OutOfOffice::LeaderIsAnother),

@@ -206,11 +206,8 @@ impl Cluster {
 
     /// Whether the session of the term record exists.
     pub fn writers_session_present(&self) -> bool {
-        use holdfast_types::record::Reign;
-        self.term.as_ref().is_some_and(|term| match term.value.reign {
-            Reign::Open { session, .. } => self.sessions.contains_key(&session),
-            Reign::Closed { .. } => false,
-        })
+        let session = self.term.as_ref().and_then(|term| term.value.open_session());
+        session.is_some_and(|session| self.sessions.contains_key(&session))
     }
 
     /// Whether the holder of the open term could lead again at once: its agent is here and says that Patroni and PostgreSQL

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
     use crate::close::Revised;
     use crate::cluster::PatroniConfig;
-    use crate::testing::{name, term_open};
+    use crate::testing::{name, patroni_config, term_open};
     use holdfast_types::Mode;
     use holdfast_types::record::{Evidence, ModeRecord, Reign};
 
@@ -68,14 +68,7 @@ mod tests {
         assert!(!decide(&cluster, &patroni(), Host { patroni_alive: false, ..HOST }));
         assert!(!decide(&cluster, &patroni(), Host { postgres: Postgres::Gone, ..HOST }));
         assert!(!decide(&cluster, &patroni(), Host { postgres: Postgres::Unknown, ..HOST }));
-        let config = Some(PatroniConfig {
-            ttl_ms: 30_000,
-            loop_wait_ms: 10_000,
-            paused: true,
-            failsafe_mode: true,
-            maximum_lag_on_failover: 1_048_576,
-            mod_revision: 9,
-        });
+        let config = Some(PatroniConfig { paused: true, ..patroni_config() });
         assert!(!decide(&Cluster { config, ..Cluster::default() }, &patroni(), HOST));
     }
 

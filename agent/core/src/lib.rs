@@ -40,6 +40,7 @@ pub mod eligible;
 pub mod expired;
 pub mod fenced;
 pub mod floor;
+pub mod gone;
 pub mod grant;
 pub mod hold;
 pub mod hung;

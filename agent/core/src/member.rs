@@ -118,7 +118,7 @@ pub struct Local<'o> {
     pub reached: Option<Position>,
     /// The highest term that this host remembers.
     pub known_term: Term,
-    /// For how long the session of the open term's writer has been seen gone, in milliseconds; 0 while it is there.
+    /// For how long the session of the open term has been seen gone, in milliseconds: [`Gone`](crate::gone::Gone).
     pub writer_gone_ms: u64,
     /// A write lease that we granted without etcd has not run out (rule 22).
     pub granted: bool,
@@ -170,8 +170,6 @@ pub struct Network {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
     close_possible_since_ms: Option<u64>,
-    /// The session of the open term, and since when it has been seen gone.
-    gone: Option<(SessionId, u64)>,
     named: Option<Named>,
     attested_since_ms: Option<u64>,
     /// Class `off`: Patroni's lock was first seen another's while our PostgreSQL still ran.
@@ -197,6 +195,12 @@ struct Named {
     /// Names before this one: each gets twice the time of the last, so that two slow successors do not take the key from
     /// each other for ever.
     earlier: u32,
+}
+
+/// For how long something has been so, in milliseconds, that began at the latest now.
+fn lasts_ms(since_ms: &mut Option<u64>, local: &Local<'_>) -> u64 {
+    let now_ms = local.now.boottime_ms;
+    now_ms.saturating_sub(*since_ms.get_or_insert(now_ms))
 }
 
 /// What comes out.

@@ -90,9 +90,9 @@ pub fn is_worth_saying(action: &Action) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{name, term_open};
-    use holdfast_types::record::{MemberFacts, SessionRecord};
-    use holdfast_types::{HostName, Incarnation};
+    use crate::testing::{name, session, term_open};
+    use holdfast_types::HostName;
+    use holdfast_types::record::MemberFacts;
 
     fn facts(member: &str) -> MemberFacts {
         MemberFacts {
@@ -110,17 +110,6 @@ mod tests {
             contradiction: None,
             setup: None,
             warned: None,
-        }
-    }
-
-    fn session(member: &str) -> SessionRecord {
-        SessionRecord {
-            host: HostName::new(member).unwrap(),
-            boot_id: String::new(),
-            incarnation: Incarnation(1),
-            grpc: String::new(),
-            version: String::new(),
-            reads_format: 1,
         }
     }
 

@@ -100,7 +100,7 @@ fn is_away(cluster: &Cluster, member: &MemberName) -> bool {
 mod tests {
     use super::*;
     use crate::close::Revised;
-    use crate::testing::{event, name, term_open};
+    use crate::testing::{event, name, session, term_open};
     use holdfast_types::Mode;
     use holdfast_types::record::{MemberFacts, ModeRecord};
 
@@ -155,17 +155,6 @@ mod tests {
         cluster.events[0].value.term = Term(3);
         cluster.sessions.insert(holdfast_types::SessionId(9), session("hb"));
         assert_eq!(decide(&cluster, None), kept, "its agent lives, and has ended it by an order");
-    }
-
-    fn session(host: &str) -> holdfast_types::record::SessionRecord {
-        holdfast_types::record::SessionRecord {
-            host: holdfast_types::HostName::new(host).unwrap(),
-            boot_id: String::new(),
-            incarnation: holdfast_types::Incarnation(1),
-            grpc: String::new(),
-            version: String::new(),
-            reads_format: 1,
-        }
     }
 
     #[test]

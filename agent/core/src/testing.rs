@@ -41,6 +41,30 @@ pub(crate) fn facts(member: &str) -> holdfast_types::record::MemberFacts {
     }
 }
 
+/// The session of a host.
+pub(crate) fn session(host: &str) -> holdfast_types::record::SessionRecord {
+    holdfast_types::record::SessionRecord {
+        host: holdfast_types::HostName::new(host).unwrap(),
+        boot_id: "boot".into(),
+        incarnation: holdfast_types::Incarnation(1),
+        grpc: String::new(),
+        version: String::new(),
+        reads_format: 1,
+    }
+}
+
+/// Patroni's configuration, with its defaults and failsafe mode.
+pub(crate) fn patroni_config() -> crate::cluster::PatroniConfig {
+    crate::cluster::PatroniConfig {
+        ttl_ms: 30_000,
+        loop_wait_ms: 10_000,
+        paused: false,
+        failsafe_mode: true,
+        maximum_lag_on_failover: 1_048_576,
+        mod_revision: 20,
+    }
+}
+
 /// An open term.
 pub fn term_open(holder: &str, term: u64, writable: bool) -> holdfast_types::record::TermRecord {
     use holdfast_types::{Incarnation, SessionId, Term};

@@ -1,5 +1,5 @@
 //! Class `off`: opens the next term once the last writer's lease is over, and what makes that provable: whom a writer asks
-//! for a lease without etcd, and who frees Patroni's lock. OPEN begins the record of the incident too, as CLOSE does in class
+//! for a lease without etcd, and who gets Patroni's lock. OPEN begins the record of the incident too, as CLOSE does in class
 //! `quorum`.
 
 use std::collections::BTreeMap;

@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use holdfast_agent_core::close::Revised;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::expired;
 use holdfast_agent_core::member::{OwnSession, term_in_force};
@@ -11,8 +10,7 @@ use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::record::{Reign, TermRecord};
-use holdfast_types::{Class, ClusterId, Mode, Position, SessionId, Term};
+use holdfast_types::{Class, ClusterId, Mode, Position, Term};
 use tokio::sync::watch;
 
 use super::Member;
@@ -67,7 +65,8 @@ impl Member {
         }
         // A lease can only come from the session that the record names, and nobody may open the next term while that is there.
         let own = self.own().map(|own| own.session);
-        let renewed = |cluster: &Cluster| term_in_force(cluster).and_then(session_of) == own;
+        let renewed =
+            |cluster: &Cluster| term_in_force(cluster).and_then(|term| term.value.open_session()) == own;
         let waits = self.instance.class == Class::Off && !cluster.as_ref().is_some_and(renewed);
         match answer {
             start_gate::Answer::Pass if is_writer && waits => Answer::Refuse {
@@ -127,13 +126,7 @@ impl Member {
 
     /// For how long the session of the open term has been seen gone, in milliseconds; 0 while it is there.
     pub fn writer_gone_ms(&self, cluster: &Cluster) -> u64 {
-        let session = term_in_force(cluster).and_then(session_of);
-        let gone = session.filter(|session| !cluster.sessions.contains_key(session));
-        let now_ms = clock::boottime_ms();
-        let mut state = self.state();
-        let since = gone.map(|session| (session, now_ms));
-        state.gone = state.gone.filter(|(known, _)| Some(*known) == gone).or(since);
-        state.gone.map_or(0, |(_, since_ms)| now_ms.saturating_sub(since_ms))
+        self.state().gone.look(cluster, clock::boottime_ms())
     }
 
     /// Rule 16: twice Patroni's ttl, as far as it is known.
@@ -291,13 +284,6 @@ impl Member {
             expired::Answer::Wait(why) => Attempt::Wait(why),
             expired::Answer::Refuse(why) => Attempt::Decided(Promotion::Refuse(why), None),
         })
-    }
-}
-
-fn session_of(term: &Revised<TermRecord>) -> Option<SessionId> {
-    match term.value.reign {
-        Reign::Open { session, .. } => Some(session),
-        Reign::Closed { .. } => None,
     }
 }
 

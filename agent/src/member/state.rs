@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::gone::Gone;
 use holdfast_agent_core::hung::Pulse;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Network, Suspicion};
@@ -12,7 +13,7 @@ use holdfast_host::nftables::Generation;
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::record::{MemberFacts, RestartEnd, SetupSeen, TermRecord, WarnedCommits};
-use holdfast_types::{MemberName, Position, SessionId, Term, Timeline};
+use holdfast_types::{MemberName, Position, Term, Timeline};
 
 use super::journal;
 use crate::gate::remembered::{Away, Remembered};
@@ -52,8 +53,8 @@ pub struct State {
     pub fence: Option<Fence>,
     /// A promise is being begun, or a term of class `off` opened: no lease is granted.
     pub promising: bool,
-    /// The session of another's open term that was seen gone, and since when, `CLOCK_BOOTTIME` in milliseconds.
-    pub gone: Option<(SessionId, u64)>,
+    /// For how long the session of the open term has been seen gone.
+    pub gone: Gone,
     /// Class `off`: whom floor records of ours name in this term, heard of or not. All of them are asked for a lease.
     pub named: Option<(Term, BTreeSet<MemberName>)>,
     /// The postmaster that was seen last, if it lives.

@@ -256,7 +256,8 @@ pub fn lines_of(out: impl std::io::Read + Send + 'static) -> mpsc::Receiver<Stri
     lines
 }
 
-/// A client's session that stays open.
+/// A client's session that stays open. It ends with the first statement that is refused: a transaction that was rolled back
+/// must not be taken for one that was committed.
 pub struct Session {
     psql: Child,
     stdin: ChildStdin,
@@ -267,7 +268,7 @@ impl Session {
     /// Opens it from a host.
     pub fn open(lab: &Lab, host: &str, dsn: &str) -> Self {
         let mut psql = Command::new(PROGRAM)
-            .args(["exec", lab.name(), host, "--", "psql", "-qAtX", dsn])
+            .args(["exec", lab.name(), host, "--", "psql", "-qAtX", "-v", "ON_ERROR_STOP=1", dsn])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

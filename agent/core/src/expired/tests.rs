@@ -1,25 +1,14 @@
-use holdfast_types::record::{HeldRecord, ModeRecord, SessionRecord};
-use holdfast_types::{HostName, Incarnation, Mode, Profile};
+use holdfast_types::record::{HeldRecord, ModeRecord};
+use holdfast_types::{Incarnation, Mode, Profile};
 
 use super::*;
-use crate::cluster::{PatroniConfig, PatroniMember};
-use crate::testing::{at, facts, lasting, name, names, term_open};
+use crate::cluster::PatroniMember;
+use crate::testing::{at, facts, lasting, name, names, patroni_config, session, term_open};
 
 const OWN: OwnSession = OwnSession { session: SessionId(6), incarnation: Incarnation(1) };
 
 fn revised<T>(value: T, mod_revision: i64) -> Revised<T> {
     Revised { value, mod_revision }
-}
-
-fn session(member: &str) -> SessionRecord {
-    SessionRecord {
-        host: HostName::new(member).unwrap(),
-        boot_id: "boot".into(),
-        incarnation: Incarnation(1),
-        grpc: String::new(),
-        version: String::new(),
-        reads_format: 1,
-    }
 }
 
 /// a was the writer of term 3 under session 5, which is gone; b has Patroni's lock.
@@ -32,14 +21,7 @@ fn cluster() -> Cluster {
         leader_key: Some(revised(name("b"), 90)),
         sessions: [(SessionId(6), session("b")), (SessionId(7), session("c"))].into(),
         facts: ["a", "b", "c"].map(|member| (name(member), facts(member))).into(),
-        config: Some(PatroniConfig {
-            ttl_ms: 30_000,
-            loop_wait_ms: 10_000,
-            paused: false,
-            failsafe_mode: true,
-            maximum_lag_on_failover: 1_048_576,
-            mod_revision: 20,
-        }),
+        config: Some(patroni_config()),
         ..Cluster::default()
     }
 }
@@ -56,10 +38,10 @@ fn word(stop: StopKind) -> Attestation {
     }
 }
 
-fn judge(change: impl FnOnce(&mut Cluster, &mut View<'static>)) -> Answer {
-    let mut cluster = cluster();
-    let mut view = View {
-        cluster: lasting(Cluster::default()),
+/// What b sees.
+fn view(cluster: Cluster) -> View<'static> {
+    View {
+        cluster: lasting(cluster),
         me: lasting(name("b")),
         own: OWN,
         known_term: Term(0),
@@ -71,7 +53,11 @@ fn judge(change: impl FnOnce(&mut Cluster, &mut View<'static>)) -> Answer {
         now_wall_ms: 1_000,
         waited_ms: 0,
         wait_ms_max: 40_000,
-    };
+    }
+}
+
+fn judge(change: impl FnOnce(&mut Cluster, &mut View<'static>)) -> Answer {
+    let (mut cluster, mut view) = (cluster(), view(Cluster::default()));
     change(&mut cluster, &mut view);
     view.cluster = lasting(cluster);
     decide(&view)
@@ -202,20 +188,6 @@ fn what_waiting_cannot_mend_is_refused_at_once() {
 
 #[test]
 fn a_primary_without_a_hook_needs_the_same_evidence() {
-    let view = |cluster: Cluster| View {
-        cluster: lasting(cluster),
-        me: lasting(name("b")),
-        own: OWN,
-        known_term: Term(0),
-        gone_ms: 60_000,
-        timings: lasting(Timings::of(Profile::Fast)),
-        granted: false,
-        given_back: false,
-        barred: None,
-        now_wall_ms: 1_000,
-        waited_ms: 0,
-        wait_ms_max: 0,
-    };
     let lock = revised(name("b"), 90);
     let plan = follow(&view(cluster()), &lock).unwrap();
     assert!(matches!(plan.opened.reign, Reign::Open { writable: true, .. }));

@@ -9,8 +9,8 @@
 use holdfast_types::MemberName;
 use holdfast_types::record::{Reign, StopKind, TermRecord};
 
-use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS, keep_term, prove};
-use super::{Action, Decision, Local, Memory, OwnSession, Postgres, open_record, term_in_force};
+use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS, keep_term, prove, withdrawn};
+use super::{Action, Decision, Local, Memory, OwnSession, Postgres, lasts_ms, open_record, term_in_force};
 use crate::attest::ControlState;
 use crate::close::{OutOfOffice, Revised};
 use crate::cluster::Cluster;
@@ -94,8 +94,7 @@ fn in_office(
 /// switchover it is about to have done so; one that takes longer is ended with it.
 fn end(local: &Local<'_>, term: &Revised<TermRecord>, memory: &mut Memory, decision: &mut Decision) {
     if local.postgres != Postgres::Gone {
-        let since_ms = *memory.another_leads_since_ms.get_or_insert(local.now.boottime_ms);
-        let left_ms = ORDERLY_STOP_MS.saturating_sub(local.now.boottime_ms.saturating_sub(since_ms));
+        let left_ms = ORDERLY_STOP_MS.saturating_sub(lasts_ms(&mut memory.another_leads_since_ms, local));
         if left_ms == 0 {
             decision.actions.push(Action::EndDeposed);
         } else {
@@ -135,13 +134,9 @@ fn after_word(
         decision.waits.push("attested; the next writer opens its term".into());
         return;
     }
-    let since_ms = *memory.attested_since_ms.get_or_insert(local.now.boottime_ms);
-    let waited_ms = local.now.boottime_ms.saturating_sub(since_ms);
+    let waited_ms = lasts_ms(&mut memory.attested_since_ms, local);
     if lock == Some(true) || !of_now || waited_ms >= ATTESTATION_PATIENCE_MS {
-        decision.actions.push(Action::WithdrawAttestation {
-            attestation_mod_revision: found.mod_revision,
-            term_mod_revision: term.mod_revision,
-        });
+        withdrawn(cluster, term, decision);
     } else {
         decision.again_in_ms = Some(ATTESTATION_PATIENCE_MS - waited_ms);
     }

@@ -6,7 +6,7 @@ use holdfast_types::MemberName;
 use holdfast_types::record::{Evidence, OverrideRecord, Reign, TermRecord};
 
 use super::{Action, Decision, Local, Memory, Named, come_back};
-use crate::close::{self, ClosePlan, OutOfOffice, Revised, session_of};
+use crate::close::{self, ClosePlan, OutOfOffice, Revised};
 use crate::cluster::Cluster;
 use crate::mutant::{Mutant, left_out};
 use crate::{hold, in_force, outside, successor};
@@ -25,7 +25,6 @@ pub(super) fn close(
     memory: &mut Memory,
     decision: &mut Decision,
 ) {
-    let gone_ms = gone_ms(term, cluster, local, memory);
     let candidates = cluster.candidates();
     let data_uuids = cluster.data_uuids();
     let verdict = close::decide(&close::View {
@@ -67,7 +66,7 @@ pub(super) fn close(
         decision.waits.push("CLOSE: a second failover so soon waits for a person".into());
         return;
     }
-    if let Some(left_ms) = lease_may_last_ms(local, &plan, gone_ms) {
+    if let Some(left_ms) = lease_may_last_ms(local, &plan) {
         decision.waits.push(format!(
             "CLOSE: the writer may have a lease for {left_ms} ms more: its session was gone before its time, or is watched \
              only now"
@@ -85,25 +84,17 @@ pub(super) fn close(
     }
 }
 
-/// For how long the session of the open term has been seen gone. One that is gone stays so.
-fn gone_ms(term: &Revised<TermRecord>, cluster: &Cluster, local: &Local<'_>, memory: &mut Memory) -> u64 {
-    let gone = session_of(&term.value).filter(|_| !cluster.writers_session_present());
-    let known = memory.gone.filter(|(session, _)| Some(*session) == gone);
-    memory.gone = known.or(gone.map(|session| (session, local.now.boottime_ms)));
-    memory.gone.map_or(0, |(_, since_ms)| local.now.boottime_ms.saturating_sub(since_ms))
-}
-
 /// Rule 19: no lease lives beside a closed term. One whose session has ended by itself is over; if somebody has revoked the
 /// session, it is waited for. What proves the stop itself needs no lease to be over; one whose lock is another's sees that
 /// its term is closed, and lets go.
 ///
 /// Who does not watch the writer's renewals, or not any more (Patroni's key of it is gone after a ttl), knows only for how long
 /// the session has been gone: nobody waits for longer than a lease lasts.
-fn lease_may_last_ms(local: &Local<'_>, plan: &ClosePlan, gone_ms: u64) -> Option<u64> {
+fn lease_may_last_ms(local: &Local<'_>, plan: &ClosePlan) -> Option<u64> {
     if !matches!(plan.out_of_office, OutOfOffice::SessionAbsent(_)) {
         return None;
     }
-    let unrenewed_ms = local.suspicion.unrenewed_ms.max(gone_ms);
+    let unrenewed_ms = local.suspicion.unrenewed_ms.max(local.writer_gone_ms);
     let left_ms = local.timings.lease_over_ms().saturating_sub(unrenewed_ms);
     (left_ms > 0 && !left_out(Mutant::LeaseNotAwaited)).then_some(left_ms)
 }

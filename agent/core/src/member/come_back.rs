@@ -8,7 +8,7 @@
 use holdfast_types::record::{Reign, TermRecord};
 
 use super::closing::SUCCESSOR_PATIENCE_MS;
-use super::{Action, Decision, Local, Memory, Named, Postgres};
+use super::{Action, Decision, Local, Memory, Named, Postgres, lasts_ms};
 use crate::close::Revised;
 use crate::cluster::Cluster;
 use crate::successor;
@@ -79,9 +79,8 @@ pub(super) fn is_left_over(
         memory.unlocked_since_ms = None;
         return false;
     };
-    let since_ms = *memory.unlocked_since_ms.get_or_insert(local.now.boottime_ms);
     let race_ms = config.loop_wait_ms.saturating_add(SUCCESSOR_PATIENCE_MS);
-    let left_ms = race_ms.saturating_sub(local.now.boottime_ms.saturating_sub(since_ms));
+    let left_ms = race_ms.saturating_sub(lasts_ms(&mut memory.unlocked_since_ms, local));
     if left_ms > 0 {
         decision.again_in_ms = Some(left_ms);
     }

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 
 use holdfast_types::record::{
     Attestation, FenceReason, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
-    ModeRecord, Promise, SessionRecord, Step, StopKind,
+    ModeRecord, Promise, Step, StopKind,
 };
 use holdfast_types::{Configuration, Mode, Profile};
 
 use super::closing::{CLOSE_RANK_DELAY_MS, SUCCESSOR_PATIENCE_MS};
 use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS};
 use super::*;
-use crate::cluster::{PatroniConfig, PatroniMember};
+use crate::cluster::PatroniMember;
 use crate::sync::SyncKey;
-use crate::testing::{at, event, facts, lasting, name, names, overriding, term_open};
+use crate::testing::{
+    at, event, facts, lasting, name, names, overriding, patroni_config, session, term_open,
+};
 
 const A_SESSION: SessionId = SessionId(5);
 
@@ -46,14 +48,6 @@ fn cluster() -> Cluster {
         mod_revision: 90,
         create_revision: 10,
     };
-    let session = |member: &str| SessionRecord {
-        host: host(member),
-        boot_id: "boot".into(),
-        incarnation: Incarnation(1),
-        grpc: String::new(),
-        version: String::new(),
-        reads_format: 1,
-    };
     let patroni = |lease| PatroniMember {
         lease,
         address: String::new(),
@@ -73,14 +67,7 @@ fn cluster() -> Cluster {
         leader_key: Some(revised(name("a"), 70)),
         members: [(name("a"), patroni(60)), (name("b"), patroni(61)), (name("c"), patroni(62))].into(),
         facts: [(name("a"), facts("a")), (name("b"), facts("b")), (name("c"), facts("c"))].into(),
-        config: Some(PatroniConfig {
-            ttl_ms: 30_000,
-            loop_wait_ms: 10_000,
-            paused: false,
-            failsafe_mode: true,
-            maximum_lag_on_failover: 1_048_576,
-            mod_revision: 20,
-        }),
+        config: Some(patroni_config()),
         ..Cluster::default()
     }
 }
@@ -465,16 +452,20 @@ fn a_term_whose_session_was_gone_before_its_time_is_closed_once_the_lease_is_ove
     let over_ms = Timings::of(Profile::Fast).lease_over_ms();
     let after = |unrenewed_ms| {
         let suspicion = lasting(Suspicion { unrenewed_ms, ..Suspicion::default() });
-        local("b", |l| (l.phase, l.network, l.suspicion) = (Some(phase), closed, suspicion))
+        local("b", |l| {
+            (l.phase, l.network, l.suspicion, l.writer_gone_ms) = (Some(phase), closed, suspicion, 0);
+        })
     };
     let early = decide(&promised(), &after(over_ms - 700), &mut Memory::default());
     assert_eq!((early.actions, early.again_in_ms), (vec![], Some(700)));
     assert!(matches!(actions(&promised(), &after(over_ms))[..], [Action::Close(_)]));
     // Nobody watches its renewals any more: it has been gone for long enough.
-    let (mut memory, mut unwatched) = (Memory::default(), after(0));
-    assert_eq!(decide(&promised(), &unwatched, &mut memory).again_in_ms, Some(over_ms));
-    unwatched.now.boottime_ms += over_ms;
-    assert!(matches!(decide(&promised(), &unwatched, &mut memory).actions[..], [Action::Close(_)]));
+    let mut unwatched = after(0);
+    unwatched.writer_gone_ms = 1;
+    let waits_ms = decide(&promised(), &unwatched, &mut Memory::default()).again_in_ms;
+    assert_eq!(waits_ms, Some(over_ms - 1));
+    unwatched.writer_gone_ms = over_ms;
+    assert!(matches!(actions(&promised(), &unwatched)[..], [Action::Close(_)]));
 }
 
 #[test]
@@ -646,6 +637,7 @@ fn without_the_rule_a_term_is_closed_beside_a_lease() {
     let suspicion = lasting(Suspicion::default());
     let first = local("b", |l| {
         (l.phase, l.network, l.suspicion) = (Some(lasting(phase("b"))), cut(), suspicion);
+        l.writer_gone_ms = 0;
     });
     let done = without(Mutant::LeaseNotAwaited, || actions(&promised(), &first));
     assert!(matches!(done[..], [Action::Close(_)]), "{done:?}");

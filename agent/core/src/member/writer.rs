@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use holdfast_types::record::{Attestation, MemberFacts, Reign, Step, StopKind, TermRecord};
 use holdfast_types::{Configuration, MemberName, Term};
 
-use super::{Action, Decision, Local, Memory, Postgres, closing, come_back, open_record, term_in_force};
+use super::{
+    Action, Decision, Local, Memory, Postgres, closing, come_back, lasts_ms, open_record, term_in_force,
+};
 use crate::attest::{self, ControlState, Followers, Stopped};
 use crate::close::Revised;
 use crate::cluster::Cluster;
@@ -94,7 +96,7 @@ pub(super) fn decide(
 }
 
 /// Takes our attestation of the open term back, if one stands.
-fn withdrawn(cluster: &Cluster, term: &Revised<TermRecord>, decision: &mut Decision) -> bool {
+pub(super) fn withdrawn(cluster: &Cluster, term: &Revised<TermRecord>, decision: &mut Decision) -> bool {
     let Some(found) = cluster.attestation.as_ref().filter(|found| found.value.term == term.value.term) else {
         return false;
     };
@@ -121,8 +123,7 @@ fn after_giving_back(
     memory: &mut Memory,
     decision: &mut Decision,
 ) {
-    let since_ms = *memory.attested_since_ms.get_or_insert(local.now.boottime_ms);
-    let waited_ms = local.now.boottime_ms.saturating_sub(since_ms);
+    let waited_ms = lasts_ms(&mut memory.attested_since_ms, local);
     if waited_ms < ATTESTATION_PATIENCE_MS {
         decision.again_in_ms = Some(ATTESTATION_PATIENCE_MS - waited_ms);
     } else if local.hooks.is_one_waiting() || left_over {

@@ -7,7 +7,7 @@ use super::*;
 use crate::detach::Life;
 use crate::member::{Network, OwnSession, Postgres, Suspicion};
 use crate::relinquish::Hooks;
-use crate::testing::{facts, lasting, name, off, term_open};
+use crate::testing::{facts, lasting, name, off, session, term_open};
 
 fn revised<T>(value: T, mod_revision: i64) -> Revised<T> {
     Revised { value, mod_revision }
@@ -20,14 +20,6 @@ fn host(text: &str) -> HostName {
 /// a was the writer of term 4 and its session is gone; b and c live.
 fn cluster() -> Cluster {
     let mode = ModeRecord { mode: Mode::Armed, by: "x".into(), reason: "y".into(), at_wall_ms: 0 };
-    let session = |member: &str| SessionRecord {
-        host: host(member),
-        boot_id: "boot".into(),
-        incarnation: Incarnation(1),
-        grpc: String::new(),
-        version: String::new(),
-        reads_format: 1,
-    };
     Cluster {
         mode: Some(revised(mode, 50)),
         term: Some(revised(term_open("a", 4, true), 80)),

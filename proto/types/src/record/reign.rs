@@ -71,6 +71,14 @@ impl TermRecord {
         }
     }
 
+    /// The session under which the term is held, if it is open.
+    pub fn open_session(&self) -> Option<SessionId> {
+        match self.reign {
+            Reign::Open { session, .. } => Some(session),
+            Reign::Closed { .. } => None,
+        }
+    }
+
     /// The present or last writer.
     pub fn holder(&self) -> &MemberName {
         match &self.reign {

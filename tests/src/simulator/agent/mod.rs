@@ -30,6 +30,7 @@ use std::rc::Rc;
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
+use holdfast_agent_core::gone::Gone;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{
     self as core, Action, AfterStop, Decision, Memory, Network, OwnSession, Suspicion,
@@ -110,6 +111,7 @@ struct State {
     suspicion: Suspicion,
     suspected_at_ms: Option<u64>,
     received_timeline: Option<Timeline>,
+    gone: Gone,
     granted_until_ms: u64,
     promising: bool,
     opening: Option<(Term, u64)>,
@@ -305,8 +307,9 @@ impl Agent {
     }
 
     fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {
-        let state = self.state.borrow();
         let (now_ms, host) = (self.now_ms(), self.here());
+        let writer_gone_ms = self.state.borrow_mut().gone.look(cluster, now_ms);
+        let state = self.state.borrow();
         // Without the rule an agent that has just started promises at once.
         let waits = !self.world.is_mutant(Mutant::RestartWithoutWaiting);
         let up_ms = if waits { now_ms.saturating_sub(self.started_ms) } else { u64::MAX };
@@ -327,8 +330,7 @@ impl Agent {
                 after_stop: state.after_stop.clone(),
                 reached: state.reached,
                 known_term: Term(0),
-                // Of class off.
-                writer_gone_ms: 0,
+                writer_gone_ms,
                 granted: now_ms < state.granted_until_ms,
                 hooks: *self.hooks.borrow(),
                 gate_shut: state.remembered.attesting,
