@@ -4,7 +4,7 @@
 //! that took 5 s made a restarted Patroni start a second postmaster every 11 s (DESIGN section 4).
 
 use holdfast_types::record::TermRecord;
-use holdfast_types::{MemberName, Mode};
+use holdfast_types::{MemberName, Mode, SessionId};
 
 use crate::mutant::{Mutant, left_out};
 
@@ -43,8 +43,13 @@ pub struct View<'o> {
     pub term: Option<&'o TermRecord>,
     /// There is a term record that cannot be read.
     pub term_unreadable: bool,
-    /// Terms gate starts: the cluster has quorum commit. Without it only a fence does.
+    /// Terms gate starts: the cluster is not of class `on`. There only a fence does.
     pub has_terms: bool,
+    /// Class `off`: the writer of the open term starts only under the session that the term record names. Its lease can only
+    /// come from that one, and nobody may open the next term while it is there.
+    pub needs_session: bool,
+    /// Our session, while it is known to be alive.
+    pub own_session: Option<SessionId>,
 }
 
 /// The gate's answer.
@@ -86,6 +91,14 @@ pub fn decide(view: &View<'_>) -> Answer {
         Some((term, Some(holder))) if holder == me && view.given_back => {
             refuse(format!("{me} would start as primary but has given term {} back", term.term))
         }
+        Some((term, Some(holder)))
+            if holder == me && view.needs_session && term.open_session() != view.own_session =>
+        {
+            refuse(format!(
+                "{me} would start as primary and term {} is not renewed under this host's session yet; Patroni tries again",
+                term.term
+            ))
+        }
         Some((_, Some(holder))) if holder == me => Answer::Pass,
         // Patroni starts a former primary without standby.signal to finish crash recovery before pg_rewind, in
         // single-user mode, which does not come through here as a postmaster.
@@ -110,7 +123,7 @@ mod tests {
     use super::*;
     use crate::testing::{lasting, name};
     use holdfast_types::record::Reign;
-    use holdfast_types::{Incarnation, SessionId, Term};
+    use holdfast_types::{Incarnation, Term};
 
     fn judge<'o>(change: impl FnOnce(&mut View<'o>)) -> bool {
         let mut view = View {
@@ -126,6 +139,8 @@ mod tests {
             term: Some(lasting(open("a"))),
             term_unreadable: false,
             has_terms: true,
+            needs_session: false,
+            own_session: Some(SessionId(1)),
         };
         change(&mut view);
         decide(&view) == Answer::Pass
@@ -140,6 +155,21 @@ mod tests {
             floor: None,
         };
         TermRecord { term: Term(3), reign, trace: None, timeline: None }
+    }
+
+    #[test]
+    fn without_promises_the_writer_starts_only_under_the_session_of_its_term() {
+        let starts = |session: Option<i64>| {
+            judge(|v| (v.needs_session, v.own_session) = (true, session.map(SessionId)))
+        };
+        assert!(starts(Some(1)));
+        assert!(!starts(Some(2)) && !starts(None));
+        assert!(judge(|v| v.own_session = None), "with promises its agent writes the record again");
+        let standby = |v: &mut View<'_>| (v.needs_session, v.start_as) = (true, StartAs::Standby);
+        assert!(judge(|v| {
+            standby(v);
+            v.own_session = None;
+        }));
     }
 
     #[test]

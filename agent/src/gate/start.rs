@@ -121,6 +121,8 @@ fn alone(config: &Config, instance: &Instance, standby: bool) -> Answer {
         term: None,
         term_unreadable: true,
         has_terms: instance.class != Class::On,
+        needs_session: instance.class == Class::Off,
+        own_session: None,
     });
     match answer {
         start_gate::Answer::Pass => Answer::Pass,

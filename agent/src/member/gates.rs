@@ -56,6 +56,8 @@ impl Member {
             term: cluster.as_ref().and_then(term_in_force).map(|term| &term.value),
             term_unreadable: cluster.as_ref().is_some_and(Cluster::cannot_tell_terms),
             has_terms,
+            needs_session: self.instance.class == Class::Off,
+            own_session: self.own().map(|own| own.session),
         });
         let is_writer = cluster.as_ref().and_then(term_in_force).is_some_and(|term| {
             has_terms && !standby && term.value.open_holder() == Some(&self.instance.member)
@@ -63,15 +65,7 @@ impl Member {
         if matches!(answer, start_gate::Answer::Pass) && has_terms {
             self.note_away().await;
         }
-        // A lease can only come from the session that the record names, and nobody may open the next term while that is there.
-        let own = self.own().map(|own| own.session);
-        let renewed =
-            |cluster: &Cluster| term_in_force(cluster).and_then(|term| term.value.open_session()) == own;
-        let waits = self.instance.class == Class::Off && !cluster.as_ref().is_some_and(renewed);
         match answer {
-            start_gate::Answer::Pass if is_writer && waits => Answer::Refuse {
-                why: "its term is not renewed under this host's session yet; Patroni tries again".into(),
-            },
             start_gate::Answer::Pass if is_writer => match act::fence::close_before_start(self).await {
                 Ok(()) => {
                     self.fence_wake.notify_one();

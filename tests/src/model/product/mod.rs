@@ -361,6 +361,8 @@ impl Product {
                 term: Some(&term.record(None)),
                 term_unreadable: false,
                 has_terms: true,
+                needs_session: false,
+                own_session: None,
             });
             answer == start_gate::Answer::Pass
         })

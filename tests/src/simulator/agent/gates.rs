@@ -69,6 +69,8 @@ pub async fn may_start(world: &Sim, host: usize, standby: bool) -> bool {
         term: None,
         term_unreadable: true,
         has_terms: true,
+        needs_session: false,
+        own_session: None,
     });
     answer == start_gate::Answer::Pass
 }
@@ -138,6 +140,8 @@ impl Agent {
             term: cluster.as_ref().and_then(term_in_force).map(|term| &term.value),
             term_unreadable: cluster.as_ref().is_some_and(Cluster::cannot_tell_terms),
             has_terms: true,
+            needs_session: false,
+            own_session: None,
         });
         let is_writer = cluster
             .as_ref()
