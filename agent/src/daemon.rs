@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::gate::remembered::Remembered;
 use crate::member::Member;
 use crate::pooler::Router;
+use crate::renewals::Renewals;
 use crate::serve::{grpc, socket};
 use crate::session::{Held, Keeper};
 use crate::telemetry::metrics::{Counters, exposition};
@@ -60,15 +62,18 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     let etcd = EtcdOptions::new(config.etcd.clone(), Some(identity.source(Protocol::Http2)));
     let store: Arc<dyn Store> = Arc::new(EtcdStore::new(etcd));
     let world = Arc::new(watch_clusters(&config, Arc::clone(&store)));
-    let (keeper, session) = Keeper::new(&config, store)?;
+    let renewals = Renewals::load(&config);
+    let (keeper, session) = Keeper::new(&config, store, renewals.clone())?;
     tokio::spawn(keeper.run());
+    tokio::spawn(renewals.clone().keep());
     let tools = (identity.clone(), telemetry.clone());
     let members = start_members(&config, &world, &session, &tools)?;
     let routes = start_routers(&config, &world, &telemetry);
     for cluster in &config.clients {
         tokio::spawn(Client::new(cluster, Arc::clone(&world)).run());
     }
-    let host = Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes));
+    let host =
+        Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes, renewals.clone()));
     serve_metrics(&config, &host, &tools).await?;
     tokio::spawn(look_at_certificate(identity.clone()));
     let listener = TcpListener::bind(config.grpc_listen)
@@ -90,6 +95,7 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     // A call in flight gets a moment to finish; then the process ends with it.
     drop(tokio::time::timeout(END_DEADLINE, serving).await);
     telemetry.shutdown(END_DEADLINE).await;
+    drop(tokio::time::timeout(END_DEADLINE, renewals.save(&Disk::default())).await);
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::renewals::Renewals;
 
 /// What is known of our session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,13 +58,18 @@ pub struct Keeper {
     ttl_s: i64,
     renew: Duration,
     disk: Disk,
+    renewals: Renewals,
     record: SessionRecord,
     held: watch::Sender<Held>,
 }
 
 impl Keeper {
     /// Prepares the session of this host; [`Keeper::run`] holds it.
-    pub fn new(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<(Self, watch::Receiver<Held>)> {
+    pub fn new(
+        config: &Config,
+        store: Arc<dyn Store>,
+        renewals: Renewals,
+    ) -> anyhow::Result<(Self, watch::Receiver<Held>)> {
         let counter = config.state_dir.join("incarnation");
         let incarnation = next_incarnation(&counter)?;
         let (held, receiver) = watch::channel(Held::default());
@@ -75,6 +81,7 @@ impl Keeper {
             ttl_s: config.timings.session_ttl_s(),
             renew: Duration::from_millis(config.timings.renew_interval_ms()),
             disk: Disk::default(),
+            renewals,
             record: SessionRecord {
                 host: config.host.clone(),
                 boot_id: clock::boot_id().context("cannot read the boot id of the kernel")?,
@@ -194,7 +201,14 @@ impl Keeper {
     async fn renew(&self, lease: i64) -> Result<(), StoreError> {
         let renewal = self.store.keep_alive(lease).await?;
         let age_ms = u64::try_from(renewal.sent.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let sent_ms = clock::boottime_ms().saturating_sub(age_ms);
+        let now_ms = clock::boottime_ms();
+        let sent_ms = now_ms.saturating_sub(age_ms);
+        // A lease counts from when the last confirmed renewal was sent to the confirmation of the next, whatever was lost in
+        // between, the session too.
+        let before_ms = self.held.borrow().renewed_ms;
+        if let Some(before_ms) = before_ms {
+            self.renewals.note(now_ms.saturating_sub(before_ms));
+        }
         self.held.send_modify(|held| {
             (held.valid_until_ms, held.renewed_ms) = (sent_ms + renewal.ttl_ms, Some(sent_ms));
         });
@@ -249,6 +263,7 @@ mod tests {
             ttl_s: 3,
             renew: Duration::from_millis(600),
             disk: Disk::default(),
+            renewals: Renewals::below(folder.path(), holdfast_types::Profile::Fast),
             record: SessionRecord {
                 host: holdfast_types::HostName::new("db1").unwrap(),
                 boot_id: "boot".into(),
@@ -271,6 +286,8 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(5)).await;
         keeper.renew(lease).await.unwrap();
         assert!(receiver.borrow().renewed_ms > before_ms && receiver.borrow().alive().is_some());
+        let counted: u64 = keeper.renewals.days().iter().map(|day| day.late.count()).sum();
+        assert_eq!(counted, 1, "from one renewal to the next");
         assert!(keeper.raise_incarnation().await.is_err());
         assert_eq!(keeper.record.incarnation, Incarnation(1), "not before it is durable");
         drop(release);

@@ -6,10 +6,11 @@ mod ground;
 mod permissions;
 
 use ground::built::{Built, db, position};
-use ground::built_host::host_status;
+use ground::built_host::{host_report, host_status};
 use ground::{Ground, run_alone};
 use holdfast_proto::message::Role;
-use holdfast_types::Mode;
+use holdfast_types::record::{ObservedReason, ObservedRecord};
+use holdfast_types::{Mode, Profile};
 use serde_json::json;
 
 #[tokio::test]
@@ -54,14 +55,22 @@ async fn arming_is_checked_then_written_then_waited_for() {
     let ground = Ground::new().await;
     let mut built = Built::unarmed();
     ground.plant(&built).await;
-    let arm = ["arm", "--cluster", "main", "--reason", "go live", "--yes"];
+    let arm = ["arm", "--cluster", "main", "--reason", "go live", "--yes", "--accept-unmeasured"];
     let with = |more: &[&'static str]| [&arm[..], more].concat();
 
     let asked = ground.run(&["arm", "--reason", "go live"]).await;
     assert_eq!(asked.code, 2, "nobody can be asked: {asked:?}");
     let why = ground.run(&["arm", "--yes"]).await;
     assert!(why.code == 2 && why.err.contains("--reason"), "every order has a reason: {why:?}");
-    let dry = ground.run(&["arm", "--dry-run", "-o", "json"]).await;
+    let unmeasured = ground.run(&["arm", "--dry-run"]).await;
+    assert!(
+        unmeasured.code == 3 && unmeasured.err.contains("nothing is known of the stalls of db1"),
+        "{unmeasured:?}"
+    );
+    let other = ground.run(&["arm", "--dry-run", "--accept-unmeasured", "--profile", "normal"]).await;
+    assert!(other.code == 3 && other.err.contains("runs the timing profile fast, not normal"), "{other:?}");
+    let dry =
+        ground.run(&["arm", "--dry-run", "--accept-unmeasured", "--profile", "fast", "-o", "json"]).await;
     assert_eq!((dry.code, &dry.json()["result"]), (0, &"would_do".into()));
     assert_eq!(ground.stored(&built.keys.mode()).await, None, "a dry run writes nothing");
 
@@ -136,13 +145,93 @@ async fn disarming_is_waited_for_until_the_agents_show_it() {
 }
 
 #[tokio::test]
+async fn a_report_says_what_agents_saw_and_who_is_silent_and_a_slow_host_is_not_armed() {
+    let ground = Ground::new().await;
+    let mut built = Built::unarmed();
+    let mut kept = host_report("db3", Profile::Fast, &[(10_000, 604), (20, 1_500)]);
+    let now_wall_ms = jiff::Timestamp::now().as_millisecond();
+    kept.incidents.push(ObservedRecord {
+        namespace: built.cluster.namespace.clone(),
+        scope: built.cluster.scope.clone(),
+        member: db(3),
+        writer: db(1),
+        noticed_wall_ms: now_wall_ms - 60_000,
+        reason: ObservedReason::SessionGone,
+        last_sign_wall_ms: Some(now_wall_ms - 63_000),
+        would: Vec::new(),
+        waits: Vec::new(),
+        would_close_wall_ms: Some(now_wall_ms - 59_500),
+        would_name: Some(db(2)),
+        next: Some(db(3)),
+        led_wall_ms: Some(now_wall_ms - 40_000),
+        writable_wall_ms: Some(now_wall_ms - 39_900),
+    });
+    let agent = ground.serve_agent_with(host_status("db3", Role::Standby, true), kept).await;
+    for n in 1..=4 {
+        built.facts(n, |facts| facts.grpc = if n == 3 { agent.clone() } else { "127.0.0.1:1".into() });
+    }
+    ground.plant(&built).await;
+    let report = ground.run(&["report", "--since", "1h"]).await;
+    assert_eq!(report.code, 0, "{report:?}");
+    assert!(report.out.contains("3500 ms after the last sign of life and named db2"), "{}", report.out);
+    assert!(report.out.contains("db3 led; nobody wrote for 23100 ms"), "{}", report.out);
+    assert!(report.out.contains("the agent of db1 does not answer"), "{}", report.out);
+    let json = ground.run(&["report", "-o", "json"]).await.json();
+    assert_eq!((&json["format"], &json["incidents"][0]["outage_ms"]), (&1.into(), &23_100.into()), "{json}");
+    assert_eq!(json["silent"].as_array().unwrap().len(), 3, "{json}");
+    assert_eq!(json["hosts"][0]["profiles"][0]["leases_ended"], 0, "{json}");
+    let slow = ground.run(&["arm", "--dry-run", "--accept-unmeasured"]).await;
+    assert!(slow.code == 3 && slow.err.contains("fast needs less than 600 ms"), "{slow:?}");
+
+    ground.configure(&[("r1", &["127.0.0.1:1".to_owned()])]);
+    ground.configure_agents(&[agent, "127.0.0.1:2".to_owned()]);
+    let alone = ground.run(&["report", "--cluster", "main"]).await;
+    assert!(
+        alone.code == 0 && alone.out.contains("named db2") && alone.out.contains("127.0.0.1:2"),
+        "{alone:?}"
+    );
+    assert_eq!(ground.run(&["report", "--since", "soon"]).await.code, 2);
+}
+
+#[tokio::test]
+async fn a_format_is_finalised_once_every_agent_reads_it() {
+    let ground = Ground::new().await;
+    let mut built = Built::healthy();
+    built.session_that_reads(2, 0);
+    ground.plant(&built).await;
+    let status = ground.run(&["upgrade", "status"]).await;
+    assert!(
+        status.code == 0
+            && status.out.contains("the agent of db2 (version 0.1.0) reads records up to format 0"),
+        "{status:?}"
+    );
+    let finalize = ["upgrade", "finalize", "--reason", "all hosts done", "--yes", "-o", "json"];
+    let refused = ground.run(&finalize).await;
+    assert!(refused.code == 3 && refused.err.contains("the agent of db2"), "{refused:?}");
+    assert_eq!(ground.stored(&built.keys.format()).await, None);
+    built.session_that_reads(2, 1);
+    ground.plant(&built).await;
+    let done = ground.run(&finalize).await;
+    assert_eq!((done.code, &done.json()["result"]), (0, &"done".into()), "{done:?}");
+    let record = ground.stored(&built.keys.format()).await.unwrap();
+    assert_eq!((&record["finalised"], &record["by"]), (&1.into(), &"holdfast://operator/ann".into()));
+    assert_eq!(ground.run(&finalize).await.json()["result"], "unchanged");
+    let json = ground.run(&["upgrade", "status", "-o", "json"]).await.json();
+    assert_eq!(
+        (&json["written_format"], &json["agents"][0]["reads_format"]),
+        (&1.into(), &1.into()),
+        "{json}"
+    );
+}
+
+#[tokio::test]
 async fn class_off_is_armed_with_its_loss_stated_and_class_on_is_refused() {
     let ground = Ground::new().await;
     let mut built = Built::unarmed();
     built.patroni("config", &json!({"synchronous_mode": true, "failsafe_mode": true}));
     built.would(1, &["open the first term"]);
     ground.plant(&built).await;
-    let arm = ["arm", "--reason", "go live", "--yes", "--wait", "--timeout", "1"];
+    let arm = ["arm", "--reason", "go live", "--yes", "--accept-unmeasured", "--wait", "--timeout", "1"];
     let on = ground.run(&arm).await;
     assert!(on.code == 3 && on.err.contains("every promotion would be refused"), "{on:?}");
     assert!(on.err.contains("edit-config -s synchronous_mode=quorum"), "{on:?}");

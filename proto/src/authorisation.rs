@@ -32,6 +32,7 @@ pub const TABLE: &[(&str, &[Class])] = &[
     ("/holdfast.v1.Agent/GetStatus", &[Host, Operator, Viewer]),
     ("/holdfast.v1.Agent/Life", &[Host]),
     ("/holdfast.v1.Agent/Grant", &[Host]),
+    ("/holdfast.v1.Agent/GetReport", &[Host, Operator, Viewer]),
 ];
 
 /// Decides one call in `region`.
@@ -159,6 +160,7 @@ mod tests {
         for method in ["Life", "Grant"] {
             for person in ["holdfast://viewer/wall", "holdfast://operator/ann"] {
                 assert_eq!(code(person, "GetStatus"), Code::Ok);
+                assert_eq!(code(person, "GetReport"), Code::Ok);
                 assert_eq!(code(person, method), Code::PermissionDenied);
             }
             assert_eq!(code("holdfast://r1/host/db2", method), Code::Ok);

@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::convert::{ConvertError, envelope};
-use crate::message::{GrantAnswer, GrantQuestion, HostStatus, LifeAnswer, LifeQuestion};
+use crate::message::{GrantAnswer, GrantQuestion, HostReport, HostStatus, LifeAnswer, LifeQuestion};
 use crate::tls::{Connector, Identity, Peer, Protocol, channel};
 use crate::trace::TraceContext;
 use crate::wire::{self, agent_client};
@@ -40,7 +40,7 @@ pub enum CallError {
     },
 }
 
-/// A host's view of itself has a few kilobytes for each instance.
+/// A host's view of itself has a few kilobytes for each instance, its report some hundred at most.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// One agent. Connects at the first call, and again after a loss; clones share the connection.
@@ -90,6 +90,13 @@ impl AgentClient {
     pub async fn grant(&self, question: &GrantQuestion) -> Result<GrantAnswer, CallError> {
         let request = wire::GrantRequest::from(question);
         let reply = self.calls.clone().grant(request).await.map_err(|status| self.failure(&status))?;
+        reply.into_inner().try_into().map_err(|error| self.answer(error))
+    }
+
+    /// What the host has kept since a moment: wall clock, milliseconds since 1970.
+    pub async fn report(&self, since_wall_ms: i64) -> Result<HostReport, CallError> {
+        let request = wire::GetReportRequest { envelope: envelope(), since_wall_ms };
+        let reply = self.calls.clone().get_report(request).await.map_err(|status| self.failure(&status))?;
         reply.into_inner().try_into().map_err(|error| self.answer(error))
     }
 

@@ -3,6 +3,8 @@
 //! What arrives is checked here once: names, enumerations, the envelope. An unknown enumeration value of a newer build is
 //! unknown, never a guess.
 
+mod report;
+
 use holdfast_types::record::FORMAT;
 use holdfast_types::{
     Class, HostName, Incarnation, Lsn, MemberName, Mode, NameError, Namespace, Position, RegionName, Scope,

@@ -10,7 +10,7 @@ use prost::Message;
 use rustls::pki_types::UnixTime;
 
 use crate::convert::opened;
-use crate::message::{GrantAnswer, GrantQuestion, HostStatus, LifeAnswer, LifeQuestion};
+use crate::message::{GrantAnswer, GrantQuestion, HostReport, HostStatus, LifeAnswer, LifeQuestion};
 use crate::tls::files::{Content, check};
 use crate::tls::{Peer, TlsPaths};
 use crate::wire;
@@ -24,6 +24,8 @@ pub fn grpc(bytes: &[u8]) -> bool {
         message::<wire::LifeReply, LifeAnswer>(bytes, |answer| (*answer).into()),
         message::<wire::GrantRequest, GrantQuestion>(bytes, |question| question.into()),
         message::<wire::GrantReply, GrantAnswer>(bytes, |answer| (*answer).into()),
+        wire::GetReportRequest::decode(bytes).is_ok_and(|request| opened(request.envelope).is_ok()),
+        message::<wire::HostReport, HostReport>(bytes, |report| report.into()),
     ];
     understood.contains(&true)
 }

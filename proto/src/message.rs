@@ -1,7 +1,9 @@
 //! What agents and people say to an agent, and what it answers. Serialised as JSON for `holdfast status -o json`.
 
+use holdfast_types::record::ObservedRecord;
+use holdfast_types::renewals::RenewalDay;
 use holdfast_types::{
-    Class, HostName, Incarnation, MemberName, Mode, Namespace, Position, RegionName, Scope, Term,
+    Class, HostName, Incarnation, MemberName, Mode, Namespace, Position, Profile, RegionName, Scope, Term,
 };
 use serde::Serialize;
 
@@ -118,6 +120,27 @@ pub struct PoolerStatus {
     pub target: Option<MemberName>,
     /// Whether clients wait.
     pub paused: bool,
+}
+
+/// What a host has kept of the last weeks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostReport {
+    /// Its region.
+    pub region: RegionName,
+    /// Its name.
+    pub host: HostName,
+    /// Version of its build.
+    pub version: String,
+    /// Its wall clock, milliseconds since 1970.
+    pub at_wall_ms: i64,
+    /// Its timing profile; absent when this build does not know it.
+    pub profile: Option<Profile>,
+    /// What its agent observed, oldest first.
+    pub incidents: Vec<ObservedRecord>,
+    /// How late the renewals of its session were, oldest day first.
+    pub renewals: Vec<RenewalDay>,
+    /// Records that could not be read, there or here.
+    pub unreadable: u64,
 }
 
 /// Asks whether the PostgreSQL of `instance` lives, in `term`.

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::authorisation::Authorisation;
 use crate::convert::{ConvertError, opened};
-use crate::message::{GrantAnswer, GrantQuestion, HostStatus, LifeAnswer, LifeQuestion, Refusal};
+use crate::message::{GrantAnswer, GrantQuestion, HostReport, HostStatus, LifeAnswer, LifeQuestion, Refusal};
 use crate::tls::{AcceptLimits, Caller, Identity, incoming};
 use crate::trace::TraceContext;
 use crate::wire::{self, agent_server};
@@ -49,6 +49,8 @@ pub trait Host: Send + Sync + 'static {
     async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal>;
     /// A write lease for the writer of a term, from one instance (rule 22).
     async fn grant(&self, question: GrantQuestion, asker: Asker) -> Result<GrantAnswer, Refusal>;
+    /// What it has kept since a moment: wall clock, milliseconds since 1970. Never waits either.
+    async fn report(&self, since_wall_ms: i64) -> HostReport;
 }
 
 /// Serves until `until` is ready, then finishes the calls in flight.
@@ -108,6 +110,15 @@ impl agent_server::Agent for Service {
     ) -> Result<Response<wire::GrantReply>, Status> {
         let asker = asker(&request)?;
         Ok(Response::new(self.host.grant(request.into_inner().try_into()?, asker).await?.into()))
+    }
+
+    async fn get_report(
+        &self,
+        request: Request<wire::GetReportRequest>,
+    ) -> Result<Response<wire::HostReport>, Status> {
+        let request = request.into_inner();
+        opened(request.envelope)?;
+        Ok(Response::new((&self.host.report(request.since_wall_ms).await).into()))
     }
 }
 

@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use holdfast_types::record::{ObservedReason, ObservedRecord, WouldLine};
+use holdfast_types::renewals::RenewalDay;
 use holdfast_types::{
-    Class, HostName, Incarnation, Lsn, MemberName, Mode, Namespace, Position, RegionName, Scope, Term,
-    Timeline,
+    Class, HostName, Incarnation, Lsn, MemberName, Mode, Namespace, Position, Profile, RegionName, Scope,
+    Term, Timeline,
 };
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -66,6 +68,39 @@ pub fn status() -> HostStatus {
     }
 }
 
+/// A report with every field filled.
+pub fn report() -> HostReport {
+    let InstanceName { namespace, scope, member } = instance();
+    let incident = ObservedRecord {
+        namespace,
+        scope,
+        member: member.clone(),
+        writer: member,
+        noticed_wall_ms: 1_700_000_000_000,
+        reason: ObservedReason::PostmasterGone,
+        last_sign_wall_ms: Some(1_699_999_999_990),
+        would: vec![WouldLine { at_wall_ms: 1_700_000_000_000, text: "shut the start gate".into() }],
+        waits: vec!["etcd".into()],
+        would_close_wall_ms: Some(1_700_000_000_200),
+        would_name: Some(MemberName::new("db2").unwrap()),
+        next: Some(MemberName::new("db3").unwrap()),
+        led_wall_ms: Some(1_700_000_020_000),
+        writable_wall_ms: None,
+    };
+    let mut day = RenewalDay::new(19_675, Profile::Normal);
+    day.add(1_234, 1_700_000_000_000);
+    HostReport {
+        region: RegionName::new("r1").unwrap(),
+        host: HostName::new("db1").unwrap(),
+        version: "0.1.0".into(),
+        at_wall_ms: 1_700_000_100_000,
+        profile: Some(Profile::Normal),
+        incidents: vec![incident],
+        renewals: vec![day],
+        unreadable: 1,
+    }
+}
+
 /// A host that keeps who asked it.
 #[derive(Default)]
 struct Recorder(Mutex<Vec<(LifeQuestion, Asker)>>);
@@ -74,6 +109,9 @@ struct Recorder(Mutex<Vec<(LifeQuestion, Asker)>>);
 impl server::Host for Recorder {
     async fn status(&self) -> HostStatus {
         status()
+    }
+    async fn report(&self, _: i64) -> HostReport {
+        report()
     }
     async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal> {
         if question.term == Term(9) {
@@ -146,6 +184,7 @@ async fn a_viewer_sees_and_may_not_ask_what_hosts_ask() {
     let served = Served::new().await;
     let viewer = served.client("holdfast://viewer/wall");
     assert_eq!(viewer.status().await.unwrap(), status());
+    assert_eq!(viewer.report(0).await.unwrap(), report());
     let error = viewer.life(&question(4), None).await.unwrap_err();
     assert!(
         matches!(&error, CallError::Refused { text, .. } if text.contains("holdfast://viewer/wall may not call")),
@@ -158,6 +197,7 @@ async fn a_viewer_sees_and_may_not_ask_what_hosts_ask() {
 async fn call(client: &AgentClient, method: &str) -> Result<(), CallError> {
     match method {
         "/holdfast.v1.Agent/GetStatus" => client.status().await.map(drop),
+        "/holdfast.v1.Agent/GetReport" => client.report(0).await.map(drop),
         "/holdfast.v1.Agent/Life" => client.life(&question(4), None).await.map(drop),
         "/holdfast.v1.Agent/Grant" => {
             let writer = MemberName::new("db2").unwrap();

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use holdfast_types::record::{
     Attestation, EventRecord, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
     MemberFacts, ModeRecord, OutsideRecord, OverrideRecord, Promise, SessionRecord, TermRecord, Unknown,
+    WouldRecord,
 };
 use holdfast_types::{HostName, Lsn, MemberName, Mode, Position, SessionId};
 
@@ -104,6 +105,8 @@ pub struct Cluster {
     pub outside: BTreeMap<MemberName, Revised<OutsideRecord>>,
     /// A person's order to accept a loss; it may be of a term that is over.
     pub overriding: Option<Revised<OverrideRecord>>,
+    /// What observing agents would have promised or attested, by their members; without their lines.
+    pub would: BTreeMap<MemberName, WouldRecord>,
     /// The incidents that are still in the ring.
     pub events: Vec<Revised<EventRecord>>,
     /// What this build does not know of the records of our own, by their keys: it is kept when they are written again.

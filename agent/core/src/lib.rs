@@ -25,6 +25,8 @@
 //! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
+//! | [`observed`] | what an observing agent keeps of an incident | |
+//! | [`renewals`] | how late the renewals of a session were, for a month | |
 //! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
 //! | [`outside`] | when a fence device is asked, and what its word proves | 11 |
 //! | [`expired`] | whether the next writer of class `off` may open | 19, 22, class `off` |
@@ -49,9 +51,11 @@ pub mod lease;
 pub mod member;
 pub mod mutant;
 pub mod observe;
+pub mod observed;
 pub mod open;
 pub mod outside;
 pub mod relinquish;
+pub mod renewals;
 pub mod renewed;
 pub mod rollback;
 pub mod route;

@@ -1,15 +1,21 @@
 //! What an observing agent takes for in force, so that it can say what it would have done (mode `observe`).
 //!
 //! No term is open before a cluster is armed, so one is imagined: Patroni's leader reigns in it, in the session that its
-//! host has, and Patroni's `/sync` is its floor record. Every decision is computed on that as on a real one. Nothing of it
-//! is ever written or acted on; called by the agent's shell only in mode `observe`.
+//! host has, and Patroni's `/sync` is its floor record. Every decision is computed on that as on a real one, with what the
+//! agents of other members say that they would have promised or attested: so the moment of a CLOSE and the successor that it
+//! would have named come out of the same functions. Nothing of it is ever acted on; called by the agent's shell only in mode
+//! `observe`.
 
-use holdfast_types::record::{FloorRecord, ModeRecord, Reign, TermRecord};
-use holdfast_types::{Lsn, Mode, Position, SessionId, Term, Timeline};
+use holdfast_types::record::{
+    Attestation, FloorRecord, ModeRecord, Promise, Reign, StopKind, TermRecord, WouldPromise, WouldRecord,
+    WouldStop,
+};
+use holdfast_types::{Incarnation, Lsn, MemberName, Mode, Position, SessionId, Term, Timeline};
 
 use crate::close::Revised;
 use crate::cluster::Cluster;
-use crate::member::Action;
+use crate::detach::Phase;
+use crate::member::{Action, Network};
 
 /// The imagined term, carried from one look to the next: a leader that is gone still reigns in it until another leads.
 pub fn imagine(before: Option<&TermRecord>, cluster: &Cluster) -> Option<TermRecord> {
@@ -42,6 +48,10 @@ pub fn imagine(before: Option<&TermRecord>, cluster: &Cluster) -> Option<TermRec
 /// The cluster as it would be if it were armed in `term`.
 pub fn as_if_armed(mut cluster: Cluster, term: TermRecord) -> Cluster {
     let mode = ModeRecord { mode: Mode::Armed, by: String::new(), reason: String::new(), at_wall_ms: 0 };
+    for (member, facts) in &mut cluster.facts {
+        // Nothing is written into a data directory before a cluster is armed, its id neither.
+        facts.data_uuid.get_or_insert_with(|| member.to_string());
+    }
     if let Some(sync) = &cluster.sync {
         let configuration = sync.configuration(term.holder());
         let mut data_uuids = cluster.data_uuids();
@@ -63,7 +73,99 @@ pub fn as_if_armed(mut cluster: Cluster, term: TermRecord) -> Cluster {
     cluster.outside.clear();
     cluster.promises.clear();
     cluster.events.clear();
+    with_words(cluster)
+}
+
+/// Adds what the agents say that they would have promised and attested in the imagined term.
+fn with_words(mut cluster: Cluster) -> Cluster {
+    let Some(TermRecord { term, reign: Reign::Open { holder, session, incarnation, .. }, .. }) =
+        cluster.term.as_ref().map(|term| term.value.clone())
+    else {
+        return cluster;
+    };
+    let data_uuids = cluster.data_uuids();
+    for (member, said) in &cluster.would {
+        let promise = said.promise.as_ref().filter(|said| said.writer == holder && said.session == session);
+        if let (Some(said), Some(data_uuid)) = (promise, data_uuids.get(member))
+            && *member != holder
+        {
+            let promise = Promise {
+                term,
+                writer: holder.clone(),
+                position: said.position,
+                data_uuid: data_uuid.clone(),
+                incarnation: Incarnation(0),
+                heard_wall_ms: None,
+                at_wall_ms: said.at_wall_ms,
+            };
+            let promise = Revised { value: promise, mod_revision: cluster.revision };
+            cluster.promises.insert(member.clone(), promise);
+        }
+        if let Some(said) = said.stop.as_ref().filter(|said| *member == holder && said.session == session) {
+            let attestation = Attestation {
+                term,
+                holder: holder.clone(),
+                incarnation,
+                session,
+                stop: StopKind::Stopped,
+                stuck: Vec::new(),
+                at_wall_ms: said.at_wall_ms,
+            };
+            cluster.attestation = Some(Revised { value: attestation, mod_revision: cluster.revision });
+        }
+    }
     cluster
+}
+
+/// What a member that would have promised by now would have on disk and in its kernel; `None`: it would not have.
+pub fn as_if_left(cluster: &Cluster, me: &MemberName) -> Option<(Phase, Network)> {
+    let promise = cluster.promises.get(me)?.value.clone();
+    let (address, _) = cluster.address(&promise.writer)?;
+    let network = Network { installed: true, source: None, cut: [address.to_owned()].into() };
+    Some((Phase::Promised { promise }, network))
+}
+
+/// What a member would have promised and attested after these actions; `before`: what it said until now. The lines are not
+/// touched.
+pub fn said(
+    before: &WouldRecord,
+    cluster: &Cluster,
+    me: &MemberName,
+    actions: &[Action],
+    position: Option<Position>,
+    at_wall_ms: i64,
+) -> WouldRecord {
+    let mut after = before.clone();
+    let reign = crate::member::term_in_force(cluster).map(|term| &term.value.reign);
+    let Some(Reign::Open { holder, session, .. }) = reign else {
+        (after.promise, after.stop) = (None, None);
+        return after;
+    };
+    let of_reign = |said: &WouldPromise| said.writer == *holder && said.session == *session;
+    after.promise = after.promise.filter(of_reign);
+    after.stop = after.stop.filter(|said| said.session == *session && holder == me);
+    for action in actions {
+        match action {
+            Action::Promise { .. } if after.promise.is_none() => {
+                let promise = |position| WouldPromise {
+                    writer: holder.clone(),
+                    session: *session,
+                    position,
+                    at_wall_ms,
+                };
+                after.promise = position.map(promise);
+            }
+            Action::WithdrawPromise { .. } => after.promise = None,
+            Action::ShutGate | Action::ShutGateAndKill | Action::EndHung(_) | Action::Attest { .. }
+                if holder == me && after.stop.is_none() =>
+            {
+                after.stop = Some(WouldStop { session: *session, at_wall_ms });
+            }
+            Action::WithdrawAttestation { .. } => after.stop = None,
+            _ => {}
+        }
+    }
+    after
 }
 
 /// Whether an action answers something that went wrong. Upkeep (a floor record, the packet filter in good times) would be

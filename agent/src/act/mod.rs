@@ -157,7 +157,9 @@ pub fn describe(action: &Action) -> String {
         }
         Action::WithdrawPromise { .. } => "withdrawn the promise".into(),
         Action::ForgetPhase => "forgotten a promise of a term that is over".into(),
-        Action::Close(plan) => format!("closed term {}", plan.closed.term),
+        Action::Close(plan) => {
+            format!("closed term {}, with Patroni's lock {}", plan.closed.term, plan.leader_key)
+        }
         Action::Hold { term, .. } => format!("held the failover of term {term} and paged"),
         Action::TakeLeaderKey { .. } => "taken Patroni's leader key from the old writer".into(),
         Action::AskOutside(target) => format!("asked the fence device of {} to switch it off", target.host),

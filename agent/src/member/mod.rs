@@ -31,6 +31,7 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Action, Decision, Memory, OwnSession};
+use holdfast_agent_core::observe;
 use holdfast_agent_core::outside::Devices;
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::clock;
@@ -158,6 +159,7 @@ impl Member {
                 phase,
                 granted_until_ms,
                 fences: journal::Fences::load(&folder),
+                observed: Some(would::load(&folder)),
                 ..State::default()
             }),
             instance,
@@ -228,6 +230,7 @@ impl Member {
             }
         }
         if !connected {
+            self.state().observer.forget();
             self.state().waits = vec!["etcd is not heard".into()];
             return (false, TICK);
         }
@@ -252,14 +255,14 @@ impl Member {
         // The second decision of a round starts from the same memory as the first: a timer that the first has set must not
         // make the second wait.
         let mut thought = memory.clone();
-        let mut decision = self.decide(&considered, &mut thought);
+        let mut decision = self.decide(&considered, &mut thought, mode);
         let mut cluster = considered;
         let must_read = decision.needs_sync_history || decision.actions.iter().any(Action::needs_fresh_read);
         if must_read && mode == Mode::Armed {
             let Some(fresh) = self.read_again().await else { return (false, READ_AGAIN) };
             cluster = fresh;
             thought = memory.clone();
-            decision = self.decide(&cluster, &mut thought);
+            decision = self.decide(&cluster, &mut thought, mode);
         }
         *memory = thought;
         decision.waits.extend(self.why_nothing_is_kept());
@@ -267,11 +270,14 @@ impl Member {
         let acted = match mode {
             Mode::Armed if cluster.is_armed() => self.execute(&cluster, &decision).await,
             Mode::Observe => {
-                self.record_would(&decision).await;
+                self.record_would(&cluster, &decision).await;
                 false
             }
             Mode::Armed | Mode::Disarmed => false,
         };
+        if mode != Mode::Observe {
+            self.state().observer.forget();
+        }
         // After what was decided: nothing waits for it.
         if reign.is_some() {
             self.remember(|remembered| remembered.reign = reign).await;
@@ -311,8 +317,10 @@ impl Member {
         }
     }
 
-    fn decide(&self, cluster: &Cluster, memory: &mut Memory) -> Decision {
+    fn decide(&self, cluster: &Cluster, memory: &mut Memory, mode: Mode) -> Decision {
         let writer_gone_ms = self.writer_gone_ms(cluster);
+        let left =
+            (mode == Mode::Observe).then(|| observe::as_if_left(cluster, &self.instance.member)).flatten();
         let state = self.state();
         let local = core::Local {
             me: &self.instance.member,
@@ -335,9 +343,9 @@ impl Member {
             away_in: state.away.as_ref().map(|away| away.term),
             hooks: self.hooks.now(),
             fenced_in: matches!(state.fence, Some(Fence::Until { .. } | Fence::Closed)),
-            phase: state.phase.as_ref(),
+            phase: left.as_ref().map(|(phase, _)| phase).or(state.phase.as_ref()),
             suspicion: &state.suspicion,
-            network: &state.network,
+            network: left.as_ref().map_or(&state.network, |(_, network)| network),
             setting: state.setting.as_ref(),
             devices: &self.devices,
             timings: &self.config.timings,

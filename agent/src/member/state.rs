@@ -8,15 +8,19 @@ use holdfast_agent_core::gone::Gone;
 use holdfast_agent_core::hung::Pulse;
 use holdfast_agent_core::lease::Fence;
 use holdfast_agent_core::member::{self as core, Network, Suspicion};
+use holdfast_agent_core::observed::Observer;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_host::nftables::Generation;
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::record::{MemberFacts, RestartEnd, SetupSeen, TermRecord, WarnedCommits};
+use holdfast_types::record::{
+    MemberFacts, ObservedRecord, RestartEnd, SetupSeen, TermRecord, WarnedCommits, WouldRecord,
+};
 use holdfast_types::{MemberName, Position, Term, Timeline};
 
 use super::journal;
 use crate::gate::remembered::{Away, Remembered};
+use crate::history::History;
 
 /// What is carried from one look to the next, and shared with the gates and with `status`.
 #[derive(Debug, Default)]
@@ -31,6 +35,12 @@ pub struct State {
     pub network_generation: Option<Generation>,
     /// The term that an observing agent takes for in force: Patroni's leader reigns in it.
     pub shadow: Option<TermRecord>,
+    /// What we have said that we would have promised and attested, as etcd has it; `None` until it has been looked at.
+    pub said: Option<WouldRecord>,
+    /// Goes along with what would have been done.
+    pub observer: Observer,
+    /// The incidents that were observed, as they stand on disk.
+    pub observed: Option<History<ObservedRecord>>,
     /// What we know of the writer's signs of life.
     pub suspicion: Suspicion,
     /// The timeline on which WAL was received last: the view that tells it is empty once the walreceiver has ended.

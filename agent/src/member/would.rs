@@ -1,15 +1,25 @@
 //! Mode `observe`: every decision is computed, recorded as *would have ...*, and nothing acts.
 
+use std::path::Path;
+
 use holdfast_agent_core::cluster::Cluster;
-use holdfast_agent_core::member::Decision;
+use holdfast_agent_core::member::{Action, Decision, Postgres};
 use holdfast_agent_core::observe;
+use holdfast_agent_core::observed::Look;
 use holdfast_host::clock;
 use holdfast_store::{Compare, Read, Txn, Write};
 use holdfast_types::Mode;
-use holdfast_types::record::{Stored, WouldLine, WouldRecord};
+use holdfast_types::record::{ObservedRecord, Stored, WouldLine, WouldRecord};
 
-use super::Member;
+use super::{Member, State};
 use crate::act;
+use crate::history::History;
+
+const FILE: &str = "observed.jsonl";
+/// A record has a kilobyte or two, and the file must stay readable in one go.
+const OBSERVED_MAX: usize = 200;
+/// For how long incidents are kept, in milliseconds.
+const OBSERVED_MS: i64 = 30 * 86_400_000;
 
 impl Member {
     /// The cluster that decisions are made on: as it is, or, while observing, as if it were armed.
@@ -28,28 +38,53 @@ impl Member {
         }
     }
 
-    /// Records what is new in a decision that is not acted on: in the log, for `status`, and in etcd.
-    pub(super) async fn record_would(&self, decision: &Decision) {
-        let worth_saying = decision.actions.iter().filter(|action| observe::is_worth_saying(action));
+    /// Records what is new in a decision that is not acted on: in the log, for `status`, in etcd, where the other members see
+    /// what they would have closed a reign by, and on disk as part of an incident.
+    pub(super) async fn record_would(&self, cluster: &Cluster, decision: &Decision) {
+        let said_to_hang = self.state().said.as_ref().is_some_and(|said| said.stop.is_some());
+        // How long it has hung by now is said once.
+        let is_told = |action: &Action| said_to_hang && matches!(action, Action::EndHung(_));
+        let worth_saying = |action: &&Action| observe::is_worth_saying(action) && !is_told(action);
+        let worth_saying = decision.actions.iter().filter(worth_saying);
         let would: Vec<String> = worth_saying.map(act::describe).collect();
-        let new: Vec<String> = {
-            let mut state = self.state();
-            state.waits.clone_from(&decision.waits);
-            let new = would.iter().filter(|line| !state.would.contains(line)).cloned().collect();
-            state.would = would;
-            new
-        };
+        let (new, said, has_changed) = self.note_would(cluster, decision, &would);
         for line in &new {
             tracing::info!(cluster = %self.instance.cluster, "would have {line}");
         }
-        if !new.is_empty()
-            && let Err(error) = self.keep_would(&new).await
-        {
-            tracing::warn!(cluster = %self.instance.cluster, %error, "what would have been done is not recorded in etcd");
+        if has_changed || !new.is_empty() {
+            match self.keep_would(&new, &said).await {
+                Ok(()) => self.state().said = Some(said),
+                Err(error) => {
+                    // Looked at anew: what etcd has of it is not known.
+                    self.state().said = None;
+                    tracing::warn!(cluster = %self.instance.cluster, %error, "what would have been done is not recorded in etcd");
+                }
+            }
         }
+        self.observe_incident(cluster, decision, &would).await;
     }
 
-    async fn keep_would(&self, new: &[String]) -> anyhow::Result<()> {
+    /// Takes note of what would have been done: the lines that are new, what would have been promised and attested by now, and
+    /// whether that is new.
+    fn note_would(
+        &self,
+        cluster: &Cluster,
+        decision: &Decision,
+        would: &[String],
+    ) -> (Vec<String>, WouldRecord, bool) {
+        let me = &self.instance.member;
+        let mut state = self.state();
+        state.waits.clone_from(&decision.waits);
+        let new = would.iter().filter(|line| !state.would.contains(line)).cloned().collect();
+        state.would = would.to_vec();
+        // An earlier start of the agent may have said something.
+        let before = state.said.clone().or_else(|| cluster.would.get(me).cloned()).unwrap_or_default();
+        let said = observe::said(&before, cluster, me, &decision.actions, state.position, clock::wall_ms());
+        let has_changed = said != before;
+        (new, said, has_changed)
+    }
+
+    async fn keep_would(&self, new: &[String], said: &WouldRecord) -> anyhow::Result<()> {
         let key = self.keys.would(&self.instance.member);
         let found = self.world.store.read(vec![Read::Key(key.clone())]).await?;
         let stored = holdfast_store::decode_from::<WouldRecord>(&found, &key)?
@@ -59,9 +94,54 @@ impl Member {
         for text in new {
             record.push(WouldLine { at_wall_ms, text: text.clone() });
         }
+        (record.promise, record.stop) = (said.promise.clone(), said.stop.clone());
         let compares = vec![Compare::ModRevision { key: key.clone(), is: found.mod_revision(&key) }];
         let writes = vec![Write::put(key, stored.with_body(record).encode())];
         self.world.store.txn(Txn { compares, writes, otherwise_read: Vec::new() }).await?;
         Ok(())
     }
+
+    /// Keeps what belongs to an incident.
+    async fn observe_incident(&self, cluster: &Cluster, decision: &Decision, would: &[String]) {
+        let now_wall_ms = clock::wall_ms();
+        let (file, bytes) = {
+            let mut state = self.state();
+            let look = Look {
+                cluster,
+                me: &self.instance.member,
+                id: &self.instance.cluster,
+                actions: &decision.actions,
+                would,
+                waits: &decision.waits,
+                postgres: state.postgres.unwrap_or(Postgres::Unknown),
+                last_sign_wall_ms: last_sign_wall_ms(&state, now_wall_ms),
+                now_wall_ms,
+            };
+            let Some(record) = state.observer.look(&look) else { return };
+            let Some(observed) = &mut state.observed else { return };
+            let (noticed, oldest) = (record.noticed_wall_ms, now_wall_ms - OBSERVED_MS);
+            observed.put(record, |old| old.noticed_wall_ms == noticed, |old| old.noticed_wall_ms >= oldest);
+            (observed.file().to_owned(), observed.encode())
+        };
+        if let Err(error) = self.disk.keep(file.clone(), Some(bytes)).await {
+            tracing::warn!(path = %file.display(), %error, "an observed incident is not on disk; the next one takes it along");
+        }
+    }
+}
+
+/// The last sign of life of a PostgreSQL: of our own, if that is the writer, or of the writer that we stream from.
+fn last_sign_wall_ms(state: &State, now_wall_ms: i64) -> Option<i64> {
+    match state.postgres {
+        Some(Postgres::Running { in_recovery: Some(false) }) => {
+            let hung_ms = state.pulse.map_or(0, |pulse| pulse.hung_ms());
+            Some(now_wall_ms.saturating_sub_unsigned(hung_ms))
+        }
+        Some(Postgres::Gone) => state.gone_wall_ms,
+        _ => state.heard_wall_ms,
+    }
+}
+
+/// The incidents that an earlier start of the agent has kept; `folder` is the cluster's.
+pub(super) fn load(folder: &Path) -> History<ObservedRecord> {
+    History::load(folder.join(FILE), OBSERVED_MAX)
 }

@@ -12,16 +12,20 @@ use holdfast_agent_core::hung::Pulse;
 use holdfast_agent_core::member::Postgres;
 use holdfast_host::clock;
 use holdfast_proto::message::{
-    GrantAnswer, GrantQuestion, HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer, LifeQuestion,
-    PoolerStatus, PromiseHeld, Refusal, Role,
+    GrantAnswer, GrantQuestion, HostReport, HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer,
+    LifeQuestion, PoolerStatus, PromiseHeld, Refusal, Role,
 };
 use holdfast_proto::server::{Asker, Host};
 use holdfast_types::Incarnation;
+use holdfast_types::record::ObservedRecord;
+use holdfast_types::renewals::RenewalDay;
 use tokio::sync::watch;
 
 use crate::act;
 use crate::config::Config;
+use crate::history::History;
 use crate::member::Member;
+use crate::renewals::Renewals;
 use crate::session::Held;
 use crate::world::World;
 
@@ -32,6 +36,7 @@ pub struct Answers {
     session: watch::Receiver<Held>,
     members: Arc<[Arc<Member>]>,
     routes: Vec<Arc<Mutex<PoolerStatus>>>,
+    renewals: Renewals,
 }
 
 impl Answers {
@@ -42,8 +47,9 @@ impl Answers {
         session: watch::Receiver<Held>,
         members: Arc<[Arc<Member>]>,
         routes: Vec<Arc<Mutex<PoolerStatus>>>,
+        renewals: Renewals,
     ) -> Self {
-        Self { config, world, session, members, routes }
+        Self { config, world, session, members, routes, renewals }
     }
 
     fn member(&self, name: &InstanceName) -> Result<&Arc<Member>, Refusal> {
@@ -84,6 +90,28 @@ impl Answers {
 impl Host for Answers {
     async fn status(&self) -> HostStatus {
         self.view()
+    }
+
+    async fn report(&self, since_wall_ms: i64) -> HostReport {
+        let mut incidents: Vec<ObservedRecord> = Vec::new();
+        for member in self.members.iter() {
+            let state = member.state();
+            let observed = state.observed.iter().flat_map(History::bodies);
+            incidents.extend(observed.filter(|one| one.noticed_wall_ms >= since_wall_ms).cloned());
+        }
+        let since_day = RenewalDay::of(since_wall_ms);
+        let mut renewals = self.renewals.days();
+        renewals.retain(|day| day.day >= since_day);
+        HostReport {
+            region: self.config.region.clone(),
+            host: self.config.host.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            at_wall_ms: clock::wall_ms(),
+            profile: Some(self.config.profile),
+            incidents,
+            renewals,
+            unreadable: 0,
+        }
     }
 
     async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal> {

@@ -6,7 +6,7 @@ use holdfast_agent_core::close::Revised;
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_store::KeyValue;
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
-use holdfast_types::record::{Promise, SessionRecord, Unknown};
+use holdfast_types::record::{Promise, SessionRecord, Unknown, WouldRecord};
 use holdfast_types::{MemberName, RegionName, SessionId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -106,10 +106,17 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
             let found = record(pair, &mut cluster.unknown)?;
             cluster.outside.insert(member(asker)?, found);
         }
+        OurKey::Would(name) => {
+            // Nothing rests on it but what an observing agent says: one that cannot be read is passed over.
+            if let Ok(found) = holdfast_store::decode::<WouldRecord>(pair) {
+                let WouldRecord { promise, stop, .. } = found.body;
+                cluster.would.insert(member(name)?, WouldRecord { promise, stop, ..WouldRecord::default() });
+            }
+        }
         OurKey::Override => cluster.overriding = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Attest(_)
         | OurKey::Route(_)
-        | OurKey::Would(_)
+        | OurKey::Format
         | OurKey::Audit(_)
         | OurKey::Fenced { .. }
         | OurKey::Restart { .. } => {}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_proto::client::{AgentClient, CallError};
-use holdfast_proto::message::{HostStatus, InstanceName, InstanceStatus};
+use holdfast_proto::message::{HostReport, HostStatus, InstanceName, InstanceStatus};
 use holdfast_proto::tls::Peer;
 use holdfast_types::{MemberName, Mode, Position, Scope};
 use tokio::task::JoinSet;
@@ -83,6 +83,49 @@ pub async fn modes(session: &Session, view: &ClusterView) -> BTreeMap<MemberName
         }
     }
     modes
+}
+
+/// What the agents of all members have kept since a moment (wall clock, milliseconds since 1970), or why one has not told.
+/// All are asked at once.
+pub async fn reports(
+    session: &Session,
+    view: &ClusterView,
+    since_wall_ms: i64,
+) -> BTreeMap<MemberName, Result<HostReport, String>> {
+    let mut asking = JoinSet::new();
+    for member in view.members() {
+        let client = client(session, view, &member);
+        let address = view.facts.get(&member).map(|facts| facts.grpc.clone()).unwrap_or_default();
+        asking.spawn(async move {
+            let answer = match client {
+                Some(client) => client.report(since_wall_ms).await.map_err(|error| why(&address, &error)),
+                None => Err("it has never told where it is".to_owned()),
+            };
+            (member, answer)
+        });
+    }
+    asking.join_all().await.into_iter().collect()
+}
+
+/// The same of the agents of the configuration, by their addresses.
+pub async fn reports_of_all(
+    region: &Region,
+    since_wall_ms: i64,
+) -> BTreeMap<String, Result<HostReport, String>> {
+    let mut asking = JoinSet::new();
+    for address in region.config.agents.clone() {
+        let client = AgentClient::new(region.identity.clone(), &address, None, DEADLINE);
+        let wanted = region.config.name.clone();
+        asking.spawn(async move {
+            let answer = match client.report(since_wall_ms).await {
+                Ok(report) if report.region == wanted => Ok(report),
+                Ok(report) => Err(format!("is an agent of region {}", report.region)),
+                Err(error) => Err(why(&address, &error)),
+            };
+            (address, answer)
+        });
+    }
+    asking.join_all().await.into_iter().collect()
 }
 
 /// A way to the agent of a member. Another host may have taken the address since: only the host of the record is

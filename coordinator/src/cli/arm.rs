@@ -5,9 +5,10 @@
 
 use clap::Args;
 use holdfast_store::{Compare, Write};
-use holdfast_types::Mode;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{ModeRecord, Stored};
+use holdfast_types::renewals::DAYS_KEPT;
+use holdfast_types::{Mode, Profile};
 
 use super::agents;
 use super::exit::{Exit, Failure};
@@ -16,9 +17,31 @@ use super::target::{Session, Target, now_wall_ms};
 use crate::view::arming::{self, Check};
 use crate::view::class;
 use crate::view::cluster::ClusterView;
+use crate::view::stalls::{self, Wanted};
 
 const DISARM: &str =
     "disarm: agents then do nothing, and Patroni alone decides, without the promises of an armed cluster";
+
+/// How far back the renewals of a host count: what agents keep.
+const RENEWALS_MS: i64 = DAYS_KEPT * 86_400_000;
+
+/// Options of `arm`.
+#[derive(Debug, Clone, Args)]
+pub struct ArmOptions {
+    #[command(flatten)]
+    mode: ModeOptions,
+    /// The timing profile that every agent is expected to run; refused if one runs another
+    #[arg(long, value_name = "NAME", value_parser = profile)]
+    profile: Option<Profile>,
+    /// Arm with the profile fast although it is not known how late session renewals of a host are
+    #[arg(long)]
+    accept_unmeasured: bool,
+}
+
+fn profile(text: &str) -> Result<Profile, String> {
+    let named = Profile::ALL.into_iter().find(|profile| profile.to_string() == text);
+    named.ok_or_else(|| "is no timing profile; say fast, normal or wide".to_owned())
+}
 
 /// Options of `arm` and `disarm`.
 #[derive(Debug, Clone, Args)]
@@ -30,16 +53,17 @@ pub struct ModeOptions {
 }
 
 /// Runs `arm`.
-pub async fn arm(options: &ModeOptions) -> Result<Exit, Failure> {
-    set(options, "arm", Mode::Armed).await
+pub async fn arm(options: &ArmOptions) -> Result<Exit, Failure> {
+    let wanted = Wanted { profile: options.profile, accept_unmeasured: options.accept_unmeasured };
+    set(&options.mode, "arm", Mode::Armed, wanted).await
 }
 
 /// Runs `disarm`.
 pub async fn disarm(options: &ModeOptions) -> Result<Exit, Failure> {
-    set(options, "disarm", Mode::Disarmed).await
+    set(options, "disarm", Mode::Disarmed, Wanted::default()).await
 }
 
-async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Exit, Failure> {
+async fn set(options: &ModeOptions, name: &'static str, mode: Mode, wanted: Wanted) -> Result<Exit, Failure> {
     let session = options.target.order_session().await?;
     let mut action = Action::new(&session, name, None, &options.order, options.target.output);
     for _ in 0..ATTEMPTS {
@@ -50,7 +74,7 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Ex
             return unchanged(&action, mode).await;
         }
         let (check, would) = match mode {
-            Mode::Armed => (arming::check(&view), class::arming(&view.patroni)),
+            Mode::Armed => (check_arming(&session, &view, wanted).await, class::arming(&view.patroni)),
             Mode::Observe | Mode::Disarmed => (Check::default(), DISARM),
         };
         if let Some(exit) = action.gate(&check, would)? {
@@ -62,6 +86,18 @@ async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Ex
         }
     }
     Ok(action.kept_changing(Check::default()))
+}
+
+/// What is in the way, by etcd and by what each agent has measured.
+async fn check_arming(session: &Session, view: &ClusterView, wanted: Wanted) -> Check {
+    let mut check = arming::check(view);
+    let asked = agents::reports(session, view, now_wall_ms() - RENEWALS_MS).await;
+    let told = view
+        .facts
+        .iter()
+        .filter_map(|(member, facts)| Some((member.clone(), facts.setup.as_ref()?.profile?)));
+    stalls::check(&asked, &told.collect(), wanted, &mut check);
+    check
 }
 
 /// The mode record, compared with what the blockers were judged by: the previous mode, Patroni's configuration.

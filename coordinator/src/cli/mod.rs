@@ -14,8 +14,10 @@ mod order;
 #[cfg(test)]
 mod permissions;
 pub mod print;
+mod report;
 mod show;
 mod target;
+mod upgrade;
 mod watch;
 
 use std::process::ExitCode;
@@ -36,10 +38,12 @@ pub enum Verb {
     History(show::HistoryOptions),
     /// The last incidents: trace id, write gap, what each step took
     Events(show::EventsOptions),
+    /// What an observing Holdfast would have done, the outage that Patroni had instead, and how late renewals were
+    Report(report::ReportOptions),
     /// Every change as it happens
     Watch(watch::WatchOptions),
     /// Let Holdfast act on a cluster
-    Arm(arm::ModeOptions),
+    Arm(arm::ArmOptions),
     /// Take Holdfast out of the way: Patroni alone decides
     Disarm(arm::ModeOptions),
     /// Make a member the writer although acknowledged writes may be lost by it
@@ -54,6 +58,9 @@ pub enum Verb {
     /// Suspend automatic action while a person works on a cluster
     #[command(subcommand)]
     Maintenance(maintenance::MaintenanceVerb),
+    /// Which builds run, and which format of records they may write
+    #[command(subcommand)]
+    Upgrade(upgrade::UpgradeVerb),
     /// Faults of the installation, each with its remedy
     Doctor(doctor::DoctorOptions),
 }
@@ -80,6 +87,7 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::List(options) => show::list(options).await,
         Verb::History(options) => show::history(options).await,
         Verb::Events(options) => show::events(options).await,
+        Verb::Report(options) => report::report(options).await,
         Verb::Watch(options) => watch::watch(options).await,
         Verb::Arm(options) => arm::arm(options).await,
         Verb::Disarm(options) => arm::disarm(options).await,
@@ -87,6 +95,7 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Fence(options) => fence::fence(options).await,
         Verb::Unfence(options) => fence::unfence(options).await,
         Verb::Doctor(options) => doctor::doctor(options).await,
+        Verb::Upgrade(verb) => upgrade::run(verb).await,
         Verb::Maintenance(verb) => maintenance::run(verb).await,
         Verb::Hold(hold::HoldVerb::End(options)) => hold::end(options).await,
     }

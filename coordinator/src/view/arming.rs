@@ -120,10 +120,11 @@ fn members(view: &ClusterView, check: &mut Check) {
             );
         }
     }
-    for session in view.sessions.values().filter(|session| session.reads_format < RECORD_FORMAT) {
+    let written = view.written_format(RECORD_FORMAT);
+    for session in view.sessions.values().filter(|session| session.reads_format < written) {
         check.block(
             format!("the agent of {} reads records up to format {}", session.host, session.reads_format),
-            format!("upgrade it: this command writes format {RECORD_FORMAT}"),
+            format!("upgrade it: this command writes format {written}"),
         );
     }
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord, HeldRecord, HoldRecord,
-    MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, Promise, RestartRecord, RouteRecord,
-    SessionRecord, Stored, TermRecord, WouldRecord,
+    self, Attestation, AuditRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord, FormatRecord,
+    HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, Promise,
+    RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -56,6 +56,10 @@ pub struct ClusterView {
     pub maintenance_revision: i64,
     /// Revision of the key of a person's override, 0 when it is absent.
     pub override_revision: i64,
+    /// Up to which format records may be written; absent: the first.
+    pub format: Option<Seen<FormatRecord>>,
+    /// Revision of that key, 0 when it is absent.
+    pub format_revision: i64,
     /// What fence devices have said, by the member whose agent asked.
     pub outside: BTreeMap<MemberName, OutsideRecord>,
     /// Standing promises.
@@ -115,6 +119,8 @@ impl ClusterView {
             maintenance: None,
             maintenance_revision: 0,
             override_revision: 0,
+            format: None,
+            format_revision: 0,
             outside: BTreeMap::new(),
             promises: Vec::new(),
             attestations: Vec::new(),
@@ -163,6 +169,10 @@ impl ClusterView {
                 self.maintenance = seen(pair, problems);
             }
             OurKey::Override => self.override_revision = pair.mod_revision,
+            OurKey::Format => {
+                self.format_revision = pair.mod_revision;
+                self.format = seen(pair, problems);
+            }
             OurKey::Outside(asker) => {
                 if let (Some(name), Some(found)) = (name(asker, pair, problems), body(pair, problems)) {
                     self.outside.insert(name, found);
@@ -208,6 +218,11 @@ impl ClusterView {
     /// The mode in force.
     pub fn mode(&self) -> Mode {
         self.mode.as_ref().map_or(Mode::Observe, |mode| mode.body().mode)
+    }
+
+    /// The format that a build which knows formats up to `build` writes here.
+    pub fn written_format(&self, build: u64) -> u64 {
+        record::written(self.format.as_ref().map(Seen::body), build)
     }
 
     /// The revision of the mode record, 0 when it is absent.

@@ -16,10 +16,13 @@ pub mod findings;
 pub mod maintenance;
 pub mod overriding;
 pub mod patroni;
+pub mod report;
 pub mod restarts;
 pub mod setup;
+pub mod stalls;
 pub mod status;
 pub mod text;
+pub mod upgrade;
 pub mod warned;
 pub mod would;
 

@@ -13,10 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use holdfast_proto::message::{GrantAnswer, GrantQuestion, HostStatus, LifeAnswer, LifeQuestion, Refusal};
+use holdfast_proto::message::{
+    GrantAnswer, GrantQuestion, HostReport, HostStatus, LifeAnswer, LifeQuestion, Refusal,
+};
 use holdfast_proto::server::{Asker, Host, serve};
 use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_store::{EtcdOptions, EtcdStore, Read, Store, Txn, TxnOutcome, Write};
+use holdfast_types::Profile;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -69,6 +72,12 @@ impl Ground {
 
     /// Serves an agent that says this, with the certificate of a host. Returns its address.
     pub async fn serve_agent(&self, status: HostStatus) -> String {
+        let report = built_host::host_report(status.host.as_str(), Profile::Fast, &[]);
+        self.serve_agent_with(status, report).await
+    }
+
+    /// The same with what it has kept.
+    pub async fn serve_agent_with(&self, status: HostStatus, report: HostReport) -> String {
         let host = self.folder.path().join("host");
         let paths = TlsPaths {
             ca: host.join("ca.crt"),
@@ -80,7 +89,7 @@ impl Ground {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let region = status.region.clone();
-        let agent = Arc::new(Says(status));
+        let agent = Arc::new(Says(status, report));
         // Ends with the test's runtime.
         tokio::spawn(serve(listener, identity, region, agent, std::future::pending::<()>()));
         address
@@ -229,13 +238,16 @@ impl Ground {
     }
 }
 
-/// An agent that only tells its status.
-struct Says(HostStatus);
+/// An agent that only tells its status, and what it has kept.
+struct Says(HostStatus, HostReport);
 
 #[tonic::async_trait]
 impl Host for Says {
     async fn status(&self) -> HostStatus {
         self.0.clone()
+    }
+    async fn report(&self, _: i64) -> HostReport {
+        self.1.clone()
     }
     async fn life(&self, question: LifeQuestion, _: Asker) -> Result<LifeAnswer, Refusal> {
         Err(Refusal::NotHere(question.instance.member.to_string()))

@@ -1,7 +1,9 @@
 //! Everything survives the wire; what is wrong is named.
 
 use super::*;
-use crate::tests::{instance as name, status};
+use crate::message::HostReport;
+use crate::tests::{instance as name, report, status};
+use holdfast_types::Profile;
 
 #[test]
 fn a_status_survives_the_wire() {
@@ -47,6 +49,20 @@ fn grants_survive_the_wire() {
     assert_eq!(GrantAnswer::try_from(wire::GrantReply::from(answer)).unwrap(), answer);
     let nameless = wire::GrantRequest { writer: String::new(), ..wire::GrantRequest::from(&question) };
     assert!(matches!(GrantQuestion::try_from(nameless), Err(ConvertError::Name(_))));
+}
+
+#[test]
+fn a_report_survives_the_wire_and_what_cannot_be_read_of_it_is_counted() {
+    let full = report();
+    for profile in [None, Some(Profile::Fast), Some(Profile::Normal), Some(Profile::Wide)] {
+        let one = HostReport { profile, ..full.clone() };
+        assert_eq!(HostReport::try_from(wire::HostReport::from(&one)).unwrap(), one);
+    }
+    let mut sent = wire::HostReport::from(&full);
+    sent.incidents.push(br#"{"format":9,"min_reader":9}"#.to_vec());
+    sent.renewals.push(b"{}".to_vec());
+    let read = HostReport::try_from(sent).unwrap();
+    assert_eq!(read, HostReport { unreadable: 3, ..full });
 }
 
 #[test]

@@ -158,6 +158,7 @@ async fn etcd_refuses_what_the_table_does_not_give() {
         keys.hold(),
         keys.held(),
         keys.overriding(),
+        keys.format(),
         keys.outside(&member("db1")),
         keys.fenced(&member("db2"), 4),
         keys.restart(&member("db2"), 4),

@@ -17,6 +17,7 @@
 //!                                          /override         a person accepts a loss, so that one member may follow
 //!                                          /route/<pooler>   where a pooler sends its clients; it stays when the session goes, and is then no longer known to be true
 //!                                          /would/<member>   what its agent would have done, in mode observe
+//!                                          /format           up to which format records may be written
 //!                                          /event/<nn>       a ring of the last incidents
 //!                                          /audit/<nn>       a ring of the last orders of people
 //! ```
@@ -134,6 +135,10 @@ impl ClusterKeys {
     pub fn overriding(&self) -> String {
         format!("{}override", self.ours)
     }
+    /// Up to which format records of the cluster may be written.
+    pub fn format(&self) -> String {
+        format!("{}format", self.ours)
+    }
     /// Where a pooler sends its clients.
     pub fn route(&self, host: &HostName, pooler: &str) -> String {
         format!("{}route/{host}.{pooler}", self.ours)
@@ -183,6 +188,7 @@ impl ClusterKeys {
                 "held" => OurKey::Held,
                 "maintenance" => OurKey::Maintenance,
                 "override" => OurKey::Override,
+                "format" => OurKey::Format,
                 _ => return None,
             },
             Some(("promise", path)) => {
@@ -221,6 +227,7 @@ pub enum OurKey<'k> {
     Held,
     Maintenance,
     Override,
+    Format,
     Promise { member: &'k str, term: Term },
     Attest(Term),
     Facts(&'k str),
@@ -261,6 +268,7 @@ mod tests {
         assert_eq!(keys.parse(&keys.audit(65)), Some(OurKey::Audit(1)));
         assert_eq!(keys.parse(&keys.outside(&db1)), Some(OurKey::Outside("db1.plant")));
         assert_eq!(keys.parse(&keys.overriding()), Some(OurKey::Override));
+        assert_eq!(keys.parse(&keys.format()), Some(OurKey::Format));
         assert_eq!(keys.fenced(&db1, 33), "/holdfast/v1/r1/service/main/fenced/db1.plant/01");
         assert_eq!(
             keys.parse(&keys.fenced(&db1, 33)),

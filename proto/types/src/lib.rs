@@ -12,6 +12,7 @@ pub mod now;
 pub mod permissions;
 pub mod position;
 pub mod record;
+pub mod renewals;
 pub mod term;
 pub mod timings;
 

@@ -63,9 +63,12 @@ pub fn may_write(holder: &Holder, key: Key<'_>) -> bool {
         // CLOSE and its repairs; Patroni itself; and `patronictl` of a person.
         Key::Patroni => is_database || is_operator,
         Key::Ours(key) => match key {
-            OurKey::Mode | OurKey::Fence(_) | OurKey::Maintenance | OurKey::Override | OurKey::Audit(_) => {
-                is_operator
-            }
+            OurKey::Mode
+            | OurKey::Fence(_)
+            | OurKey::Maintenance
+            | OurKey::Override
+            | OurKey::Format
+            | OurKey::Audit(_) => is_operator,
             // An agent holds the failover, or says that the writer is held open; a person lets it go on.
             OurKey::Hold | OurKey::Held => is_database || is_operator,
             OurKey::Term | OurKey::Floor | OurKey::Attest(_) => is_database,
@@ -131,6 +134,7 @@ pub fn grants(holder: &Holder, region: &RegionName, keys: &ClusterKeys) -> Vec<G
             one(keys.held()),
             one(keys.maintenance()),
             one(keys.overriding()),
+            one(keys.format()),
             inside("fence"),
             inside("audit"),
             patroni(),
@@ -170,6 +174,7 @@ mod tests {
             keys.held(),
             keys.maintenance(),
             keys.overriding(),
+            keys.format(),
             keys.attest(Term(4)),
             keys.event(4),
             keys.audit(4),

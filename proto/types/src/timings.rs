@@ -18,6 +18,21 @@ pub enum Profile {
     Wide,
 }
 
+impl Profile {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Normal, Self::Wide];
+}
+
+impl std::fmt::Display for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Fast => "fast",
+            Self::Normal => "normal",
+            Self::Wide => "wide",
+        })
+    }
+}
+
 /// Timings that hold together. All in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Timings {
@@ -214,6 +229,15 @@ impl Timings {
     /// The time after a renewal from which on nobody has a lease by it: the guard has killed, by the slowest clock.
     pub fn lease_over_ms(&self) -> u64 {
         stretched(self.write_lease_ms + self.guard_grace_ms, self.drift_per_mille)
+    }
+    /// How late a renewal may be until the write lease that it renews is over.
+    pub fn late_until_lease_over_ms(&self) -> u64 {
+        self.write_lease_ms - self.renew_interval_ms
+    }
+    /// The lateness that 999 of 1000 renewals must stay below before a cluster is armed with these timings: a third of the
+    /// write lease, so that a lease outlives a stall of twice that.
+    pub fn late_per_mille_999_below_ms(&self) -> u64 {
+        self.write_lease_ms / 3
     }
     /// For how long a member that grants a write lease helps nobody else (rule 22): as long as a session, which outlives
     /// lease, grace, drift and margin by construction.

@@ -119,7 +119,10 @@ async fn order(lab: &Lab, verb: &str) -> anyhow::Result<()> {
     let place = ["netns", "exec", &client.netns, "env", &config, &program, verb];
     let target = ["--region", &region.name, "--cluster", &cluster.scope];
     let manner = ["--reason", "bench", "--yes", "--wait"];
-    let arguments: Vec<&str> = place.iter().chain(&target).chain(&manner).copied().collect();
+    // A lab may be too young to have been measured.
+    let unmeasured = (verb == "arm").then_some("--accept-unmeasured");
+    let arguments: Vec<&str> =
+        place.iter().chain(&target).chain(&manner).copied().chain(unmeasured).collect();
     output("ip", &arguments, ORDER_DEADLINE).await.map(drop)
 }
 

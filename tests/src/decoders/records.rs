@@ -6,10 +6,11 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_store::KeyValue;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FORMAT, FenceRecord, FencedRecord, FloorRecord, HeldRecord,
-    HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, OverrideRecord, Promise,
-    RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    Attestation, AuditRecord, EventRecord, FORMAT, FenceRecord, FencedRecord, FloorRecord, FormatRecord,
+    HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, ObservedRecord, OutsideRecord,
+    OverrideRecord, Promise, RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
+use holdfast_types::renewals::RenewalDay;
 use holdfast_types::{ClusterId, HostName, MemberName, Namespace, RegionName, Scope, Term};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,6 +35,9 @@ pub fn record(bytes: &[u8]) -> bool {
         stored::<FenceRecord>(bytes),
         stored::<FencedRecord>(bytes),
         stored::<FloorRecord>(bytes),
+        stored::<FormatRecord>(bytes),
+        stored::<ObservedRecord>(bytes),
+        stored::<RenewalDay>(bytes),
         stored::<HeldRecord>(bytes),
         stored::<HoldRecord>(bytes),
         stored::<MaintenanceRecord>(bytes),

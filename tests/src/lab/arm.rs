@@ -32,6 +32,8 @@ pub async fn arm(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>) {
         "--reason",
         "lab",
         "--yes",
+        // A lab is armed within seconds of its start.
+        "--accept-unmeasured",
         "--wait",
         "--timeout",
         "20",

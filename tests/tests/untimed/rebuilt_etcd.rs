@@ -28,7 +28,8 @@ fn an_etcd_that_was_rebuilt_stops_nobody_and_reuses_no_term() {
 
     // Refused until Patroni has its leader, its configuration and its synchronous standbys in the new etcd.
     eventually("the region is armed again", || {
-        lab.holdfast(&["arm", "--reason", "etcd was rebuilt", "--yes", "--wait"]).success()
+        lab.holdfast(&["arm", "--reason", "etcd was rebuilt", "--yes", "--accept-unmeasured", "--wait"])
+            .success()
     });
     let after = lab.status()["term"].clone();
     assert_eq!(after["holder"], writer.as_str());
@@ -41,7 +42,9 @@ fn an_etcd_that_was_rebuilt_stops_nobody_and_reuses_no_term() {
     });
     assert_eq!(session.commit(), server, "the last writer goes on");
     eventually("the region is armed once more", || {
-        lab.holdfast(&["arm", "--reason", "an old snapshot", "--yes", "--wait"]).success() && lab.is_healthy()
+        lab.holdfast(&["arm", "--reason", "an old snapshot", "--yes", "--accept-unmeasured", "--wait"])
+            .success()
+            && lab.is_healthy()
     });
     let last = lab.status()["term"].clone();
     assert_eq!(last["holder"], writer.as_str());

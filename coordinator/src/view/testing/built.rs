@@ -148,14 +148,23 @@ impl Built {
         self.session_of(&HostName::new(format!("db{n}")).unwrap());
     }
 
+    /// The agent of a build that reads records up to this format.
+    pub fn session_that_reads(&mut self, n: u8, reads_format: u64) {
+        self.session_reading(&HostName::new(format!("db{n}")).unwrap(), reads_format);
+    }
+
     fn session_of(&mut self, host: &HostName) {
+        self.session_reading(host, 1);
+    }
+
+    fn session_reading(&mut self, host: &HostName, reads_format: u64) {
         let session = SessionRecord {
             host: host.clone(),
             boot_id: format!("boot-{host}"),
             incarnation: Incarnation(1),
             grpc: format!("{host}:7460"),
             version: "0.1.0".into(),
-            reads_format: 1,
+            reads_format,
         };
         self.record(&keys::session(&self.cluster.region, host), session);
     }
@@ -331,7 +340,7 @@ impl Built {
             text: (*text).into(),
         };
         let lines = texts.iter().zip(0..).map(line).collect();
-        self.record(&self.keys.would(&db(n)), WouldRecord { lines });
+        self.record(&self.keys.would(&db(n)), WouldRecord { lines, ..WouldRecord::default() });
     }
 
     pub fn event(&mut self, number: u64, to: Option<u8>) {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::MemberName;
+use crate::{MemberName, Position, SessionId};
 
 /// How many lines a [`WouldRecord`] keeps.
 pub const WOULD_LINES_MAX: usize = 16;
@@ -13,6 +13,34 @@ pub const WOULD_LINES_MAX: usize = 16;
 pub struct WouldRecord {
     /// At most [`WOULD_LINES_MAX`].
     pub lines: Vec<WouldLine>,
+    /// It would have left the writer by now: others see what they would have closed the reign by.
+    #[serde(default)]
+    pub promise: Option<WouldPromise>,
+    /// It would have attested that its own PostgreSQL has stopped.
+    #[serde(default)]
+    pub stop: Option<WouldStop>,
+}
+
+/// A promise that was not given. Observing agents count terms each for itself, so it names the writer's session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WouldPromise {
+    /// Who would have been left.
+    pub writer: MemberName,
+    /// The session of its host.
+    pub session: SessionId,
+    /// How far this member had come.
+    pub position: Position,
+    /// When: wall clock of that host, milliseconds since 1970.
+    pub at_wall_ms: i64,
+}
+
+/// An attestation that was not made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WouldStop {
+    /// The session of the writer's host.
+    pub session: SessionId,
+    /// When: wall clock of that host, milliseconds since 1970.
+    pub at_wall_ms: i64,
 }
 
 /// One thing that was not done.

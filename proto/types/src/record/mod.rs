@@ -7,17 +7,21 @@
 mod account;
 mod cluster;
 mod fenced;
+mod format;
+mod observed;
 mod outside;
 mod overriding;
 mod reign;
 mod restart;
 
-pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldRecord};
+pub use account::{AuditRecord, WOULD_LINES_MAX, WouldLine, WouldPromise, WouldRecord, WouldStop};
 pub use cluster::{
     EventRecord, FenceReason, FenceRecord, HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts,
     ModeRecord, PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
 pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
+pub use format::{FIRST_FORMAT, FormatRecord, written};
+pub use observed::{OBSERVED_LINES_MAX, ObservedReason, ObservedRecord};
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
