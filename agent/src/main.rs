@@ -12,6 +12,7 @@ mod gate;
 mod member;
 mod observe;
 mod pooler;
+mod route_command;
 mod serve;
 mod session;
 mod telemetry;

@@ -24,6 +24,7 @@
 //! | [`member`] | what a database member does now: the composition of all of these | 4 to 23 |
 //! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
+//! | [`routing`] | what a load balancer is told that asks this host | DESIGN section 4 |
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
 //! | [`rollback`] | whether etcd has forgotten what this host knows | 25 |
 //! | [`outside`] | when a fence device is asked, and what its word proves | 11 |
@@ -55,6 +56,7 @@ pub mod relinquish;
 pub mod renewed;
 pub mod rollback;
 pub mod route;
+pub mod routing;
 pub mod start_gate;
 pub mod successor;
 pub mod sync;
