@@ -20,12 +20,12 @@ use crate::gate::remembered::Remembered;
 use crate::member::Member;
 use crate::pooler::Router;
 use crate::renewals::Renewals;
-use crate::serve::{grpc, socket};
+use crate::serve::{grpc, routing, socket};
 use crate::session::{Held, Keeper};
 use crate::telemetry::metrics::{Counters, exposition};
 use crate::telemetry::{Telemetry, scrape};
 use crate::world::World;
-use crate::{act, telemetry};
+use crate::{act, route_command, telemetry};
 
 /// How long the end of the agent may wait for calls and for spans, each.
 const END_DEADLINE: Duration = Duration::from_millis(500);
@@ -68,6 +68,8 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     tokio::spawn(renewals.clone().keep());
     let tools = (identity.clone(), telemetry.clone());
     let members = start_members(&config, &world, &session, &tools)?;
+    serve_routing(&config, &members).await?;
+    route_command::start(&config, &world);
     let routes = start_routers(&config, &world, &telemetry);
     for cluster in &config.clients {
         tokio::spawn(Client::new(cluster, Arc::clone(&world)).run());
@@ -119,10 +121,7 @@ fn end_at_a_panic() {
 }
 
 fn watch_clusters(config: &Config, store: Arc<dyn Store>) -> World {
-    let of_instances = config.instances.iter().map(|instance| instance.cluster.clone());
-    let of_poolers = config.poolers.iter().map(|pooler| pooler.cluster.clone());
-    let of_clients = config.clients.iter().cloned();
-    let clusters: Vec<_> = of_instances.chain(of_poolers).chain(of_clients).collect();
+    let clusters: Vec<_> = config.clusters().cloned().collect();
     World::start(store, &config.region, &clusters)
 }
 
@@ -158,6 +157,15 @@ fn start_routers(
         seen
     };
     config.poolers.iter().map(start).collect()
+}
+
+async fn serve_routing(config: &Config, members: &Arc<[Arc<Member>]>) -> Result<()> {
+    let Some(listen) = config.routing_listen else { return Ok(()) };
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("routing.listen: cannot listen on {listen}"))?;
+    tokio::spawn(routing::serve(listener, Arc::clone(members)));
+    Ok(())
 }
 
 async fn serve_metrics(

@@ -14,6 +14,7 @@ mod member;
 mod observe;
 mod pooler;
 mod renewals;
+mod route_command;
 mod serve;
 mod session;
 mod telemetry;

@@ -31,6 +31,8 @@ pub struct PatroniMember {
     pub failover_priority: i64,
     /// Tag `nosync`, or a `sync_priority` of 0 or less.
     pub nosync: bool,
+    /// Tag `noloadbalance`.
+    pub noloadbalance: bool,
     /// What it has received, as Patroni published it last (`timeline`, `xlog_location`): up to a `loop_wait` old.
     pub position: Option<Position>,
 }

@@ -52,6 +52,7 @@ mod tests {
             nofailover: false,
             failover_priority: 1,
             nosync: false,
+            noloadbalance: false,
             position: None,
         }
     }

@@ -24,6 +24,7 @@
 //! | [`member`] | what a database member does now: the composition of all of these | 4 to 23 |
 //! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
+//! | [`routing`] | what a load balancer is told that asks this host | DESIGN section 4 |
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
 //! | [`observed`] | what an observing agent keeps of an incident | |
 //! | [`renewals`] | how late the renewals of a session were, for a month | |
@@ -59,6 +60,7 @@ pub mod renewals;
 pub mod renewed;
 pub mod rollback;
 pub mod route;
+pub mod routing;
 pub mod start_gate;
 pub mod successor;
 pub mod sync;

@@ -90,6 +90,7 @@ pub fn event(term: u64, from: &str, closed_wall_ms: i64) -> holdfast_types::reco
         trace_id: None,
         steps_wall_ms: [(Step::Closed, closed_wall_ms)].into(),
         text: String::new(),
+        route_commands: std::collections::BTreeMap::new(),
     }
 }
 

@@ -19,6 +19,7 @@ const REAP_DEADLINE: Duration = Duration::from_millis(500);
 pub struct Command {
     program: OsString,
     args: Vec<OsString>,
+    envs: Vec<(OsString, OsString)>,
     stdin: Vec<u8>,
     deadline: Duration,
     output_bytes_max: u64,
@@ -30,6 +31,7 @@ impl Command {
         Self {
             program: program.into(),
             args: Vec::new(),
+            envs: Vec::new(),
             stdin: Vec::new(),
             deadline: Duration::from_secs(2),
             output_bytes_max: 256 * 1024,
@@ -39,6 +41,12 @@ impl Command {
     #[must_use]
     pub fn args<T: Into<OsString>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+    /// Adds a variable to the environment that it inherits.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.envs.push((name.into(), value.into()));
         self
     }
     /// Sets what it reads.
@@ -120,6 +128,7 @@ pub async fn run(command: Command) -> Result<Output, RunError> {
     let mut child = tokio::process::Command::new(&command.program)
         .args(&command.args)
         .env("LC_ALL", "C")
+        .envs(command.envs.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -172,8 +181,9 @@ mod tests {
 
     #[tokio::test]
     async fn output_and_exit_code_come_back() {
-        let output =
-            run(Command::new("sh").args(["-c", "cat; echo oh >&2; exit 3"]).stdin("hello")).await.unwrap();
+        let command =
+            Command::new("sh").args(["-c", "cat; echo $OH >&2; exit 3"]).stdin("hello").env("OH", "oh");
+        let output = run(command).await.unwrap();
         assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(3), "hello", "oh\n"));
     }
 

@@ -82,6 +82,7 @@ fn event(
         trace_id: context.and_then(trace::id),
         steps_wall_ms,
         text: format!("term {last} of {from} was ended by {me}: {}", describe(plan)),
+        route_commands: BTreeMap::new(),
     })
 }
 

@@ -16,7 +16,7 @@ use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Compare, Read, Store, Txn, TxnOutcome, Write};
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{EventRecord, HoldRecord, Reign, Step};
-use holdfast_types::{MemberName, Term};
+use holdfast_types::{HostName, MemberName, Term};
 
 use super::{armed_txn, encoded, trace, txn};
 use crate::member::Member;
@@ -67,6 +67,7 @@ pub fn at_close(member: &Member, cluster: &Cluster, plan: &ClosePlan, trace: Opt
             plan.closed.holder(),
             member.instance.member
         ) + &by_override(cluster),
+        route_commands: BTreeMap::new(),
     }
 }
 
@@ -95,6 +96,18 @@ pub async fn add_step(
         change(event);
     };
     change_event(store, keys, term, add).await
+}
+
+/// Keeps how the command that follows the writer went on this host, in the incident that ended `closed`.
+pub async fn route_command(
+    store: &Arc<dyn Store>,
+    keys: &ClusterKeys,
+    closed: Term,
+    host: &HostName,
+    outcome: &str,
+) -> Result<()> {
+    let keep = |event: &mut EventRecord| drop(event.route_commands.insert(host.clone(), outcome.to_owned()));
+    change_event(store, keys, closed, keep).await.map(drop)
 }
 
 /// Changes the event of `term`, if it is there.

@@ -6,6 +6,7 @@
 pub mod mutant;
 mod outside;
 mod reader;
+mod routing;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use holdfast_types::{
 pub use outside::Device;
 pub use reader::Problem;
 use reader::{Reader, number, one_of, parsed, path, text, texts};
+pub use routing::RouteCommand;
 
 /// Where the configuration is, unless `HOLDFAST_CONFIG` or `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/holdfast/agent.toml";
@@ -46,6 +48,10 @@ pub struct Config {
     pub grpc_listen: SocketAddr,
     /// Where Prometheus reads us.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where load balancers ask for the writer and for replicas.
+    pub routing_listen: Option<SocketAddr>,
+    /// What is run when the writer changes.
+    pub route_command: Option<RouteCommand>,
     /// Where incidents' traces go.
     pub otlp_endpoint: Option<String>,
     /// The name of the timings.
@@ -64,6 +70,15 @@ pub struct Config {
     pub clients: Vec<ClusterId>,
     /// The devices that switch other hosts off.
     pub outside: Vec<Device>,
+}
+
+impl Config {
+    /// The clusters that something on this host belongs to or connects to; one may come twice.
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterId> {
+        let of_instances = self.instances.iter().map(|instance| &instance.cluster);
+        let of_poolers = self.poolers.iter().map(|pooler| &pooler.cluster);
+        of_instances.chain(of_poolers).chain(&self.clients)
+    }
 }
 
 /// One PostgreSQL under one Patroni.
@@ -175,6 +190,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     let etcd = top.table("etcd", |etcd| etcd.required("endpoints", texts));
     let grpc_listen = top.table("grpc", |grpc| grpc.required("listen", parsed(socket)));
     let metrics_listen = top.table("metrics", |metrics| metrics.optional("listen", parsed(socket)));
+    let (routing_listen, route_command) = top.table("routing", routing::routing);
     let otlp_endpoint = top.table("telemetry", |telemetry| telemetry.optional("otlp_endpoint", text));
     let (profile, hold) = top.table("timings", |timings| {
         let profile: Profile = timings.optional("profile", one_of).unwrap_or_default();
@@ -194,6 +210,15 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     twice(top, "pooler", &poolers, |one| format!("target_file {}", one.target_file.display()));
     twice(top, "client", &clients, ToString::to_string);
     twice(top, "outside", &outside, |one| format!("host {}", one.host));
+    if routing_listen.is_some() && instances.is_empty() {
+        top.problem("routing.listen", "this host has no [[instance]] that could be asked for");
+    }
+    if route_command.is_some() && instances.is_empty() && poolers.is_empty() && clients.is_empty() {
+        top.problem(
+            "routing.command",
+            "this host has no cluster to follow: it needs an [[instance]], [[pooler]] or [[client]]",
+        );
+    }
     Some(Config {
         region: region?,
         host: host?,
@@ -204,6 +229,8 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
         etcd: etcd?,
         grpc_listen: grpc_listen?,
         metrics_listen,
+        routing_listen,
+        route_command,
         otlp_endpoint,
         profile,
         timings: Timings::of(profile),
@@ -379,6 +406,33 @@ cgroup = "/sys/fs/cgroup/patroni-main"
         assert!(
             problems(&device("").replace("host = \"db2\"", "host = \"db1\""))[0].contains("is this host")
         );
+    }
+
+    #[test]
+    fn routing_is_off_until_it_is_asked_for() {
+        let of = |text: &str| parse(text).unwrap().0.unwrap();
+        let none = of(GOOD);
+        assert_eq!((none.routing_listen, none.route_command), (None, None));
+        let both = "[routing]\nlisten = \"10.77.0.21:7462\"\ncommand = [\"/x\", \"y\"]\n";
+        let config = of(&GOOD.replace("[[instance]]", &format!("{both}[[instance]]")));
+        assert_eq!(config.routing_listen, Some("10.77.0.21:7462".parse().unwrap()));
+        let line = vec!["/x".to_owned(), "y".to_owned()];
+        assert_eq!(config.route_command, Some(RouteCommand { line, deadline_ms: 10_000 }));
+        let nowhere = |table: &str| {
+            let top = GOOD.split("[[instance]]").next().unwrap();
+            problems(&format!("{top}[routing]\n{table}"))
+        };
+        for (table, path) in [
+            ("listen = \"10.77.0.21:7462\"", "routing.listen: this host has no"),
+            ("command = [\"/x\"]", "routing.command: this host has no"),
+            ("command = []", "routing.command: must be"),
+            ("command_deadline_ms = 1000", "routing.command_deadline_ms: there is no"),
+            ("listen = \"7462\"", "routing.listen: 7462 must be"),
+            ("port = 1", "routing.port: is not a setting"),
+        ] {
+            let found = nowhere(table);
+            assert!(found.len() == 1 && found[0].starts_with(path), "{table}: {found:?}");
+        }
     }
 
     #[test]

@@ -135,6 +135,7 @@ impl Member {
                 // What was known of the one before says nothing about this one.
                 let mut state = self.state();
                 (state.killed, state.postgres, state.position) = (false, None, None);
+                (state.left_recovery, state.replayed) = (false, None);
                 (state.gone_wall_ms, state.ended, state.left_alone) = (None, None, None);
             }
             Postmaster::Alive(_) => {}
@@ -193,6 +194,7 @@ impl Member {
             let mut state = self.state();
             let before = state.accepts_writes();
             state.postgres = Some(Postgres::Running { in_recovery });
+            state.left_recovery |= in_recovery == Some(false);
             (before, state.accepts_writes())
         };
         if before != now {
@@ -208,7 +210,7 @@ impl Member {
                     (false, Some(true)) => Some(clock::boottime_ms()),
                     (false, Some(false) | None) => state.stream_lost_ms,
                 };
-                state.streaming = Some(standby.streaming);
+                (state.streaming, state.replayed) = (Some(standby.streaming), standby.replayed);
                 state.heard_wall_ms = standby.heard_wall_ms.or(state.heard_wall_ms);
                 let timeline = standby.received_timeline.or(state.received_timeline);
                 // A writer that has come back received its last WAL in an earlier reign than its own.

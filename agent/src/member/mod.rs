@@ -14,6 +14,7 @@ mod network;
 mod pulse;
 mod rest;
 mod restart;
+pub mod routing;
 mod setup;
 pub mod sql;
 mod state;
@@ -221,7 +222,9 @@ impl Member {
     /// One look, one decision, its actions. Returns whether it acted, and when to look again at the latest.
     async fn once(&self, memory: &mut Memory, eyes: &mut look::Eyes) -> (bool, Duration) {
         let (watched, connected) = self.world.watched(&self.keys);
+        let looked_ms = clock::boottime_ms();
         self.look(eyes, &watched).await;
+        self.state().looked_ms = Some(looked_ms);
         self.keep_fences(eyes, &watched, connected).await;
         {
             let mut state = self.state();

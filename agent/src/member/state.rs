@@ -16,7 +16,7 @@ use holdfast_proto::trace::TraceContext;
 use holdfast_types::record::{
     MemberFacts, ObservedRecord, RestartEnd, SetupSeen, TermRecord, WarnedCommits, WouldRecord,
 };
-use holdfast_types::{MemberName, Position, Term, Timeline};
+use holdfast_types::{Lsn, MemberName, Position, Term, Timeline};
 
 use super::journal;
 use crate::gate::remembered::{Away, Remembered};
@@ -93,6 +93,12 @@ pub struct State {
     pub would: Vec<String>,
     /// The last view of PostgreSQL.
     pub postgres: Option<core::Postgres>,
+    /// When the last look at the instance began, `CLOCK_BOOTTIME` in milliseconds.
+    pub looked_ms: Option<u64>,
+    /// The postmaster that was seen last has been seen out of recovery, to which it never goes back.
+    pub left_recovery: bool,
+    /// How far our standby had replayed when it was asked last.
+    pub replayed: Option<Lsn>,
     /// Whether our walreceiver streams.
     pub streaming: Option<bool>,
     /// When a stream that it had was first seen broken, `CLOCK_BOOTTIME` in milliseconds.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use holdfast_agent_core::cluster::Cluster;
+use holdfast_host::clock;
 use holdfast_store::{KeyValue, Read, Reading, Store, StoreError, WatchEvent};
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::{ClusterId, RegionName};
@@ -23,6 +24,8 @@ const SYNC_HISTORY_MAX: usize = 32;
 pub struct Mirror {
     /// Whether etcd is heard at the moment.
     pub connected: bool,
+    /// Since when it is not, `CLOCK_BOOTTIME` in milliseconds.
+    silent_since_ms: Option<u64>,
     /// The newest revision that was told of.
     pub revision: i64,
     pairs: BTreeMap<String, KeyValue>,
@@ -32,7 +35,7 @@ impl Mirror {
     fn apply(&mut self, event: WatchEvent) {
         match event {
             WatchEvent::Snapshot(Reading { revision, pairs, .. }) => {
-                self.connected = true;
+                (self.connected, self.silent_since_ms) = (true, None);
                 self.revision = revision;
                 self.pairs = pairs.into_iter().map(|pair| (pair.key.clone(), pair)).collect();
             }
@@ -47,6 +50,7 @@ impl Mirror {
             }
             WatchEvent::Disconnected { why } => {
                 self.connected = false;
+                self.silent_since_ms.get_or_insert_with(clock::boottime_ms);
                 tracing::warn!(%why, "etcd is not heard; nothing is promised, closed or opened until it is");
             }
         }
@@ -94,6 +98,11 @@ impl World {
     /// Whether etcd is heard at the moment.
     pub fn is_connected(&self) -> bool {
         self.mirror.borrow().connected
+    }
+
+    /// For how long etcd has not been heard, after it was, in milliseconds; `None` while it is.
+    pub fn silent_ms(&self, now_ms: u64) -> Option<u64> {
+        self.mirror.borrow().silent_since_ms.map(|since_ms| now_ms.saturating_sub(since_ms))
     }
 
     /// The cluster as the watch shows it, and whether etcd is heard.

@@ -105,6 +105,7 @@ pub fn member(pair: &KeyValue) -> Result<PatroniMember> {
         nofailover: is_set(&tags["nofailover"]),
         failover_priority: whole(&tags["failover_priority"]).unwrap_or(1),
         nosync: nosync(tags),
+        noloadbalance: is_set(&tags["noloadbalance"]),
         position: value["xlog_location"].as_u64().map(|lsn| Position {
             timeline: Timeline(whole(&value["timeline"]).unwrap_or_default()),
             lsn: Lsn(lsn),
@@ -204,6 +205,7 @@ mod tests {
         let tagged = |tags: &str| member(&pair(&format!(r#"{{"tags":{tags}}}"#))).unwrap();
         assert!(tagged(r#"{"nofailover":"yes"}"#).nofailover && tagged(r#"{"nofailover":1}"#).nofailover);
         assert!(!tagged(r#"{"nofailover":false}"#).nofailover && !tagged("{}").nofailover);
+        assert!(tagged(r#"{"noloadbalance":true}"#).noloadbalance && !tagged("{}").noloadbalance);
         assert_eq!(tagged(r#"{"failover_priority":"0"}"#).failover_priority, 0);
     }
 

@@ -1,5 +1,6 @@
 //! `events` and `history`: the incidents and fences that the agents recorded, and Patroni's own list of timelines.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use holdfast_types::record::{AuditRecord, EventRecord, OutsideRecord, Step, TermRecord};
@@ -36,6 +37,9 @@ pub struct EventReport {
     pub steps: Vec<StepReport>,
     /// Cause and effect.
     pub text: String,
+    /// How the command that follows the writer went, by host; absent where none has run.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub route_commands: BTreeMap<String, String>,
 }
 
 /// One step of an incident.
@@ -162,6 +166,11 @@ impl EventReport {
             trace_id: event.trace_id.clone(),
             steps: steps(event),
             text: event.text.clone(),
+            route_commands: event
+                .route_commands
+                .iter()
+                .map(|(host, outcome)| (host.to_string(), outcome.clone()))
+                .collect(),
         }
     }
 
@@ -249,6 +258,9 @@ impl EventsReport {
             let trace = event.trace_id.as_deref().unwrap_or(text::UNKNOWN);
             let _ =
                 writeln!(out, "{}: {}\n   {}\n   trace {trace}", event.id, event.text, event.steps_text());
+            for (host, outcome) in &event.route_commands {
+                let _ = writeln!(out, "   route command of {host}: {outcome}");
+            }
         }
         out
     }

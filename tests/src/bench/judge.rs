@@ -62,7 +62,9 @@ pub fn missing(records: &Records) -> Vec<String> {
     let mut missing: Vec<String> = Vec::new();
     for target in TARGETS {
         for system in target.systems {
-            let name = format!("{} {}", place(target.case, target.mode), system.name());
+            let with =
+                if matches!(target.demand, Demand::GapBesideLibpq { .. }) { " with --haproxy" } else { "" };
+            let name = format!("{} {}{with}", place(target.case, target.mode), system.name());
             if (Judge { target, system: *system, records }).rows().is_empty() && !missing.contains(&name) {
                 missing.push(name);
             }
@@ -91,6 +93,9 @@ impl Judge<'_> {
         match self.target.demand {
             Demand::GapAtMost { routes, seconds } => {
                 routes.iter().filter_map(|kind| self.gap(*kind, seconds)).collect()
+            }
+            Demand::GapBesideLibpq { route, seconds } => {
+                self.beside_libpq(route, seconds).into_iter().collect()
             }
             Demand::OnlyInFlightFails => self.in_flight().into_iter().collect(),
             Demand::NoErrors => self
@@ -138,6 +143,30 @@ impl Judge<'_> {
             _ => limit(worst.as_ref(), seconds, "s", 2),
         };
         let what = format!("gap, {}", super::summary::route_name(kind));
+        self.row(what, format!("<= {seconds} s"), "maximum", &values, 2, met)
+    }
+
+    /// The longest gap of the route less the longest of libpq in the same run, of the runs that have the route.
+    fn beside_libpq(&self, kind: RouteKind, seconds: f64) -> Option<Judgement> {
+        let longest = |run: &RunRecord, kind| {
+            of_kind(run, kind).filter_map(|route| route.gap).max_by_key(|gap| gap.gap_us)
+        };
+        let of_run = |run: &'_ RunRecord| {
+            let (own, libpq) = (longest(run, kind)?, longest(run, RouteKind::Libpq)?);
+            let longer = super::summary::seconds(own.gap_us) - super::summary::seconds(libpq.gap_us);
+            Some((longer, own.open || libpq.open))
+        };
+        let runs = self.runs();
+        let mut found: Vec<(f64, bool, &RunRecord)> =
+            runs.iter().filter_map(|run| of_run(run).map(|(longer, open)| (longer, open, *run))).collect();
+        found.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let worst = found.last().map(|(value, _, run)| Worst { value: *value, place: run_of(run) })?;
+        let met = match found.iter().find(|(_, open, _)| *open) {
+            Some((.., run)) => Met::No(format!("a route was not back ({})", run_of(run))),
+            None => limit(Some(&worst), seconds, "s", 2),
+        };
+        let values: Vec<f64> = found.iter().map(|(value, ..)| *value).collect();
+        let what = format!("gap beyond libpq's, {}", super::summary::route_name(kind));
         self.row(what, format!("<= {seconds} s"), "maximum", &values, 2, met)
     }
 

@@ -16,6 +16,15 @@ use crate::checker::record::RouteKind;
 const UP: Duration = Duration::from_secs(300);
 const VERB: Duration = Duration::from_secs(90);
 
+/// What a lab has beside what every system has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Disks of the hosts' own, which can break.
+    pub own_disk: bool,
+    /// HAProxy.
+    pub haproxy: bool,
+}
+
 /// A lab that is up.
 #[derive(Debug, Clone)]
 pub struct Lab {
@@ -28,14 +37,14 @@ pub struct Lab {
 
 impl Lab {
     /// The lab of that name if it is up already, else a new one.
-    pub async fn up(name: &str, system: System, mode: Mode, own_disk: bool) -> anyhow::Result<Self> {
+    pub async fn up(name: &str, system: System, mode: Mode, with: Beside) -> anyhow::Result<Self> {
         let lab = Self::named(name, Choice::default())?;
         if lab.describe().await.is_ok() {
             eprintln!("bench: the lab {name} is up already and is used");
             return Ok(lab);
         }
         eprintln!("bench: lab {name} comes up ({})", system.spec());
-        Self::of_text(name, &specification(system, mode, own_disk)?).await
+        Self::of_text(name, &specification(system, mode, with)?).await
     }
 
     /// A new lab of a specification that is in no file.
@@ -162,16 +171,17 @@ fn injected(said: &str) -> anyhow::Result<Injected> {
 }
 
 /// The specification to bring up: that of the system, with what the mode and the case need.
-fn specification(system: System, mode: Mode, own_disk: bool) -> anyhow::Result<String> {
+fn specification(system: System, mode: Mode, with: Beside) -> anyhow::Result<String> {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("specs/{}.toml", system.spec()));
     let text =
         std::fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
-    let before = if own_disk { "own_disk = true\n" } else { "" };
+    let own_disk = if with.own_disk { "own_disk = true\n" } else { "" };
+    let haproxy = if with.haproxy { "haproxy = true\n" } else { "" };
     let after = match mode {
         Mode::Quorum => "",
         Mode::Off => "\n[[cluster]]\nscope = \"main\"\nclass = \"off\"\n",
     };
-    Ok(format!("{before}{text}{after}"))
+    Ok(format!("{own_disk}{haproxy}{text}{after}"))
 }
 
 #[cfg(test)]
@@ -190,9 +200,10 @@ mod tests {
 
     #[test]
     fn an_asynchronous_cluster_has_a_specification_of_its_own() {
-        let text = specification(System::HoldfastNormal, Mode::Off, true).unwrap();
+        let with = Beside { own_disk: true, haproxy: true };
+        let text = specification(System::HoldfastNormal, Mode::Off, with).unwrap();
         let spec: toml::Value = toml::from_str(&text).unwrap();
-        assert_eq!(spec["own_disk"].as_bool(), Some(true));
+        assert_eq!((spec["own_disk"].as_bool(), spec["haproxy"].as_bool()), (Some(true), Some(true)));
         assert_eq!(spec["cluster"][0]["class"].as_str(), Some("off"));
         assert_eq!(spec["profile"].as_str(), Some("normal"));
     }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::case::{Case, Mode, System};
-use super::lab::Lab;
+use super::lab::{Beside, Lab};
 use super::plan::{Turn, turns};
 use super::record::{FORMAT, Records, RunRecord, Unmeasured, append};
 use super::run::{self, Plan};
@@ -57,6 +57,9 @@ pub struct Options {
     /// Keep the labs up: the next call with the same systems uses them
     #[arg(long)]
     pub keep: bool,
+    /// Two routes more through HAProxy: one by our agents' check, one by Patroni's
+    #[arg(long)]
+    pub haproxy: bool,
     /// Print the checker's verdict of every run
     #[arg(long)]
     pub verbose: bool,
@@ -123,21 +126,18 @@ async fn lab_of(options: &Options, system: System) -> anyhow::Result<Lab> {
         (Some(name), [_]) => Lab::existing(name, options.choice.clone()).await,
         (Some(_), _) => bail!("--lab is the lab of one system: name that one with --systems"),
         (None, _) => {
-            let own_disk = options.case.needs_own_disk();
-            let name = lab_name(system, options.mode, own_disk);
-            Lab::up(&name, system, options.mode, own_disk).await
+            let with = Beside { own_disk: options.case.needs_own_disk(), haproxy: options.haproxy };
+            Lab::up(&lab_name(system, options.mode, with), system, options.mode, with).await
         }
     }
 }
 
 /// Names of labs are short, and know no hyphen.
-fn lab_name(system: System, mode: Mode, own_disk: bool) -> String {
-    let suffix = match (mode, own_disk) {
-        (Mode::Quorum, false) => "",
-        (Mode::Quorum, true) => "_d",
-        (Mode::Off, false) => "_a",
-        (Mode::Off, true) => "_ad",
-    };
+fn lab_name(system: System, mode: Mode, with: Beside) -> String {
+    let letter = |is_so: bool, letter| if is_so { letter } else { "" };
+    let letters =
+        [letter(mode == Mode::Off, "a"), letter(with.own_disk, "d"), letter(with.haproxy, "h")].concat();
+    let suffix = if letters.is_empty() { letters } else { format!("_{letters}") };
     format!("b_{}{suffix}", system.name().replace('-', "_"))
 }
 
@@ -241,8 +241,11 @@ mod tests {
     #[test]
     fn every_lab_has_a_name_that_the_lab_takes() {
         for system in System::value_variants() {
-            for (mode, own_disk) in [(Mode::Quorum, false), (Mode::Quorum, true), (Mode::Off, true)] {
-                crate::lab::plan::check_name(&lab_name(*system, mode, own_disk)).unwrap();
+            for mode in [Mode::Quorum, Mode::Off] {
+                for (own_disk, haproxy) in [(false, false), (true, false), (true, true)] {
+                    let name = lab_name(*system, mode, Beside { own_disk, haproxy });
+                    crate::lab::plan::check_name(&name).unwrap();
+                }
             }
         }
     }

@@ -107,7 +107,7 @@ fn gaps(systems: &Group<'_>) -> Table {
         "errors by SQLSTATE",
     ]);
     for (system, records) in systems {
-        for kind in [RouteKind::Libpq, RouteKind::Pgbouncer] {
+        for kind in [RouteKind::Libpq, RouteKind::Pgbouncer, RouteKind::Haproxy, RouteKind::HaproxyPatroni] {
             let routes =
                 || records.iter().flat_map(|record| &record.verdict.routes).filter(|r| r.kind == kind);
             let all: Vec<_> = routes().filter_map(|route| route.gap).collect();
@@ -197,6 +197,8 @@ pub fn route_name(kind: RouteKind) -> &'static str {
     match kind {
         RouteKind::Libpq => "libpq",
         RouteKind::Pgbouncer => "PgBouncer",
+        RouteKind::Haproxy => "HAProxy",
+        RouteKind::HaproxyPatroni => "HAProxy (Patroni)",
         RouteKind::Socket => "socket",
     }
 }

@@ -26,6 +26,14 @@ pub enum Demand {
         /// Seconds.
         seconds: f64,
     },
+    /// On this route no client saw a gap that was longer than libpq's in the same run by more than so many seconds. Compared
+    /// is the maximum of all runs; those without the route say nothing.
+    GapBesideLibpq {
+        /// The route.
+        route: RouteKind,
+        /// Seconds.
+        seconds: f64,
+    },
     /// Through PgBouncer only statements in flight fail: one for each client. Compared is the maximum of all clients.
     OnlyInFlightFails,
     /// No attempt on any route is refused or ends unknown. Compared is the sum of all runs.
@@ -108,6 +116,7 @@ const ARMED: &str = "issue 3, section 7: armed against disarmed";
 const IDLE: &str = "issue 3, section 7: idle agent";
 const IDLE_WRITES: &str = "issue 3, section 4: idle, at most 1 raft write per minute";
 
+const HAPROXY: &str = "issue 5: HAProxy route, host death, our check against Patroni's";
 const THIRD_NODE: &str = "issue 4, section 7: Patroni of the primary hung + third node hung";
 const POSTGRES: &str = "issue 4, section 7: all PostgreSQL processes hung";
 const DISK: &str = "issue 4, section 7: no row lost, with disk-hang and disk-readonly among the faults";
@@ -153,6 +162,12 @@ pub const TARGETS: &[Target] = &[
         source: IDLE,
     },
     of_both(Case::Idle, Mode::Quorum, Demand::WritesAtMost { per_minute: 1.0 }, IDLE_WRITES),
+    of_both(
+        Case::HostDeath,
+        Mode::Quorum,
+        Demand::GapBesideLibpq { route: RouteKind::Haproxy, seconds: 0.5 },
+        HAPROXY,
+    ),
     of_both(Case::PatroniHungThirdNode, Mode::Quorum, Demand::NothingLost, THIRD_NODE),
     gap(Case::PostgresHung, Mode::Quorum, BOTH, 6.0, POSTGRES),
     of_both(Case::PostgresHung, Mode::Quorum, Demand::NothingLost, POSTGRES),
@@ -238,7 +253,7 @@ mod tests {
         }
         for target in TARGETS {
             assert!(target.systems.iter().all(|system| system.has_agents()), "{target:?}");
-            let of_an_issue = ["issue 3, section ", "issue 4, section "];
+            let of_an_issue = ["issue 3, section ", "issue 4, section ", "issue 5: "];
             assert!(of_an_issue.iter().any(|issue| target.source.starts_with(issue)), "{target:?}");
         }
     }

@@ -62,13 +62,15 @@ pub fn routes(describe: &Describe, choice: &Choice) -> anyhow::Result<Vec<Route>
         let kind = match route.kind.as_str() {
             "libpq" => RouteKind::Libpq,
             "pgbouncer" => RouteKind::Pgbouncer,
+            "haproxy" => RouteKind::Haproxy,
+            "haproxy-patroni" => RouteKind::HaproxyPatroni,
             "socket" => RouteKind::Socket,
             _ => continue,
         };
         let target = Target::parse(&route.dsn).with_context(|| format!("route {} of the lab", route.kind))?;
         let name = match (&route.host, kind) {
-            (Some(host), RouteKind::Pgbouncer | RouteKind::Socket) => format!("{}:{host}", route.kind),
-            _ => route.kind.clone(),
+            (_, RouteKind::Libpq) | (None, _) => route.kind.clone(),
+            (Some(host), _) => format!("{}:{host}", route.kind),
         };
         let host = route.host.clone().filter(|_| kind != RouteKind::Libpq);
         routes.push(Route { name, kind, host, target });

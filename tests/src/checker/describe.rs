@@ -79,7 +79,7 @@ pub struct Cluster {
 /// One way to the writer.
 #[derive(Debug, Clone, Deserialize)]
 pub struct RouteDescription {
-    /// `libpq`, `pgbouncer` or `socket`; others are not ours.
+    /// `libpq`, `pgbouncer`, `haproxy`, `haproxy-patroni` or `socket`; others are not ours.
     pub kind: String,
     /// The host that it leads to.
     #[serde(default)]

@@ -19,6 +19,10 @@ pub enum RouteKind {
     Libpq,
     /// Through one PgBouncer in transaction mode.
     Pgbouncer,
+    /// Through one HAProxy that asks our agents.
+    Haproxy,
+    /// Through one HAProxy that asks Patroni.
+    HaproxyPatroni,
     /// The Unix socket of one database host, for as long as that host accepts writes.
     Socket,
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::plan::Plan;
+use super::plan::{HostPlan, Plan, RegionPlan};
 use super::shell;
+use super::spec::Role;
 
 const DEADLINE_MS: u64 = 10_000;
 /// The roles that log in by certificate: PostgreSQL's superuser, Patroni's two, and the clients'.
@@ -19,7 +20,10 @@ pub async fn create(plan: &Plan, postgres_group: u32) -> Result<()> {
     for (region, host) in plan.hosts() {
         let (address, out) = (host.address.to_string(), path(&host.certs())?);
         let who = ["host", "--region", &region.name, "--host", host.name(), "--address", &address];
-        pki(plan, &[&who[..], &["--out", &out]].concat()).await?;
+        let services = services(plan, region, host);
+        let names = services.iter().flat_map(|address| ["--address", address.as_str()]);
+        let names: Vec<&str> = names.chain(["--out", &out]).collect();
+        pki(plan, &[&who[..], &names].concat()).await?;
         readable_for(&host.certs().join("host.key"), postgres_group)?;
     }
     let out = path(&plan.operator())?;
@@ -30,6 +34,14 @@ pub async fn create(plan: &Plan, postgres_group: u32) -> Result<()> {
         readable_for(&plan.users().join(format!("{role}.key")), postgres_group)?;
     }
     Ok(())
+}
+
+/// The addresses that clients name instead of a database host's own: HAProxy passes their TLS on to the writer.
+fn services(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<String> {
+    if !plan.spec.haproxy || host.host.role != Role::Database {
+        return Vec::new();
+    }
+    region.of(Role::Pooler).map(|pooler| pooler.address.to_string()).collect()
 }
 
 async fn pki(plan: &Plan, arguments: &[&str]) -> Result<()> {

@@ -110,7 +110,11 @@ async fn describe_host(plan: &Plan, host: &HostPlan) -> Value {
         "etcd": (host.host.role == Role::Etcd).then(|| etcd(host, pid)),
         "agent": agent.then(|| json!({
             "config": host.agent_config(),
-            "ports": { "grpc": render::agent::GRPC_PORT, "metrics": render::agent::METRICS_PORT },
+            "ports": {
+                "grpc": render::agent::GRPC_PORT,
+                "metrics": render::agent::METRICS_PORT,
+                "routing": (host.host.role == Role::Database).then_some(render::agent::ROUTING_PORT),
+            },
         })),
         "agent_config": agent.then(|| host.agent_config()),
         "certs": { "ca": certs.join("ca.crt"), "cert": certs.join("host.crt"), "key": certs.join("host.key") },
@@ -177,6 +181,12 @@ fn routes(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>) -> Vec<Valu
     for pooler in region.of(Role::Pooler) {
         let dsn = format!("host={} port={} dbname=app user=app {tls}", pooler.address, instance.pooler_port);
         routes.push(json!({ "kind": "pgbouncer", "host": pooler.name(), "dsn": dsn }));
+        let ours = plan.spec.holdfast.then_some(("haproxy", instance.haproxy_port));
+        let both = ours.into_iter().chain([("haproxy-patroni", instance.haproxy_patroni_port)]);
+        for (kind, port) in both.filter(|_| plan.spec.haproxy) {
+            let dsn = format!("host={} port={port} dbname=app user=app {tls}", pooler.address);
+            routes.push(json!({ "kind": kind, "host": pooler.name(), "dsn": dsn }));
+        }
     }
     for host in members {
         let socket_dir = host.socket_dir();

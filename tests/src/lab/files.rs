@@ -102,6 +102,9 @@ fn write_pooler(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()>
     let etc = host.etc();
     write(&etc.join("pgbouncer-hba.conf"), render::pgbouncer::HBA)?;
     write(&etc.join("userlist.txt"), render::pgbouncer::USERLIST)?;
+    if plan.spec.haproxy {
+        write_haproxy(plan, region, host)?;
+    }
     let first = region.of(Role::Database).next().context("a region has a database host")?;
     for instance in plan.instances() {
         let unit = instance.pooler_unit();
@@ -111,6 +114,18 @@ fn write_pooler(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()>
         write(&target, &render::pgbouncer::target(first.address, instance.port))?;
     }
     Ok(())
+}
+
+fn write_haproxy(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let read = |name: &str| {
+        let file = host.certs().join(name);
+        fs::read_to_string(&file).with_context(|| file.display().to_string())
+    };
+    let identity = render::haproxy::identity(host);
+    write(&identity, &(read("host.crt")? + &read("host.key")?))?;
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).context("the identity of HAProxy")?;
+    write(&render::haproxy::file(host), &render::haproxy::config(plan, region, host))
 }
 
 /// PGDATA of a cluster as the root mount namespace sees it: a disk of the host's own is mounted on the host only.

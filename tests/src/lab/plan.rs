@@ -19,6 +19,8 @@ pub const DATA_ROOT: &str = "/var/lib/holdfast-lab";
 pub const PG_BIN: &str = "/usr/lib/postgresql/15/bin";
 /// Patroni.
 pub const PATRONI: &str = "/opt/holdfast-lab/venv/bin/patroni";
+/// HAProxy, where a lab has it.
+pub const HAPROXY: &str = "/usr/sbin/haproxy";
 /// Patroni's command line.
 pub const PATRONICTL: &str = "/opt/holdfast-lab/venv/bin/patronictl";
 
@@ -80,6 +82,10 @@ pub struct Instance<'p> {
     pub rest_port: u16,
     /// PgBouncer's port for this cluster.
     pub pooler_port: u16,
+    /// HAProxy's port for this cluster, by our agents' check.
+    pub haproxy_port: u16,
+    /// The same by Patroni's.
+    pub haproxy_patroni_port: u16,
 }
 
 impl Instance<'_> {
@@ -290,6 +296,8 @@ impl Plan {
             port: 5432 + number,
             rest_port: 8008 + number,
             pooler_port: 6432 + number,
+            haproxy_port: 5000 + number,
+            haproxy_patroni_port: 5100 + number,
         })
     }
 }

@@ -35,6 +35,11 @@ pub struct Spec {
     pub arm: bool,
     /// What the agents run to page a person.
     pub paging_command: Option<Vec<String>>,
+    /// What the agents run when the writer changes.
+    pub route_command: Option<Vec<String>>,
+    /// Whether a HAProxy stands beside each PgBouncer, with a route by our agents' check and one by Patroni's. Its checks cost
+    /// every host some processor time.
+    pub haproxy: bool,
     /// Where the agents send their traces, for example `http://10.77.0.61:4317`.
     pub otlp_endpoint: Option<String>,
     /// The fence device of each database host, which the agents of the others may ask.
@@ -204,6 +209,8 @@ impl Default for Spec {
             second_failover_hold_ms: 0,
             arm: true,
             paging_command: None,
+            route_command: None,
+            haproxy: false,
             otlp_endpoint: None,
             outside: None,
             mutant: None,

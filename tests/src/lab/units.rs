@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::plan::{HostPlan, PATRONI, Plan, RegionPlan};
+use super::plan::{HAPROXY, HostPlan, PATRONI, Plan, RegionPlan};
 use super::render;
 use super::spec::Role;
 use super::systemd::{self, Policy};
@@ -77,6 +77,9 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
                     units.push(repoint(plan, host, &instance.cluster.scope));
                 }
             }
+            if plan.spec.haproxy {
+                units.push(haproxy(host));
+            }
         }
         Role::Backup | Role::Client => {}
     }
@@ -143,6 +146,15 @@ fn repoint(plan: &Plan, host: &HostPlan, scope: &str) -> Unit {
     }
 }
 
+/// No file of ours speaks of it either.
+fn haproxy(host: &HostPlan) -> Unit {
+    Unit {
+        cgroup: host.cgroup.join("haproxy"),
+        command: words(&[&HAPROXY, &"-db", &"-f", &render::haproxy::file(host)]),
+        ..unit("haproxy", systemd::pgbouncer())
+    }
+}
+
 fn words(words: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<String> {
     words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect()
 }
@@ -166,6 +178,10 @@ mod tests {
         assert_eq!(names(true, "pool1"), ["agent", "pgbouncer"]);
         assert_eq!(names(false, "pool1"), ["pgbouncer", "repoint-main"]);
         assert_eq!(names(true, "e1"), ["etcd"]);
+        let spec = Spec { haproxy: true, ..Spec::default() };
+        let plan = Plan::new("a", spec, std::path::Path::new("/cg"), "/bin".into());
+        let (region, pool1) = plan.host("pool1").unwrap();
+        assert_eq!(units(&plan, region, pool1).last().unwrap().name, "haproxy");
         assert_eq!((names(true, "client"), names(false, "client")), (vec!["agent".to_owned()], vec![]));
     }
 }

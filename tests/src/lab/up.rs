@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::failure::{Exit, Failure};
-use super::plan::{DATA_ROOT, HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
+use super::plan::{DATA_ROOT, HAPROXY, HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
 use super::spec::{Role, Spec};
 use super::sql::At;
 use super::{certificates, cgroup, control, down, etcdctl, files, health, network, shell};
@@ -53,6 +53,9 @@ async fn check(plan: &Plan) -> Result<()> {
     }
     if let Some(program) = PROGRAMS.iter().find(|program| !Path::new(program).exists()) {
         bail!("{program} is missing; tests/setup installs it");
+    }
+    if plan.spec.haproxy && !Path::new(HAPROXY).exists() {
+        bail!("{HAPROXY} is missing, which haproxy = true needs; tests/setup installs it");
     }
     if plan.spec.fake_clock && !faketime_is_there() {
         bail!("libfaketime is missing, which fake_clock = true needs; tests/setup installs it");

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Scene;
 use crate::bench::case::{Mode, System};
-use crate::bench::lab::Lab;
+use crate::bench::lab::{Beside, Lab};
 use crate::checker::monotonic_us;
 
 /// Patroni takes a few looks to take b out and to lower the quorum.
@@ -109,7 +109,7 @@ pub async fn run(options: &Options) -> Result<()> {
     let (mut broken, mut lines) = (0, Vec::new());
     for system in &options.systems {
         let name = format!("hole_{}", if system.has_agents() { "h" } else { "p" });
-        let lab = Lab::up(&name, *system, Mode::Quorum, false).await?;
+        let lab = Lab::up(&name, *system, Mode::Quorum, Beside::default()).await?;
         let played = on(&lab, *system, options.n).await;
         lab.down().await?;
         for ended in played? {

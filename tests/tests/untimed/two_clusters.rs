@@ -38,6 +38,7 @@ fn two_clusters_on_the_same_hosts_are_apart() {
     described::every_field_is_there_and_every_path_exists(&lab, &described);
     locked::nobody_gets_in_without_a_certificate(&lab, &described);
     targets_must_name_their_cluster(&lab);
+    a_check_must_name_its_cluster(&lab);
     a_stopped_agent_goes_on_with_its_session(&lab);
     one_is_broken_and_fenced_and_the_other_does_not_notice(&lab, &described);
     lab.down();
@@ -67,6 +68,20 @@ fn targets_must_name_their_cluster(lab: &Lab) {
     for line in [["kill", "@leader", "postmaster:main"], ["kill", "db1", "postmaster"]] {
         let refused = lab.fails(2, &[&["fault", lab.name()], &line[..]].concat());
         assert!(refused.contains("main, line-7"), "{refused}");
+    }
+}
+
+/// Of a load balancer: there are two clusters on the host.
+fn a_check_must_name_its_cluster(lab: &Lab) {
+    let ask = |query: &str| {
+        let url = format!("http://10.77.0.21:7462/writer{query}");
+        lab.exec("client", &["curl", "-s", "--max-time", "2", "-w", " %{http_code}", &url]).stdout
+    };
+    let refused = ask("");
+    assert!(refused.contains("plant/hall-2/line-7") && refused.ends_with(" 400"), "{refused}");
+    for cluster in ["service/main", "plant/hall-2/line-7"] {
+        let said = ask(&format!("?cluster={cluster}"));
+        assert!(said.contains(&format!("r1/{cluster}")) && !said.ends_with(" 400"), "{said}");
     }
 }
 

@@ -226,6 +226,7 @@ fn followers(change: impl FnOnce(&mut Cluster)) -> Option<String> {
         nofailover: false,
         failover_priority: 1,
         nosync: true,
+        noloadbalance: false,
         position: Some(at(2, lsn)),
     };
     cluster.members =

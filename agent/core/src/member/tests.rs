@@ -55,6 +55,7 @@ fn cluster() -> Cluster {
         nofailover: false,
         failover_priority: 1,
         nosync: false,
+        noloadbalance: false,
         position: None,
     };
     Cluster {

@@ -360,6 +360,7 @@ impl Built {
             trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
             steps_wall_ms: steps,
             text: "host of db1 died; db2 took over".into(),
+            route_commands: BTreeMap::new(),
         };
         self.record(&self.keys.event(number), event);
     }

@@ -240,6 +240,9 @@ pub struct EventRecord {
     pub steps_wall_ms: BTreeMap<Step, i64>,
     /// One line for people: cause and effect.
     pub text: String,
+    /// How the command that follows the writer went on each host that has one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub route_commands: BTreeMap<HostName, String>,
 }
 
 /// The steps of an incident, in their order.

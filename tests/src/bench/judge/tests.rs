@@ -50,6 +50,28 @@ fn a_gap_is_judged_by_its_maximum_on_each_route() {
 }
 
 #[test]
+fn haproxy_is_judged_beside_libpq_of_the_same_run() {
+    let with = |haproxy_ms: u64, open| {
+        let mut run = run(Case::HostDeath, System::HoldfastFast, 3_100);
+        let mut route = run.verdict.routes[0].clone();
+        (route.route, route.kind) = ("haproxy:pool1".into(), RouteKind::Haproxy);
+        let gap = route.gap.as_mut().unwrap();
+        (gap.gap_us, gap.open) = (haproxy_ms * 1_000, open);
+        run.verdict.routes.push(route);
+        run
+    };
+    let without = run(Case::HostDeath, System::HoldfastFast, 9_000);
+    let rows = of_runs(vec![without.clone(), with(3_300, false), with(3_000, false)]);
+    let found = row(&rows, "beyond libpq's, HAProxy");
+    assert_eq!((found.found.as_str(), found.median.as_str(), found.n), ("0.20", "0.05", 2));
+    assert_eq!(found.met, Met::Yes("0.30 s below".into()));
+    let late = of_runs(vec![with(3_650, false)]);
+    assert!(why_not(&late, "beyond libpq's").starts_with("0.05 s above"));
+    assert!(why_not(&of_runs(vec![with(3_100, true)]), "beyond libpq's").starts_with("a route was not back"));
+    assert!(of_runs(vec![without]).iter().all(|row| !row.what.contains("beyond")));
+}
+
+#[test]
 fn each_profile_has_its_own_limit_and_patroni_has_none() {
     assert!(!is_met(&of_runs(vec![run(Case::LinkCut, System::HoldfastFast, 5_000)]), "gap, libpq"));
     assert!(is_met(&of_runs(vec![run(Case::LinkCut, System::HoldfastNormal, 5_000)]), "gap, libpq"));

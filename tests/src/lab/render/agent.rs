@@ -9,6 +9,8 @@ use crate::lab::spec::{Outside, Role};
 pub const GRPC_PORT: u16 = 7460;
 /// Where they serve Prometheus, on loopback.
 pub const METRICS_PORT: u16 = 7461;
+/// Where those of database hosts answer the checks of load balancers.
+pub const ROUTING_PORT: u16 = 7462;
 
 /// `agent.toml` of a host.
 pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<String, toml::ser::Error> {
@@ -40,6 +42,9 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
     if let Some(outside) = plan.spec.outside.as_ref().filter(|_| host.host.role == Role::Database) {
         tables.insert("outside".into(), devices(region, host, outside));
     }
+    if let Some(routing) = routing(plan, host) {
+        tables.insert("routing".into(), routing);
+    }
     if let Some(mutant) = &plan.spec.mutant {
         tables.insert("mutant".into(), json!(mutant));
     }
@@ -50,6 +55,18 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
         Role::Etcd | Role::Backup => None,
     };
     toml::to_string(&config)
+}
+
+/// Every instance can be asked for; a command is run wherever there is a cluster to follow.
+fn routing(plan: &Plan, host: &HostPlan) -> Option<Value> {
+    let mut table = serde_json::Map::new();
+    if host.host.role == Role::Database {
+        table.insert("listen".into(), json!(format!("{}:{ROUTING_PORT}", host.address)));
+    }
+    if let Some(command) = plan.spec.route_command.as_ref().filter(|_| host.host.role != Role::Backup) {
+        table.insert("command".into(), json!(command));
+    }
+    (!table.is_empty()).then_some(Value::Object(table))
 }
 
 /// The devices of all other database hosts.

@@ -3,5 +3,6 @@
 pub mod agent;
 pub mod clock;
 pub mod etcd;
+pub mod haproxy;
 pub mod patroni;
 pub mod pgbouncer;

@@ -22,6 +22,7 @@ impl Agent {
             trace_id: None,
             steps_wall_ms: [(Step::Closed, self.wall_ms())].into(),
             text: String::new(),
+            route_commands: std::collections::BTreeMap::new(),
         };
         let closed = Stored::keeping(plan.closed.clone(), cluster.unknown.get(&keys.term())).encode();
         let mut writes = vec![

@@ -98,7 +98,8 @@ fn particular_hosts(lab: &Lab, described: &Value) {
     assert!(Path::new(text(&etcd["data_dir"])).join("member").exists(), "{etcd}");
     for name in ["db1", "pool1", "backup1", "client"] {
         let agent = &host(described, name)["agent"];
-        assert_eq!(agent["ports"], serde_json::json!({ "grpc": 7460, "metrics": 7461 }));
+        let routing = (name == "db1").then_some(7462);
+        assert_eq!(agent["ports"], serde_json::json!({ "grpc": 7460, "metrics": 7461, "routing": routing }));
         exists(&agent["config"]);
     }
     assert!(host(described, "e1")["agent"].is_null() && host(described, "client")["etcd"].is_null());
