@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::plan::Plan;
 use super::shell;
+use super::spec::{EtcdAuth, Role};
 
 const DEADLINE_MS: u64 = 10_000;
 /// The roles that log in by certificate: PostgreSQL's superuser, Patroni's two, and the clients'.
@@ -21,6 +22,10 @@ pub async fn create(plan: &Plan, postgres_group: u32) -> Result<()> {
         let who = ["host", "--region", &region.name, "--host", host.name(), "--address", &address];
         pki(plan, &[&who[..], &["--out", &out]].concat()).await?;
         readable_for(&host.certs().join("host.key"), postgres_group)?;
+        if host.host.role == Role::Database && region.etcd_auth != EtcdAuth::Off {
+            pki(plan, &["etcd-client", "--out", &out]).await?;
+            readable_for(&host.certs().join("etcd-client.key"), postgres_group)?;
+        }
     }
     let out = path(&plan.operator())?;
     pki(plan, &["operator", "--name", "lab", "--out", &out]).await?;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::lab::plan::{HostPlan, PG_BIN, Plan, RegionPlan};
-use crate::lab::spec::{Outside, Role};
+use crate::lab::spec::{EtcdAuth, Outside, Role};
 
 /// Where agents serve gRPC.
 pub const GRPC_PORT: u16 = 7460;
@@ -22,7 +22,7 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
         "tls": {
             "ca": certs.join("ca.crt"), "cert": certs.join("host.crt"), "key": certs.join("host.key"),
         },
-        "etcd": { "endpoints": region.etcd_endpoints() },
+        "etcd": etcd(region, host),
         "grpc": { "listen": format!("{}:{GRPC_PORT}", host.address) },
         "metrics": { "listen": format!("127.0.0.1:{METRICS_PORT}") },
         "timings": {
@@ -50,6 +50,16 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
         Role::Etcd | Role::Backup => None,
     };
     toml::to_string(&config)
+}
+
+fn etcd(region: &RegionPlan, host: &HostPlan) -> Value {
+    let endpoints = region.etcd_endpoints();
+    match region.etcd_auth {
+        EtcdAuth::Off | EtcdAuth::Certificate => json!({ "endpoints": endpoints }),
+        EtcdAuth::Password => json!({
+            "endpoints": endpoints, "user": region.etcd_user(host), "password_file": host.etcd_password(),
+        }),
+    }
 }
 
 /// The devices of all other database hosts.
@@ -117,7 +127,12 @@ pub fn operator(plan: &Plan) -> Result<String, toml::ser::Error> {
             .filter(|host| has_agent(host.host.role))
             .map(|host| format!("{}:{GRPC_PORT}", host.address))
             .collect();
-        json!({ "name": region.name, "etcd": region.etcd_endpoints(), "agents": agents })
+        let mut table = json!({ "name": region.name, "etcd": region.etcd_endpoints(), "agents": agents });
+        if region.etcd_auth == EtcdAuth::Password {
+            table["etcd_user"] = super::OPERATOR.into();
+            table["etcd_password_file"] = json!(dir.join("etcd.password"));
+        }
+        table
     };
     toml::to_string(&json!({
         "cert": dir.join("operator.crt"),
