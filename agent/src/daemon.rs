@@ -59,7 +59,8 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     tracing::error!("{}", crate::config::mutant::warning());
     let config = Arc::new(config);
     let telemetry = Telemetry::new(config.otlp_endpoint.as_deref(), &config.region, &config.host)?;
-    let etcd = EtcdOptions::new(config.etcd.clone(), Some(identity.source(Protocol::Http2)));
+    let mut etcd = EtcdOptions::new(config.etcd.clone(), Some(identity.source(Protocol::Http2)));
+    etcd.user.clone_from(&config.etcd_user);
     let store: Arc<dyn Store> = Arc::new(EtcdStore::new(etcd));
     let world = Arc::new(watch_clusters(&config, Arc::clone(&store)));
     let renewals = Renewals::load(&config);

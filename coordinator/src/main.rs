@@ -20,6 +20,9 @@ struct Arguments {
 enum Command {
     #[command(flatten)]
     Cluster(cli::Verb),
+    /// What the users of etcd need, printed and never done
+    #[command(subcommand)]
+    Permissions(cli::etcd_users::Permissions),
     /// Make certificates for hosts, people and PostgreSQL roles
     Pki(pki::Pki),
 }
@@ -27,6 +30,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Cluster(verb) => cli::run(&verb),
+        Command::Permissions(permissions) => cli::etcd_users::run(permissions),
         Command::Pki(pki) => make(pki),
     }
 }

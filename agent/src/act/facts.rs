@@ -60,6 +60,8 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
             profile: Some(member.config.profile),
             // A standby has one too; it means nothing there.
             synchronous_standby_names: setup.synchronous_standby_names.filter(|_| is_primary),
+            standbys_without_certificate: setup.standbys_without_certificate.filter(|_| is_primary),
+            rest_problem: state.rest_problem.clone(),
             ..setup
         }),
     })

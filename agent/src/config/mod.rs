@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use holdfast_proto::tls::{Identity, TlsPaths};
+use holdfast_store::EtcdUser;
 use holdfast_types::{
     Class, ClusterId, HostName, MemberName, Namespace, Profile, RegionName, Scope, Timings,
 };
@@ -44,6 +45,8 @@ pub struct Config {
     pub tls: TlsPaths,
     /// `host:port` of each etcd member.
     pub etcd: Vec<String>,
+    /// Who we are to etcd by a password; absent where it knows us by our certificate, or knows no users.
+    pub etcd_user: Option<EtcdUser>,
     /// Where other agents and operators reach us.
     pub grpc_listen: SocketAddr,
     /// Where Prometheus reads us.
@@ -100,8 +103,10 @@ pub struct Instance {
     pub port: u16,
     /// The address that other members and poolers reach it by.
     pub address: String,
-    /// Patroni's REST API.
+    /// Patroni's REST API, `https://` or `http://`.
     pub patroni_url: String,
+    /// The authority of its certificate, where that is another than ours.
+    pub patroni_ca: Option<PathBuf>,
     /// The cgroup that holds Patroni and PostgreSQL and nothing else.
     pub cgroup: PathBuf,
 }
@@ -132,14 +137,36 @@ pub fn load_with_identity(file: &Path) -> Result<(Config, Identity), Vec<Problem
         Some(config) => Some(config.tls.clone()),
         None => tls_alone(file),
     };
+    problems.extend(read.iter().flat_map(other_files));
     match (read, tls.map(Identity::load)) {
-        (Some(config), Some(Ok(identity))) => Ok((config, identity)),
+        (Some(config), Some(Ok(identity))) if problems.is_empty() => Ok((config, identity)),
         (_, Some(Err(found))) => {
             problems.extend(found.iter().map(|one| Problem { path: "tls".into(), text: one.to_string() }));
             Err(problems)
         }
         (_, Some(Ok(_)) | None) => Err(problems),
     }
+}
+
+/// What is wrong with the files that it names beside those of the identity.
+fn other_files(config: &Config) -> Vec<Problem> {
+    let of_instance = |(place, instance): (usize, &Instance)| {
+        let error = holdfast_proto::tls::server_verifier(instance.patroni_ca.as_deref()?).err()?;
+        Some(Problem { path: format!("instance[{place}].patroni_ca"), text: error.to_string() })
+    };
+    let problems = config.instances.iter().enumerate().filter_map(of_instance);
+    config.etcd_user.as_ref().and_then(password).into_iter().chain(problems).collect()
+}
+
+/// What is wrong with the file of a password. It is read again whenever one is needed.
+fn password(user: &EtcdUser) -> Option<Problem> {
+    let path = &user.password_file;
+    let text = match holdfast_proto::read_text(path, FILE_BYTES_MAX) {
+        Ok(text) if text.lines().next().is_some_and(|line| !line.is_empty()) => return None,
+        Ok(_) => format!("{}: its first line is empty; it must be the password", path.display()),
+        Err(error) => format!("{} cannot be read: {error}", path.display()),
+    };
+    Some(Problem { path: "etcd.password_file".into(), text })
 }
 
 /// The paths of the identity in a file that is otherwise not right.
@@ -187,8 +214,8 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
         let crl = tls.optional("crl", path);
         Some(TlsPaths { ca: ca?, cert: cert?, key: key?, crl })
     });
-    let etcd = top.table("etcd", |etcd| etcd.required("endpoints", texts));
-    let grpc_listen = top.table("grpc", |grpc| grpc.required("listen", parsed(socket)));
+    let (etcd, etcd_user) = top.table("etcd", |etcd| (etcd.required("endpoints", texts), user(etcd)));
+    let grpc_listen = top.table("grpc", |grpc| grpc.required("listen", parsed(one_address)));
     let metrics_listen = top.table("metrics", |metrics| metrics.optional("listen", parsed(socket)));
     let (routing_listen, route_command) = top.table("routing", routing::routing);
     let otlp_endpoint = top.table("telemetry", |telemetry| telemetry.optional("otlp_endpoint", text));
@@ -227,6 +254,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
         log,
         tls: tls?,
         etcd: etcd?,
+        etcd_user,
         grpc_listen: grpc_listen?,
         metrics_listen,
         routing_listen,
@@ -257,6 +285,28 @@ fn socket(text: String) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text} must be an address and a port, for example 10.0.0.5:7460"))
 }
 
+/// Other agents and operators connect to what stands here, and it is to be the management network alone.
+fn one_address(text: String) -> Result<SocketAddr, String> {
+    match socket(text)? {
+        all if all.ip().is_unspecified() => Err(format!(
+            "{all} is every address of this host, the one of its clients too; name the host's address in the \
+             management network, by which other agents reach it"
+        )),
+        one => Ok(one),
+    }
+}
+
+/// Both or neither.
+fn user(etcd: &mut Reader<'_>) -> Option<EtcdUser> {
+    let (name, file) = (etcd.optional("user", text), etcd.optional("password_file", path));
+    match (&name, &file) {
+        (Some(_), None) => etcd.problem("password_file", "is missing; user needs one"),
+        (None, Some(_)) => etcd.problem("user", "is missing; password_file needs one"),
+        _ => {}
+    }
+    Some(EtcdUser { name: name?, password_file: file? })
+}
+
 fn cluster(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<ClusterId> {
     let namespace = one.required("namespace", parsed(Namespace::new));
     let scope = one.required("scope", parsed(Scope::new));
@@ -279,8 +329,10 @@ fn instance(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Instanc
     let address = one.required("address", text);
     let patroni_url = one.required("patroni_url", |value| {
         let url = text(value)?;
-        if url.starts_with("https://") { Ok(url) } else { Err(format!("{url} must begin with https://")) }
+        let has_scheme = ["https://", "http://"].iter().any(|scheme| url.starts_with(scheme));
+        if has_scheme { Ok(url) } else { Err(format!("{url} must begin with https:// or http://")) }
     });
+    let patroni_ca = one.optional("patroni_ca", path);
     let cgroup = one.required("cgroup", path);
     Some(Instance {
         cluster: cluster?,
@@ -292,6 +344,7 @@ fn instance(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Instanc
         port: port?,
         address: address?,
         patroni_url: patroni_url?,
+        patroni_ca,
         cgroup: cgroup?,
     })
 }
@@ -432,6 +485,25 @@ cgroup = "/sys/fs/cgroup/patroni-main"
         ] {
             let found = nowhere(table);
             assert!(found.len() == 1 && found[0].starts_with(path), "{table}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_of_etcd_has_a_password_in_a_file() {
+        let with = |lines: &str| GOOD.replace("[grpc]", &format!("{lines}[grpc]"));
+        let both = with("user = \"db1\"\npassword_file = \"/x/etcd\"\n");
+        let user = parse(&both).unwrap().0.unwrap().etcd_user.unwrap();
+        assert_eq!((user.name.as_str(), user.password_file.as_path()), ("db1", Path::new("/x/etcd")));
+        assert!(problems(&with("user = \"db1\"\n"))[0].starts_with("etcd.password_file: is missing"));
+        assert!(problems(&with("password_file = \"/x\"\n"))[0].starts_with("etcd.user: is missing"));
+        assert!(problems(&with("password = \"secret\"\n"))[0].starts_with("etcd.password: is not a setting"));
+    }
+
+    #[test]
+    fn the_agent_listens_on_one_address() {
+        for all in ["0.0.0.0:7460", "[::]:7460"] {
+            let found = problems(&GOOD.replace("10.77.0.21:7460", all));
+            assert!(found[0].starts_with("grpc.listen:") && found[0].contains("management"), "{found:?}");
         }
     }
 

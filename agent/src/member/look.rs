@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::attest::ControlState;
@@ -167,8 +168,12 @@ impl Member {
                 state.started_as_primary = !found.standby_signal;
                 state.data_uuid = found.data_uuid;
                 if let Some(setup) = found.setup {
-                    let names = state.setup.take().and_then(|setup| setup.synchronous_standby_names);
-                    state.setup = Some(SetupSeen { synchronous_standby_names: names, ..setup });
+                    // What PostgreSQL has said of itself is asked for elsewhere.
+                    let SetupSeen { synchronous_standby_names, standbys_without_certificate, .. } =
+                        state.setup.take().unwrap_or_default();
+                    let of_postgres =
+                        SetupSeen { synchronous_standby_names, standbys_without_certificate, ..setup };
+                    state.setup = Some(of_postgres);
                 }
                 found.seen
             }
@@ -232,11 +237,13 @@ impl Member {
                 let unread = self.state().setting.is_none();
                 if thorough || moved || unread {
                     let text = self.sql.setting_text().await.ok();
+                    let without_certificate = self.sql.without_certificate().await.ok();
                     let mut state = self.state();
                     state.setting =
                         text.as_ref().and_then(|text| synchronous_standby_names::parse(text).ok());
                     if let Some(setup) = &mut state.setup {
                         setup.synchronous_standby_names = text;
+                        setup.standbys_without_certificate = without_certificate;
                     }
                 }
             }
@@ -249,20 +256,42 @@ impl Member {
         if let Some(asking) = eyes.asking.take_if(|asking| asking.is_finished()) {
             match asking.await {
                 Ok(patroni_rest::Heard::Silence) => eyes.rest_silences += 1,
-                Ok(patroni_rest::Heard::Answer | patroni_rest::Heard::Refused) => eyes.rest_silences = 0,
+                Ok(patroni_rest::Heard::Refused) => eyes.rest_silences = 0,
+                Ok(patroni_rest::Heard::Answer) => {
+                    eyes.rest_silences = 0;
+                    self.state().rest_problem = None;
+                }
+                Ok(patroni_rest::Heard::Stranger(why)) => {
+                    eyes.rest_silences = 0;
+                    self.note_stranger(why);
+                }
                 // The question itself failed here: no sign of anything.
                 Err(_) => {}
             }
         }
         let again = eyes.rest_silences > 0 && eyes.rest_silences < SILENCES;
         if eyes.asking.is_none() && (ask || again) {
-            let (url, tls) = (self.instance.patroni_url.clone(), self.identity.client(Protocol::Plain));
+            let tls = self.identity.client(Protocol::Plain);
+            let tls = self.patroni_verifier.as_ref().map_or_else(
+                || Arc::clone(&tls),
+                |verifier| holdfast_proto::tls::trusting(&tls, Arc::clone(verifier)),
+            );
+            let url = self.instance.patroni_url.clone();
             eyes.asking =
                 Some(tokio::spawn(async move { patroni_rest::is_heard(&url, tls, REST_DEADLINE).await }));
         }
         if !self.state().patroni_alive {
             eyes.rest_silences = 0;
         }
+    }
+
+    /// A Patroni that we cannot speak to is not told from one that hangs: a person must know.
+    fn note_stranger(&self, why: String) {
+        let mut state = self.state();
+        if state.rest_problem.as_ref() != Some(&why) {
+            tracing::warn!(cluster = %self.instance.cluster, "Patroni's REST API cannot be asked, so one that hangs is not noticed: {why}");
+        }
+        state.rest_problem = Some(why);
     }
 
     fn note_hung(&self, hung: bool) {

@@ -89,6 +89,8 @@ pub struct Member {
     pub ladder: act::fence::Ladder,
     /// Our identity.
     pub identity: Identity,
+    /// Judges Patroni's certificate, where that comes from another authority than ours.
+    patroni_verifier: Option<Arc<rustls::client::WebPkiServerVerifier>>,
     /// Where the steps of incidents go.
     pub telemetry: Telemetry,
     /// Its promotion hooks.
@@ -137,7 +139,10 @@ impl Member {
             }
             None => None,
         };
+        let patroni_verifier =
+            instance.patroni_ca.as_deref().map(holdfast_proto::tls::server_verifier).transpose()?;
         Ok(Arc::new(Self {
+            patroni_verifier,
             keys: ClusterKeys::new(&instance.cluster),
             sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
             firewall: act::network::firewall(&instance),

@@ -229,6 +229,18 @@ impl Sql {
         Ok(rows.first().and_then(|row| row.get(0)).unwrap_or_default().to_owned())
     }
 
+    /// The standbys that stream from another host without a certificate of their own.
+    pub async fn without_certificate(&self) -> Result<Vec<MemberName>, SqlError> {
+        let rows = self
+            .rows(
+                "select distinct r.application_name from pg_stat_replication r left join pg_stat_ssl s using (pid) \
+                 where r.client_addr is not null and r.state = 'streaming' and s.client_dn is null order by 1",
+            )
+            .await?;
+        // What is no name of a member is none.
+        Ok(rows.iter().filter_map(|row| MemberName::new(row.get(0)?).ok()).collect())
+    }
+
     /// Where its log goes, and in which words.
     pub async fn log_settings(&self) -> Result<LogSettings, SqlError> {
         let rows = self

@@ -75,6 +75,8 @@ pub struct State {
     pub disk_problem: Option<String>,
     /// Why the guard does not guard our writer; `None` while it does, and while there is nothing to guard.
     pub guard_problem: Option<String>,
+    /// Why Patroni's REST API could not be asked last, though somebody listens there.
+    pub rest_problem: Option<String>,
     /// The instance's processes were killed by us, and nothing has been started since.
     pub killed: bool,
     /// What is felt of our PostgreSQL, when it is the writer; `None`: it is not asked.

@@ -1,56 +1,216 @@
 //! Patroni's REST API: whether it answers at all. What it says is read from etcd, where it costs nothing.
+//!
+//! With TLS or without, as its address says. A client certificate is shown where Patroni asks for one (`verify_client`), and
+//! is no hindrance where it does not.
 
+use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// What came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     /// The begin of an answer, whatever it says.
     Answer,
-    /// Refused or broken off: nobody listens, or nobody who knows us. Not hung.
+    /// Refused or broken off: nobody listens. Not hung.
     Refused,
+    /// Somebody listens who does not understand us, or whom we do not trust: one that hangs would not be noticed. Why, and
+    /// what to do.
+    Stranger(String),
     /// Connected, and nothing within the deadline.
     Silence,
 }
 
 /// Asks `GET /liveness`, which Patroni answers from its own state without asking anybody.
 pub async fn is_heard(url: &str, tls: Arc<ClientConfig>, deadline: Duration) -> Heard {
-    let Some((host, port)) = host_and_port(url) else { return Heard::Refused };
+    let Some((is_tls, host, port)) = parts(url) else { return Heard::Refused };
     let talk = async {
-        let tcp = TcpStream::connect((host, port)).await?;
-        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
-        let mut stream = tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await?;
-        let request = format!("GET /liveness HTTP/1.0\r\nHost: {host}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        stream.read_u8().await
+        let Ok(tcp) = TcpStream::connect((host, port)).await else { return Heard::Refused };
+        let result = if is_tls { over_tls(host, tls, tcp).await } else { ask(host, tcp).await };
+        match result {
+            // The first byte of HTTP/1.0, or of an alert of TLS.
+            Ok(b'H') => Heard::Answer,
+            Ok(_) => Heard::Stranger(format!("{url} does not answer as HTTP; correct patroni_url")),
+            Err(error) => judge(url, is_tls, &error),
+        }
     };
-    match tokio::time::timeout(deadline, talk).await {
-        Ok(Ok(_)) => Heard::Answer,
-        Ok(Err(_)) => Heard::Refused,
-        Err(_) => Heard::Silence,
-    }
+    tokio::time::timeout(deadline, talk).await.unwrap_or(Heard::Silence)
 }
 
-fn host_and_port(url: &str) -> Option<(&str, u16)> {
-    let authority = url.strip_prefix("https://")?.split('/').next()?;
-    let (host, port) = authority.rsplit_once(':')?;
-    Some((host.trim_start_matches('[').trim_end_matches(']'), port.parse().ok()?))
+async fn over_tls(host: &str, tls: Arc<ClientConfig>, tcp: TcpStream) -> Result<u8, Error> {
+    let name = ServerName::try_from(host.to_owned()).map_err(Error::other)?;
+    ask(host, tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await?).await
+}
+
+async fn ask(host: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<u8, Error> {
+    let request = format!("GET /liveness HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    stream.read_u8().await
+}
+
+fn judge(url: &str, is_tls: bool, error: &Error) -> Heard {
+    use rustls::{AlertDescription, CertificateError, Error as Tls};
+    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
+        let remedy = match tls {
+            Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                "its certificate comes from another authority than ours; name that one's certificate with patroni_ca"
+            }
+            Tls::InvalidCertificate(_) => {
+                "look at restapi.certfile of Patroni, and at the host in patroni_url"
+            }
+            Tls::InvalidMessage(_) => "it answers without TLS; patroni_url must begin with http://",
+            Tls::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::UnknownCA) => {
+                "it does not take our certificate; restapi.cafile of Patroni must hold our authority"
+            }
+            _ => "compare patroni_url with restapi of Patroni",
+        };
+        return Heard::Stranger(format!("{url}: {tls}: {remedy}"));
+    }
+    let broken = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+    if broken && !is_tls {
+        let text =
+            "closes the connection without an answer; if it wants TLS, patroni_url must begin with https://";
+        return Heard::Stranger(format!("{url} {text}"));
+    }
+    Heard::Refused
+}
+
+/// Whether it speaks TLS, its host, its port.
+fn parts(url: &str) -> Option<(bool, &str, u16)> {
+    let (is_tls, rest) = match url.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, url.strip_prefix("http://")?),
+    };
+    let (host, port) = rest.split('/').next()?.rsplit_once(':')?;
+    Some((is_tls, host.trim_start_matches('[').trim_end_matches(']'), port.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{RootCertStore, ServerConfig};
+    use tokio::net::TcpListener;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+    type Authority = CertifiedIssuer<'static, KeyPair>;
 
     #[test]
     fn urls() {
-        assert_eq!(host_and_port("https://10.0.0.1:8008/"), Some(("10.0.0.1", 8008)));
-        assert_eq!(host_and_port("https://[fd00::1]:8008"), Some(("fd00::1", 8008)));
-        assert_eq!(host_and_port("http://10.0.0.1:8008"), None);
+        assert_eq!(parts("https://10.0.0.1:8008/"), Some((true, "10.0.0.1", 8008)));
+        assert_eq!(parts("https://[fd00::1]:8008"), Some((true, "fd00::1", 8008)));
+        assert_eq!(parts("http://db1:8008/patroni"), Some((false, "db1", 8008)));
+        assert_eq!(parts("10.0.0.1:8008"), None);
+    }
+
+    fn authority() -> Authority {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn leaf(authority: &Authority) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        let pem = params.signed_by(&key, authority).unwrap().pem();
+        let chain = vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()];
+        (chain, PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap())
+    }
+
+    fn roots(authority: &Authority) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+        Arc::new(roots)
+    }
+
+    fn client(trusts: &Authority, is_of: &Authority) -> Arc<ClientConfig> {
+        let (chain, key) = leaf(is_of);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots(trusts))
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        Arc::new(config)
+    }
+
+    /// A server like Patroni's, with the certificate of `of`; it wants one of its clients if `asks` says so. Its address.
+    async fn server(of: Option<(&Authority, bool)>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let tls = of.map(|(authority, asks)| {
+            let (chain, key) = leaf(authority);
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(roots(authority), Arc::clone(&provider));
+            let builder =
+                ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+            let builder = if asks {
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            } else {
+                builder.with_no_client_auth()
+            };
+            tokio_rustls::TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
+        });
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                match &tls {
+                    None => serve(stream).await,
+                    Some(acceptor) => {
+                        if let Ok(stream) = acceptor.accept(stream).await {
+                            serve(stream).await;
+                        }
+                    }
+                }
+            }
+        });
+        address
+    }
+
+    async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut request = [0; 5];
+        if stream.read_exact(&mut request).await.is_ok() && &request == b"GET /" {
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn with_and_without_tls_and_with_and_without_client_certificates() {
+        let ours = authority();
+        for of in [None, Some((&ours, false)), Some((&ours, true))] {
+            let (scheme, address) = (if of.is_some() { "https" } else { "http" }, server(of).await);
+            let heard = is_heard(&format!("{scheme}://{address}"), client(&ours, &ours), DEADLINE).await;
+            assert_eq!(heard, Heard::Answer, "{of:?}", of = of.map(|(_, asks)| asks));
+        }
+        assert_eq!(is_heard("http://127.0.0.1:1", client(&ours, &ours), DEADLINE).await, Heard::Refused);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_named_with_its_remedy() {
+        let (ours, theirs) = (authority(), authority());
+        let cases = [
+            ("https", Some((&theirs, false)), client(&ours, &ours), "patroni_ca"),
+            ("https", Some((&theirs, true)), client(&theirs, &ours), "restapi.cafile"),
+            ("https", None, client(&ours, &ours), "begin with http://"),
+            ("http", Some((&ours, false)), client(&ours, &ours), ""),
+        ];
+        for (scheme, of, tls, remedy) in cases {
+            let url = format!("{scheme}://{}", server(of).await);
+            match is_heard(&url, tls, DEADLINE).await {
+                Heard::Stranger(why) => assert!(why.contains(&url) && why.contains(remedy), "{why}"),
+                other => panic!("{url} ({remedy}): {other:?}"),
+            }
+        }
     }
 }

@@ -174,6 +174,7 @@ fn instance(member: &Member) -> InstanceStatus {
     problems.extend(state.contradiction.clone());
     problems.extend(state.fence_problem.clone());
     problems.extend(state.guard_problem.clone());
+    problems.extend(state.rest_problem.as_ref().map(|why| format!("Patroni's REST API: {why}")));
     InstanceStatus {
         name: InstanceName {
             namespace: cluster.namespace.clone(),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use holdfast_store::EtcdUser;
 use holdfast_types::RegionName;
 use serde::Deserialize;
 
@@ -36,9 +37,23 @@ pub struct RegionConfig {
     pub name: RegionName,
     /// `host:port` of each etcd server.
     pub etcd: Vec<String>,
+    /// The user of etcd, where it wants a password; without it etcd knows us by our certificate, or knows no users.
+    #[serde(default)]
+    pub etcd_user: Option<String>,
+    /// The file whose first line is that user's password.
+    #[serde(default)]
+    pub etcd_password_file: Option<PathBuf>,
     /// `host:port` of agents that are asked when etcd is down.
     #[serde(default)]
     pub agents: Vec<String>,
+}
+
+impl RegionConfig {
+    /// Who we are to etcd by a password.
+    pub fn user(&self) -> Option<EtcdUser> {
+        let (name, password_file) = (self.etcd_user.clone()?, self.etcd_password_file.clone()?);
+        Some(EtcdUser { name, password_file })
+    }
 }
 
 impl OperatorConfig {
@@ -53,10 +68,18 @@ impl OperatorConfig {
     /// Understands the text.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
-        match config.region.iter().find(|region| region.etcd.is_empty()) {
-            Some(region) => Err(format!("region {}: etcd lists no server", region.name)),
-            None => Ok(config),
+        for region in &config.region {
+            if region.etcd.is_empty() {
+                return Err(format!("region {}: etcd lists no server", region.name));
+            }
+            if region.etcd_user.is_some() != region.etcd_password_file.is_some() {
+                return Err(format!(
+                    "region {}: etcd_user and etcd_password_file need each other",
+                    region.name
+                ));
+            }
         }
+        Ok(config)
     }
 
     /// The region of that name; without a name the only one.
@@ -108,5 +131,8 @@ mod tests {
         assert!(error.contains("agent"), "{error}");
         let error = OperatorConfig::parse(&TWO.replace("[\"10.77.0.11:2379\"]", "[]")).unwrap_err();
         assert_eq!(error, "region r1: etcd lists no server");
+        let error =
+            OperatorConfig::parse(&TWO.replace("agents =", "etcd_user = \"ann\"\nagents =")).unwrap_err();
+        assert_eq!(error, "region r2: etcd_user and etcd_password_file need each other");
     }
 }

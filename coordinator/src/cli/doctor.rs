@@ -22,7 +22,10 @@ pub async fn doctor(options: &DoctorOptions) -> Result<Exit, Failure> {
     let region = target.region()?;
     let mut report = DoctorReport::new();
     report.ok("configuration", format!("{}, region {}", target.config.display(), region.config.name));
-    key(&mut report, target)?;
+    let key = OperatorConfig::load(&target.config)?.key;
+    for (what, path) in [("key", Some(&key)), ("password", region.config.etcd_password_file.as_ref())] {
+        path.into_iter().for_each(|path| secret(&mut report, what, path));
+    }
     report.certificate(&region.who(), region.identity.ends_unix_s(), now_wall_ms() / 1_000);
     let etcd = region.etcd.health().await;
     report.etcd(&etcd);
@@ -44,22 +47,20 @@ pub async fn doctor(options: &DoctorOptions) -> Result<Exit, Failure> {
     })
 }
 
-/// Nobody but its owner may read the operator's key.
-fn key(report: &mut DoctorReport, target: &Target) -> Result<(), Failure> {
+/// Nobody but its owner may read the operator's key, or the password for etcd.
+fn secret(report: &mut DoctorReport, what: &str, path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
-    let path = OperatorConfig::load(&target.config)?.key;
-    let mode = std::fs::metadata(&path).map(|metadata| metadata.permissions().mode() & 0o777);
+    let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777);
     match mode {
         Ok(mode) if mode & 0o077 != 0 => {
             let found = format!("{} has mode {mode:03o}", path.display());
-            report.add(Verdict::Warn, "key", found, format!("chmod 600 {}", path.display()));
+            report.add(Verdict::Warn, what, found, format!("chmod 600 {}", path.display()));
         }
-        Ok(mode) => report.ok("key", format!("{}, mode {mode:03o}", path.display())),
+        Ok(mode) => report.ok(what, format!("{}, mode {mode:03o}", path.display())),
         Err(error) => {
-            report.add(Verdict::Bad, "key", format!("{}: {error}", path.display()), "check the path");
+            report.add(Verdict::Bad, what, format!("{}: {error}", path.display()), "check the path");
         }
     }
-    Ok(())
 }
 
 /// Whether the agents that are asked when etcd is down answer, and what they find wrong with their hosts.

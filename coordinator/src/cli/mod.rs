@@ -5,6 +5,7 @@ mod agents;
 mod arm;
 mod config;
 mod doctor;
+pub mod etcd_users;
 mod exit;
 mod failover;
 mod fence;

@@ -79,7 +79,8 @@ impl Target {
         })?;
         let options = EtcdOptions::new(region.etcd.clone(), Some(identity.source(Protocol::Http2)));
         // A person waits longer than an agent, and may be far away.
-        let options = EtcdOptions { call_deadline_ms: 5_000, connect_deadline_ms: 1_500, ..options };
+        let (call_deadline_ms, connect_deadline_ms) = (5_000, 1_500);
+        let options = EtcdOptions { call_deadline_ms, connect_deadline_ms, user: region.user(), ..options };
         Ok(Region { config: region, identity, etcd: EtcdStore::new(options) })
     }
 

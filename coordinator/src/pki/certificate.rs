@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use holdfast_proto::tls::Peer;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, SanType, date_time_ymd,
 };
 
 use super::PkiError;
@@ -48,8 +48,6 @@ pub enum Subject {
     Host {
         /// Region and name.
         peer: Peer,
-        /// Common name.
-        name: String,
         /// Addresses that others connect to.
         addresses: Vec<IpAddr>,
         /// Names that others connect to.
@@ -59,9 +57,10 @@ pub enum Subject {
     Person {
         /// Operator or viewer.
         peer: Peer,
-        /// Common name.
-        name: String,
     },
+    /// A client of etcd that shows a password beside it. It has no common name: etcd's JSON gateway, by which Patroni speaks
+    /// to it, refuses every certificate that has one once authentication is on.
+    EtcdClient,
     /// A PostgreSQL role that logs in by certificate (`cert` in `pg_hba.conf` compares the common name).
     PostgresUser {
         /// The role.
@@ -72,10 +71,11 @@ pub enum Subject {
 impl Subject {
     /// etcd knows a client by its common name alone (its `--client-cert-auth` with users). So a host's holds its region, and
     /// neither a host nor a person has the name of a PostgreSQL role, which has no slash.
-    fn common_name(&self, name: &str) -> String {
+    fn common_name(&self) -> Option<String> {
         match self {
-            Self::Host { peer, .. } | Self::Person { peer, .. } => peer.common_name(),
-            Self::PostgresUser { .. } => name.to_owned(),
+            Self::Host { peer, .. } | Self::Person { peer, .. } => Some(peer.common_name()),
+            Self::PostgresUser { name } => Some(name.clone()),
+            Self::EtcdClient => None,
         }
     }
 
@@ -86,16 +86,20 @@ impl Subject {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let (Self::Host { name, .. } | Self::Person { name, .. } | Self::PostgresUser { name }) = self;
-        params.distinguished_name.push(DnType::CommonName, self.common_name(name));
+        // rcgen would put a common name of its own.
+        params.distinguished_name = DistinguishedName::new();
+        match self.common_name() {
+            Some(name) => params.distinguished_name.push(DnType::CommonName, name),
+            None => params.distinguished_name.push(DnType::OrganizationName, "Holdfast client of etcd"),
+        }
         match self {
-            Self::Host { peer, addresses, dns, .. } => {
+            Self::Host { peer, addresses, dns } => {
                 // etcd, Patroni and PostgreSQL are servers and clients of each other with one certificate.
                 params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
                 params.subject_alt_names = host_names(peer, addresses, dns)?;
             }
-            Self::Person { peer, .. } => params.subject_alt_names = vec![uri(peer)?],
-            Self::PostgresUser { .. } => {}
+            Self::Person { peer } => params.subject_alt_names = vec![uri(peer)?],
+            Self::PostgresUser { .. } | Self::EtcdClient => {}
         }
         Ok(params)
     }

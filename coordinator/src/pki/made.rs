@@ -14,7 +14,8 @@ pub struct Made {
     pub format: u64,
     /// The verb, for example `pki host`.
     pub action: &'static str,
-    /// Whom the certificate names: `holdfast://<region>/host/<host>`, or the role of PostgreSQL; absent for an authority.
+    /// Whom the certificate names: `holdfast://<region>/host/<host>`, or the role of PostgreSQL; absent for
+    /// an authority and for a client of etcd.
     pub name: Option<String>,
     /// The files that are there now.
     pub files: Vec<MadeFile>,

@@ -55,6 +55,9 @@ enum Verb {
     Operator(PersonArgs),
     /// Certificate of a person who may only look: viewer.crt, viewer.key, ca.crt
     Viewer(PersonArgs),
+    /// Certificate without a common name, for Patroni's connection to an etcd that has users: etcd-client.crt,
+    /// etcd-client.key, ca.crt
+    EtcdClient(Issue),
     /// Certificate of a PostgreSQL role for logins by certificate: NAME.crt, NAME.key, ca.crt
     User(PersonArgs),
 }
@@ -196,24 +199,24 @@ pub fn run(pki: Pki) -> Result<Made, PkiError> {
         }
         Verb::Host(args) => {
             let (region, host) = (RegionName::new(args.region)?, HostName::new(args.host)?);
-            let name = host.to_string();
             let peer = Peer::host(region, host)?;
             issue(
                 "pki host",
                 &args.issue,
                 "host",
-                &Subject::Host { peer, name, addresses: args.addresses, dns: args.dns },
+                &Subject::Host { peer, addresses: args.addresses, dns: args.dns },
                 now,
             )
         }
         Verb::Operator(PersonArgs { issue: to, name }) => {
-            let peer = Peer::Operator(PersonName::new(name.clone())?);
-            issue("pki operator", &to, "operator", &Subject::Person { peer, name }, now)
+            let peer = Peer::Operator(PersonName::new(name)?);
+            issue("pki operator", &to, "operator", &Subject::Person { peer }, now)
         }
         Verb::Viewer(PersonArgs { issue: to, name }) => {
-            let peer = Peer::Viewer(PersonName::new(name.clone())?);
-            issue("pki viewer", &to, "viewer", &Subject::Person { peer, name }, now)
+            let peer = Peer::Viewer(PersonName::new(name)?);
+            issue("pki viewer", &to, "viewer", &Subject::Person { peer }, now)
         }
+        Verb::EtcdClient(to) => issue("pki etcd-client", &to, "etcd-client", &Subject::EtcdClient, now),
         Verb::User(PersonArgs { issue: to, name }) => {
             let name = role_name(name)?;
             issue("pki user", &to, &name.clone(), &Subject::PostgresUser { name }, now)
@@ -238,8 +241,9 @@ fn issue(
     ];
     files::write_all(&to.out, &files)?;
     let name = match subject {
-        Subject::Host { peer, .. } | Subject::Person { peer, .. } => peer.to_string(),
-        Subject::PostgresUser { name } => name.clone(),
+        Subject::Host { peer, .. } | Subject::Person { peer, .. } => Some(peer.to_string()),
+        Subject::PostgresUser { name } => Some(name.clone()),
+        Subject::EtcdClient => None,
     };
     let made = vec![
         MadeFile::new(&at("crt"), "certificate"),
@@ -247,7 +251,7 @@ fn issue(
         MadeFile::new(&to.out.join(CERTIFICATE), "authority"),
     ];
     let text = format!("{} and {} made", at("crt").display(), at("key").display());
-    Ok(Made::new(action, Some(name), made, text))
+    Ok(Made::new(action, name, made, text))
 }
 
 /// A role's name becomes a file's name.

@@ -165,3 +165,17 @@ fn a_certificate_ends_no_later_than_its_authority() {
     let later = now + Duration::from_secs(31 * 86_400);
     assert!(matches!(Authority::load(folder.path(), later), Err(PkiError::AuthorityEnded { .. })));
 }
+
+#[test]
+fn patronis_certificate_for_etcd_has_no_common_name() {
+    let folder = Folder::with_authority();
+    let made = pki(&["etcd-client", "--dir", &folder.at("pki"), "--out", &folder.at("out")]).unwrap();
+    assert_eq!(made.name, None);
+    let der = der(&folder.at("out/etcd-client.crt"));
+    let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+    assert_eq!(certificate.subject().iter_common_name().count(), 0, "{}", certificate.subject());
+    assert!(
+        certificate.subject().iter_organization().next().is_some(),
+        "a subject that is empty is not taken everywhere"
+    );
+}

@@ -62,6 +62,7 @@ pub fn check(view: &ClusterView) -> Check {
         check.block(format!("{}: {}", fault.cause, fault.effect), fault.remedy);
     }
     check.warnings.extend(setup::unknown(view));
+    check.warnings.extend(setup::notes(view));
     members(view, &mut check);
     match &view.patroni.leader {
         None => check.block("Patroni has no leader", "wait until it has one: patronictl list"),

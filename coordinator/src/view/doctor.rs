@@ -215,6 +215,7 @@ impl DoctorReport {
                 text::order("maintenance off", &view.cluster),
             );
         }
+        self.reach(view);
         let versions = distinct(view.sessions.values().map(|session| session.version.clone()));
         match versions.as_slice() {
             [] => self.add(
@@ -230,6 +231,37 @@ impl DoctorReport {
                 format!("versions {}", text::list(versions)),
                 "finish the upgrade",
             ),
+        }
+    }
+}
+
+impl DoctorReport {
+    /// Who can reach the agents of the members: those who reach the address that they listen on.
+    fn reach(&mut self, view: &ClusterView) {
+        let mut beside = Vec::new();
+        let mut apart = Vec::new();
+        for (member, facts) in &view.facts {
+            let host = facts.grpc.rsplit_once(':').map_or(facts.grpc.as_str(), |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let is_everywhere = ["0.0.0.0", "::"].contains(&host);
+            let place = format!("{member} on {}", facts.grpc);
+            if is_everywhere || host == facts.address { beside.push(place) } else { apart.push(place) }
+        }
+        let what = "reach of gRPC";
+        if !apart.is_empty() {
+            self.ok(what, format!("{}: not the address of their PostgreSQL", text::list(apart)));
+        }
+        if !beside.is_empty() {
+            self.add(
+                Verdict::Warn,
+                what,
+                format!(
+                    "{}: the address of their PostgreSQL too, so every client reaches it; it answers certificates of the \
+                     fleet alone",
+                    text::list(beside)
+                ),
+                "grpc.listen on an address of the management network, or a packet filter before its port",
+            );
         }
     }
 }
@@ -312,6 +344,28 @@ mod tests {
         report.agent(&silent("10.77.0.23:7460", "no route"));
         use Verdict::{Bad, Ok};
         assert_eq!(verdicts(&report), [Ok, Bad, Ok, Bad]);
+    }
+
+    #[test]
+    fn who_reaches_the_agents_is_said() {
+        let look = |grpc: &str| {
+            let mut built = Built::healthy();
+            for n in 1..=4 {
+                built.facts(n, |facts| facts.grpc = grpc.replace('N', &n.to_string()));
+            }
+            let mut report = DoctorReport::new();
+            report.cluster(&built.view());
+            let looks = report.looks.into_iter().filter(|look| look.what == "reach of gRPC");
+            looks.map(|look| (look.verdict, look.found)).collect::<Vec<_>>()
+        };
+        let apart = look("10.99.0.2N:7460");
+        assert!(
+            matches!(&apart[..], [(Verdict::Ok, found)] if found.contains("db1 on 10.99.0.21:7460")),
+            "{apart:?}"
+        );
+        let beside = look("10.77.0.2N:7460");
+        assert!(matches!(&beside[..], [(Verdict::Warn, _)]), "{beside:?}");
+        assert!(matches!(&look("0.0.0.0:7460")[..], [(Verdict::Warn, _)]));
     }
 
     #[test]

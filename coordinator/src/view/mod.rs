@@ -9,6 +9,7 @@ pub mod changes;
 pub mod class;
 pub mod cluster;
 pub mod doctor;
+pub mod etcd_users;
 pub mod events;
 pub mod fenced;
 pub mod fencing;

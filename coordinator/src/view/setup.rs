@@ -47,6 +47,26 @@ pub fn unknown(view: &ClusterView) -> Vec<String> {
     lines
 }
 
+/// What holds, and should be known: proofs that are weaker than they could be, and what an agent cannot look at.
+pub fn notes(view: &ClusterView) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (member, setup) in seen(view) {
+        let weak = setup.standbys_without_certificate.as_deref().filter(|names| !names.is_empty());
+        if let Some(names) = weak {
+            lines.push(format!(
+                "{} stream from {member} without a client certificate: they are known by their address and role alone, \
+                 the weaker proof. Whoever has the password and takes such an address could acknowledge in its place; \
+                 a certificate for each (sslcert, and cert in pg_hba.conf) rules that out",
+                text::list(names)
+            ));
+        }
+        if let Some(problem) = &setup.rest_problem {
+            lines.push(format!("the agent of {member} would not notice a Patroni that hangs: {problem}"));
+        }
+    }
+    lines
+}
+
 fn seen(view: &ClusterView) -> impl Iterator<Item = (&MemberName, &SetupSeen)> {
     view.facts.iter().filter_map(|(member, facts)| Some((member, facts.setup.as_ref()?)))
 }
@@ -244,6 +264,28 @@ mod tests {
             ["pre_promote is missing on db2"],
             "the last writer's end is waited for there too"
         );
+    }
+
+    #[test]
+    fn a_weaker_proof_and_a_rest_api_that_cannot_be_asked_are_notes_and_no_faults() {
+        let mut built = Built::healthy();
+        assert_eq!(notes(&built.view()), [""; 0]);
+        built.facts(1, |facts| {
+            let setup = facts.setup.as_mut().unwrap();
+            setup.standbys_without_certificate = Some(vec![holdfast_types::MemberName::new("db3").unwrap()]);
+        });
+        built.facts(2, |facts| facts.setup.as_mut().unwrap().rest_problem = Some("another authority".into()));
+        let view = built.view();
+        let lines = notes(&view);
+        assert!(
+            lines[0].starts_with("db3 stream from db1") && lines[0].contains("weaker proof"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[1].contains("the agent of db2") && lines[1].ends_with("another authority"),
+            "{lines:?}"
+        );
+        assert_eq!((lines.len(), faults(&view).len()), (2, 0));
     }
 
     #[test]

@@ -137,6 +137,14 @@ pub(crate) fn check(paths: &TlsPaths, content: &Content, now: UnixTime) -> Resul
     }
 }
 
+/// What judges a server by the authorities in a file.
+pub fn server_verifier(ca: &Path) -> Result<Arc<WebPkiServerVerifier>, TlsProblem> {
+    let unreadable = |error| TlsProblem::Unreadable { path: ca.to_owned(), error };
+    let bytes = read_bounded(ca, FILE_BYTES_MAX).map_err(unreadable)?;
+    let roots = roots(ca, &bytes, UnixTime::now())?;
+    Ok(verifiers(ca, &roots, &[])?.1)
+}
+
 fn unusable(path: &Path, why: impl ToString) -> TlsProblem {
     TlsProblem::Unusable { path: path.to_owned(), why: why.to_string() }
 }

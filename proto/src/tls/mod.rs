@@ -14,7 +14,7 @@ mod tests;
 
 pub use accept::{AcceptLimits, Caller, Connection, incoming};
 pub use connect::{Connector, channel};
-pub use files::TlsPaths;
-pub use identity::{Identity, Protocol};
+pub use files::{TlsPaths, server_verifier};
+pub use identity::{Identity, Protocol, trusting};
 pub use peer::{Peer, PeerError, PersonName};
 pub use problem::TlsProblem;

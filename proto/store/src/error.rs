@@ -41,6 +41,14 @@ pub enum StoreError {
         /// The revision that was asked for.
         revision: i64,
     },
+    /// etcd does not know who asks: no password, a wrong one, or a token that is over. It did not happen.
+    #[error("{call}: etcd does not take us for one of its users ({why})")]
+    Unauthenticated {
+        /// What was asked.
+        call: &'static str,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The server says no: it did not happen, and will not if it is tried again unchanged.
     #[error("{call}: etcd refuses it ({why})")]
     Refused {

@@ -16,7 +16,7 @@ mod typed;
 mod watch;
 
 pub use error::StoreError;
-pub use etcd::{EndpointHealth, EndpointStatus, EtcdHealth, EtcdOptions, EtcdStore, TlsSource};
+pub use etcd::{EndpointHealth, EndpointStatus, EtcdHealth, EtcdOptions, EtcdStore, EtcdUser, TlsSource};
 pub use memory::MemoryStore;
 pub use model::{Compare, KeyValue, Read, Reading, Renewal, Txn, TxnOutcome, Write};
 pub use store::{BoxFuture, Store};

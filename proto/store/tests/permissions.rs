@@ -89,11 +89,16 @@ fn member(name: &str) -> MemberName {
     MemberName::new(name).unwrap()
 }
 
+fn database(name: &str, peer: &str) -> Holder {
+    Holder::Database { host: host(name), member: member(name), peers: vec![host(peer)] }
+}
+
 /// Everybody, by the common name that `holdfast pki` gives.
 fn holders() -> Vec<(&'static str, Holder)> {
     vec![
-        ("r1/host/db1", Holder::Database { host: host("db1"), member: member("db1") }),
-        ("r1/host/db2", Holder::Database { host: host("db2"), member: member("db2") }),
+        ("r1/host/db1", database("db1", "db2")),
+        ("r1/host/db2", database("db2", "db1")),
+        ("r1/patroni/service/main", Holder::Patroni),
         ("r1/host/pool1", Holder::Pooler { host: host("pool1"), pooler: "a".into() }),
         ("r1/host/backup1", Holder::Backup { host: host("backup1") }),
         ("operator/ann", Holder::Operator),
@@ -179,7 +184,14 @@ async fn etcd_refuses_what_the_table_does_not_give() {
     lines.extend(
         ["db1", "pool1", "backup1"].map(|name| (keys::session(&region, &host(name)), Key::Session(name))),
     );
-    lines.extend([keys.patroni_leader(), keys.patroni_sync()].map(|key| (key, Key::Patroni)));
+    let of_patroni = [
+        keys.patroni_leader(),
+        keys.patroni_sync(),
+        keys.patroni_failover(),
+        keys.patroni_config(),
+        keys.patroni_member(&db2),
+    ];
+    lines.extend(of_patroni.iter().map(|key| (key.clone(), Key::Patroni(keys.parse_patroni(key).unwrap()))));
 
     for (name, holder) in holders() {
         let store = ground.store(&etcd, name);
@@ -188,7 +200,16 @@ async fn etcd_refuses_what_the_table_does_not_give() {
             let expected = may_write(&holder, *line);
             assert!(written.as_ref().is_ok_and(|done| *done) == expected, "{name} writes {key}: {written:?}");
             let read = store.read(vec![Read::Key(key.clone())]).await;
-            assert_eq!(read.is_ok(), holder != Holder::Stranger, "{name} reads {key}: {read:?}");
+            // Patroni knows its own keys alone.
+            let may_read = match holder {
+                Holder::Stranger => false,
+                Holder::Patroni => matches!(line, Key::Patroni(_)),
+                _ => true,
+            };
+            assert_eq!(read.is_ok(), may_read, "{name} reads {key}: {read:?}");
+        }
+        if holder == Holder::Patroni {
+            continue;
         }
         // What an agent and a view read at once, and the keys of others.
         let prefixes = [keys.prefix(), keys.patroni_prefix(), &keys::sessions(&region)]
@@ -196,5 +217,42 @@ async fn etcd_refuses_what_the_table_does_not_give() {
         assert_eq!(store.read(prefixes.to_vec()).await.is_ok(), holder != Holder::Stranger, "{name}");
         let other = write(&store, "/holdfast/v1/r2/service/main/mode").await;
         assert!(other.is_err(), "{name} writes another region's key: {other:?}");
+    }
+    leases(&ground, &etcd, &region, &keys).await;
+}
+
+/// A lease is ended by nobody who may not write all that hangs on it.
+async fn leases(ground: &Ground, etcd: &Etcd, region: &RegionName, keys: &ClusterKeys) {
+    let put = async |store: &EtcdStore, key: String, lease| {
+        let writes = vec![Write::Put { key, value: b"{}".to_vec(), lease }];
+        store.txn(Txn { writes, ..Txn::default() }).await
+    };
+    // One store at a time: each has its certificate in the same files.
+    let patroni = ground.store(etcd, "r1/patroni/service/main");
+    let lease = patroni.grant(60).await.unwrap();
+    put(&patroni, keys.patroni_member(&member("db2")), lease).await.unwrap();
+    put(&patroni, format!("{}failsafe", keys.patroni_prefix()), lease).await.unwrap();
+    let db1 = ground.store(etcd, "r1/host/db1");
+    let revoked = db1.revoke(lease).await;
+    assert!(
+        matches!(revoked, Err(StoreError::Refused { .. })),
+        "a key of Patroni's own is on it: {revoked:?}"
+    );
+    let writes = vec![Write::Delete { key: format!("{}failsafe", keys.patroni_prefix()) }];
+    patroni.txn(Txn { writes, ..Txn::default() }).await.unwrap();
+    put(&db1, keys.patroni_leader(), lease).await.expect("CLOSE names a successor by its lease");
+    for name in ["r1/host/pool1", "r1/host/backup1", "operator/ann", "viewer/wall"] {
+        let revoked = ground.store(etcd, name).revoke(lease).await;
+        assert!(
+            matches!(revoked, Err(StoreError::Refused { .. })),
+            "{name} ends Patroni's lease: {revoked:?}"
+        );
+    }
+    db1.revoke(lease).await.expect("the old writer's Patroni loses its lease");
+    for (name, may) in [("db2", true), ("pool1", false)] {
+        let of_host = ground.store(etcd, &format!("r1/host/{name}"));
+        let lease = of_host.grant(60).await.unwrap();
+        put(&of_host, keys::session(region, &host(name)), lease).await.unwrap();
+        assert_eq!(db1.revoke(lease).await.is_ok(), may, "db1 ends the session of {name}");
     }
 }

@@ -176,6 +176,21 @@ impl ClusterKeys {
         format!("{}members/{member}", self.patroni)
     }
 
+    /// Prefix of Patroni's keys of its members.
+    pub fn patroni_members(&self) -> String {
+        format!("{}members/", self.patroni)
+    }
+
+    /// Which of Patroni's keys of the cluster a key is; `None` for any other key.
+    pub fn parse_patroni<'k>(&self, key: &'k str) -> Option<PatroniKey<'k>> {
+        Some(match key.strip_prefix(&self.patroni)? {
+            "leader" => PatroniKey::Leader,
+            "sync" => PatroniKey::Sync,
+            "failover" => PatroniKey::Failover,
+            rest => rest.strip_prefix("members/").map_or(PatroniKey::Other, PatroniKey::Member),
+        })
+    }
+
     /// What a key of ours is, and to whom it belongs; `None` for a key that this build does not know.
     pub fn parse<'k>(&self, key: &'k str) -> Option<OurKey<'k>> {
         let rest = key.strip_prefix(&self.ours)?;
@@ -241,6 +256,21 @@ pub enum OurKey<'k> {
     Audit(u64),
 }
 
+/// A key of Patroni's, taken apart as far as we write them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatroniKey<'k> {
+    /// The leader lock.
+    Leader,
+    /// The synchronous standbys.
+    Sync,
+    /// A request for a switchover.
+    Failover,
+    /// The key of a member: locks are put on its lease.
+    Member(&'k str),
+    /// Every other one: only Patroni writes it.
+    Other,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,5 +318,9 @@ mod tests {
         let keys = keys("team/a");
         assert_eq!(keys.prefix(), "/holdfast/v1/r1/team%2Fa/main/");
         assert_eq!(keys.patroni_leader(), "/team/a/main/leader");
+        assert_eq!(keys.parse_patroni("/team/a/main/leader"), Some(PatroniKey::Leader));
+        assert_eq!(keys.parse_patroni("/team/a/main/members/db1"), Some(PatroniKey::Member("db1")));
+        assert_eq!(keys.parse_patroni("/team/a/main/config"), Some(PatroniKey::Other));
+        assert_eq!(keys.parse_patroni("/team/main/leader"), None);
     }
 }

@@ -4,20 +4,29 @@
 //! Everybody who has a certificate of the region may read: no record holds a secret, and a promise or a fence that somebody
 //! cannot see would be taken for absent. Nothing here talks to etcd; who sets its users up does, and a test holds a real
 //! etcd with these permissions to the table.
+//!
+//! etcd lets nobody end a lease, or put a key on it, who may not write every key that hangs on it already. So a database
+//! agent may write the keys of all members (CLOSE puts the leader key on the successor's lease and ends the old writer's)
+//! and the sessions of its cluster's other database hosts (one that has run out is ended at once).
 
-use crate::keys::{self, ClusterKeys, OurKey};
+use crate::keys::{self, ClusterKeys, OurKey, PatroniKey};
 use crate::names::{HostName, MemberName, RegionName};
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// A host with a member of the cluster: its agent, and its Patroni, which has the same certificate.
+    /// The agent of a host with a member of the cluster.
     Database {
         /// The host.
         host: HostName,
         /// Its member.
         member: MemberName,
+        /// The other database hosts of the cluster.
+        peers: Vec<HostName>,
     },
+    /// The cluster's Patroni, and `patronictl`: a user of its own with a password, because etcd's JSON gateway refuses every
+    /// client certificate with a common name once authentication is on.
+    Patroni,
     /// A host with a PgBouncer, or one whose applications follow the writer by themselves.
     Pooler {
         /// The host.
@@ -45,8 +54,8 @@ pub enum Key<'k> {
     Session(&'k str),
     /// A key of the cluster of ours.
     Ours(OurKey<'k>),
-    /// Any of Patroni's keys of the cluster.
-    Patroni,
+    /// A key of Patroni's in the cluster.
+    Patroni(PatroniKey<'k>),
 }
 
 /// The table. A new kind of key does not compile without its line.
@@ -57,11 +66,14 @@ pub fn may_write(holder: &Holder, key: Key<'_>) -> bool {
     let is_own_member = |name: &str| matches!(holder, Database { member, .. } if member.as_str() == name);
     match key {
         Key::Session(name) => match holder {
-            Database { host, .. } | Pooler { host, .. } | Backup { host } => host.as_str() == name,
-            Operator | Holder::Viewer | Holder::Stranger => false,
+            Database { host, peers, .. } => {
+                host.as_str() == name || peers.iter().any(|peer| peer.as_str() == name)
+            }
+            Pooler { host, .. } | Backup { host } => host.as_str() == name,
+            Operator | Holder::Viewer | Holder::Patroni | Holder::Stranger => false,
         },
-        // CLOSE and its repairs; Patroni itself; and `patronictl` of a person.
-        Key::Patroni => is_database || is_operator,
+        // CLOSE and its repairs; everything else is Patroni's alone.
+        Key::Patroni(key) => *holder == Holder::Patroni || (is_database && key != PatroniKey::Other),
         Key::Ours(key) => match key {
             OurKey::Mode
             | OurKey::Fence(_)
@@ -104,30 +116,19 @@ pub fn grants(holder: &Holder, region: &RegionName, keys: &ClusterKeys) -> Vec<G
     let one = |key: String| Grant { key, prefix: false, write: true };
     let below = |key: String| Grant { key, prefix: true, write: true };
     let inside = |name: &str| below(format!("{}{name}/", keys.prefix()));
-    let patroni = || below(keys.patroni_prefix().to_owned());
     let written = match holder {
         Holder::Stranger => return Vec::new(),
+        Holder::Patroni => return vec![below(keys.patroni_prefix().to_owned())],
         Holder::Viewer => Vec::new(),
         Holder::Backup { host } => vec![one(keys::session(region, host))],
         Holder::Pooler { host, pooler } => {
             vec![one(keys::session(region, host)), one(keys.route(host, pooler)), inside("event")]
         }
-        Holder::Database { host, member } => vec![
-            one(keys::session(region, host)),
-            one(keys.term()),
-            one(keys.floor()),
-            one(keys.hold()),
-            one(keys.held()),
-            below(format!("{}{member}/", keys.promises())),
-            inside("attest"),
-            one(keys.facts(member)),
-            one(keys.would(member)),
-            one(keys.outside(member)),
-            inside(&format!("fenced/{member}")),
-            inside(&format!("restart/{member}")),
-            inside("event"),
-            patroni(),
-        ],
+        Holder::Database { host, member, peers } => [
+            [host].into_iter().chain(peers).map(|host| one(keys::session(region, host))).collect(),
+            of_database(keys, member),
+        ]
+        .concat(),
         Holder::Operator => vec![
             one(keys.mode()),
             one(keys.hold()),
@@ -137,12 +138,36 @@ pub fn grants(holder: &Holder, region: &RegionName, keys: &ClusterKeys) -> Vec<G
             one(keys.format()),
             inside("fence"),
             inside("audit"),
-            patroni(),
         ],
     };
     let read = |key: String| Grant { key, prefix: true, write: false };
     let ours = keys::sessions(region).trim_end_matches("session/").to_owned();
     [vec![read(ours), read(keys.patroni_prefix().to_owned())], written].concat()
+}
+
+/// What the agent of a member writes in its cluster.
+fn of_database(keys: &ClusterKeys, member: &MemberName) -> Vec<Grant> {
+    let one = |key: String| Grant { key, prefix: false, write: true };
+    let below = |key: String| Grant { key, prefix: true, write: true };
+    let inside = |name: &str| below(format!("{}{name}/", keys.prefix()));
+    vec![
+        one(keys.term()),
+        one(keys.floor()),
+        one(keys.hold()),
+        one(keys.held()),
+        below(format!("{}{member}/", keys.promises())),
+        inside("attest"),
+        one(keys.facts(member)),
+        one(keys.would(member)),
+        one(keys.outside(member)),
+        inside(&format!("fenced/{member}")),
+        inside(&format!("restart/{member}")),
+        inside("event"),
+        one(keys.patroni_leader()),
+        one(keys.patroni_sync()),
+        one(keys.patroni_failover()),
+        below(keys.patroni_members()),
+    ]
 }
 
 #[cfg(test)]
@@ -159,7 +184,8 @@ mod tests {
         let (db1, db2) = (MemberName::new("db1").unwrap(), MemberName::new("db2").unwrap());
         let host = |name: &str| HostName::new(name).unwrap();
         let holders = [
-            Holder::Database { host: host("db1"), member: db1.clone() },
+            Holder::Database { host: host("db1"), member: db1.clone(), peers: vec![host("db2")] },
+            Holder::Patroni,
             Holder::Pooler { host: host("pool1"), pooler: "a".into() },
             Holder::Backup { host: host("backup1") },
             Holder::Operator,
@@ -207,12 +233,21 @@ mod tests {
                 let parsed = Key::Ours(keys.parse(key).unwrap());
                 assert_eq!(written(key), may_write(holder, parsed), "{holder:?} {key}");
             }
-            for name in ["db1", "db2", "pool1", "backup1"] {
+            for name in ["db1", "db2", "db3", "pool1", "backup1"] {
                 let key = keys::session(&region, &host(name));
                 assert_eq!(written(&key), may_write(holder, Key::Session(name)), "{holder:?} {key}");
             }
-            for key in [keys.patroni_leader(), keys.patroni_sync(), keys.patroni_member(&db2)] {
-                assert_eq!(written(&key), may_write(holder, Key::Patroni), "{holder:?} {key}");
+            let of_patroni = [
+                keys.patroni_leader(),
+                keys.patroni_sync(),
+                keys.patroni_failover(),
+                keys.patroni_config(),
+                keys.patroni_member(&db2),
+                format!("{}history", keys.patroni_prefix()),
+            ];
+            for key in of_patroni {
+                let parsed = Key::Patroni(keys.parse_patroni(&key).unwrap());
+                assert_eq!(written(&key), may_write(holder, parsed), "{holder:?} {key}");
             }
             assert!(!written("/holdfast/v1/r2/service/main/mode") && !written("/service/other/leader"));
         }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::plan::{HostPlan, Plan, RegionPlan};
 use super::shell;
-use super::spec::Role;
+use super::spec::{EtcdAuth, Role};
 
 const DEADLINE_MS: u64 = 10_000;
 /// The roles that log in by certificate: PostgreSQL's superuser, Patroni's two, and the clients'.
@@ -25,6 +25,10 @@ pub async fn create(plan: &Plan, postgres_group: u32) -> Result<()> {
         let names: Vec<&str> = names.chain(["--out", &out]).collect();
         pki(plan, &[&who[..], &names].concat()).await?;
         readable_for(&host.certs().join("host.key"), postgres_group)?;
+        if host.host.role == Role::Database && region.etcd_auth != EtcdAuth::Off {
+            pki(plan, &["etcd-client", "--out", &out]).await?;
+            readable_for(&host.certs().join("etcd-client.key"), postgres_group)?;
+        }
     }
     let out = path(&plan.operator())?;
     pki(plan, &["operator", "--name", "lab", "--out", &out]).await?;

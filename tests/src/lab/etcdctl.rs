@@ -3,9 +3,9 @@
 
 use anyhow::{Context as _, Result};
 
-use super::plan::{HostPlan, RegionPlan};
+use super::plan::{HostPlan, RegionPlan, password_of};
 use super::shell;
-use super::spec::Role;
+use super::spec::{EtcdAuth, Role};
 
 /// etcdctl's own deadlines are shorter; this is for one that hangs.
 const DEADLINE_MS: u64 = 10_000;
@@ -18,7 +18,9 @@ pub async fn run(region: &RegionPlan, endpoint: Option<&str>, words: &[&str]) ->
     let place = ["ip", "netns", "exec", &host.netns, "etcdctl", "--endpoints", &endpoints];
     let identity = ["--cacert", &ca, "--cert", &cert, "--key", &key];
     let deadlines = ["--dial-timeout=1s", "--command-timeout=5s"];
-    let line = [&place[..], &identity, &deadlines, words].concat();
+    let root = format!("--user=root:{}", password_of("root"));
+    let user = if region.etcd_auth == EtcdAuth::Off { [].as_slice() } else { &[root.as_str()] };
+    let line = [&place[..], &identity, &deadlines, user, words].concat();
     Ok(shell::run(DEADLINE_MS, &line).await?.stdout)
 }
 

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 
 use super::control;
 use super::failure::{Exit, Failure};
-use super::plan::{HostPlan, Plan, RUN_ROOT, RegionPlan, dir};
+use super::plan::{HostPlan, Plan, RUN_ROOT, RegionPlan, dir, password_of};
 use super::render;
-use super::spec::Role;
+use super::spec::{EtcdAuth, Role};
 
 /// The plan, below the lab's run directory.
 const RECORD: &str = "lab.json";
@@ -65,12 +65,25 @@ pub fn write_all(plan: &Plan) -> Result<()> {
         }
         write_host(plan, region, host).with_context(|| format!("configuration of {}", host.name()))?;
     }
+    if plan.spec.etcd_auth == EtcdAuth::Password {
+        write_secret(&plan.operator().join("etcd.password"), &password_of(render::OPERATOR))?;
+    }
     write(&plan.operator_config(), &render::agent::operator(plan)?)
+}
+
+/// Writes a file that its owner alone may read.
+pub fn write_secret(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(|| path.display().to_string())
 }
 
 fn write_host(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
     if plan.spec.holdfast && render::agent::has_agent(host.host.role) {
         write(&host.agent_config(), &render::agent::config(plan, region, host)?)?;
+        if region.etcd_auth == EtcdAuth::Password {
+            write_secret(&host.etcd_password(), &password_of(&region.etcd_user(host)))?;
+        }
     }
     match host.host.role {
         Role::Database => write_database(plan, region, host),

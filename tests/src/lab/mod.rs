@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod control;
 pub mod describe;
 pub mod down;
+pub mod etcd_users;
 pub mod etcdctl;
 pub mod exec;
 pub mod failure;

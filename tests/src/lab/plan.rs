@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
-use super::spec::{Cluster, Host, Role, Spec};
+use super::spec::{Cluster, EtcdAuth, Host, Role, Spec};
 
 /// Where the labs keep what a reboot may forget.
 pub const RUN_ROOT: &str = "/run/holdfast-lab";
@@ -49,6 +49,8 @@ pub struct RegionPlan {
     pub name: String,
     /// Its number, from 0: the third byte of its addresses.
     pub number: u8,
+    /// Whether etcd has users: the lab's own commands are root then.
+    pub etcd_auth: EtcdAuth,
     /// Its hosts.
     pub hosts: Vec<HostPlan>,
 }
@@ -125,6 +127,10 @@ impl HostPlan {
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
     }
+    /// The password of its agent for etcd.
+    pub fn etcd_password(&self) -> PathBuf {
+        self.etc().join("etcd.password")
+    }
     /// Sockets of PostgreSQL.
     pub fn socket_dir(&self) -> PathBuf {
         self.run().join("postgresql")
@@ -188,6 +194,7 @@ impl Plan {
             .map(|(number, region)| RegionPlan {
                 name: region.name.clone(),
                 number,
+                etcd_auth: spec.etcd_auth,
                 hosts: numbered(&region.host)
                     .map(|(host, last)| HostPlan {
                         address: Ipv4Addr::new(10, 77, number, last),
@@ -302,7 +309,20 @@ impl Plan {
     }
 }
 
+/// The lab's passwords keep no secret: whoever knows a name knows them.
+pub fn password_of(user: &str) -> String {
+    format!("password-of-{user}")
+}
+
 impl RegionPlan {
+    /// The user of etcd that a host's agent is.
+    pub fn etcd_user(&self, host: &HostPlan) -> String {
+        format!("{}/host/{}", self.name, host.name())
+    }
+    /// The user of etcd that a cluster's Patroni is.
+    pub fn etcd_user_of_patroni(&self, cluster: &Cluster) -> String {
+        format!("{}/patroni/{}/{}", self.name, cluster.namespace, cluster.scope)
+    }
     /// Hosts of a role.
     pub fn of(&self, role: Role) -> impl Iterator<Item = &HostPlan> {
         self.hosts.iter().filter(move |host| host.host.role == role)

@@ -51,6 +51,12 @@ pub struct Spec {
     pub own_disk: bool,
     /// Whether the wall clocks of database hosts can be set. Costs a preloaded library in every process.
     pub fake_clock: bool,
+    /// Whether etcd has users, and by what it knows them.
+    pub etcd_auth: EtcdAuth,
+    /// Seconds that a token of etcd is good for without being used; 300 is etcd's own default.
+    pub etcd_token_ttl_s: u32,
+    /// How standbys log in to their writer.
+    pub replication_auth: ReplicationAuth,
     /// Patroni's timings.
     pub patroni: Patroni,
     /// PgBouncer's settings that decide how long a failover lasts for its clients.
@@ -76,6 +82,30 @@ pub struct Outside {
     pub timeout_ms: u64,
     /// How often it is asked again.
     pub retries: u64,
+}
+
+/// By what etcd knows who asks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EtcdAuth {
+    /// It has no users: whoever has a certificate may do everything.
+    #[default]
+    Off,
+    /// Hosts and people by the common name of their certificate, Patroni by a password.
+    Certificate,
+    /// All by a password; certificates of clients are not asked for.
+    Password,
+}
+
+/// How a standby logs in to its writer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicationAuth {
+    /// By a client certificate that names the role.
+    #[default]
+    Certificate,
+    /// By a password (SCRAM).
+    Password,
 }
 
 /// Patroni's dynamic configuration, as far as it decides when something happens.
@@ -216,6 +246,9 @@ impl Default for Spec {
             mutant: None,
             own_disk: false,
             fake_clock: false,
+            etcd_auth: EtcdAuth::Off,
+            etcd_token_ttl_s: 300,
+            replication_auth: ReplicationAuth::Certificate,
             patroni: Patroni::default(),
             pgbouncer: Pgbouncer::default(),
             cluster: vec![Cluster {

@@ -46,7 +46,7 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
         units.push(agent(plan, host));
     }
     match host.host.role {
-        Role::Etcd => units.push(etcd(region, host)),
+        Role::Etcd => units.push(etcd(plan, region, host)),
         Role::Database => {
             if plan.spec.holdfast {
                 units.insert(0, guard(plan, host));
@@ -128,10 +128,10 @@ fn own_clock(
     if faked { environment(host) } else { Vec::new() }
 }
 
-fn etcd(region: &RegionPlan, host: &HostPlan) -> Unit {
+fn etcd(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Unit {
     Unit {
         cgroup: host.cgroup.join("etcd"),
-        command: render::etcd::command(region, host),
+        command: render::etcd::command(&plan.spec, region, host),
         ..unit("etcd", systemd::etcd())
     }
 }

@@ -9,7 +9,7 @@ use super::failure::{Exit, Failure};
 use super::plan::{DATA_ROOT, HAPROXY, HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
 use super::spec::{Role, Spec};
 use super::sql::At;
-use super::{certificates, cgroup, control, down, etcdctl, files, health, network, shell};
+use super::{certificates, cgroup, control, down, etcd_users, etcdctl, files, health, network, shell};
 
 /// A region comes up in 9 s when nothing waits; two labs and a compiler beside it on two cores take their time.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -116,6 +116,9 @@ async fn bring_up(plan: &Plan, until: Instant) -> Result<()> {
         wait_etcd(region, until).await?;
     }
     say(until, "etcd answers");
+    for region in &plan.regions {
+        etcd_users::set_up(plan, region).await?;
+    }
     let first: Vec<&HostPlan> =
         plan.regions.iter().filter_map(|region| region.of(Role::Database).next()).collect();
     let others = hosts(plan, |host| {
@@ -193,7 +196,9 @@ fn spawn_supervisor(plan: &Plan, host: &HostPlan) -> Result<()> {
 
 async fn wait_etcd(region: &RegionPlan, until: Instant) -> Result<()> {
     loop {
-        match etcdctl::run(region, None, &["endpoint", "health"]).await {
+        // Without the root that it does not have yet.
+        let plain = RegionPlan { etcd_auth: super::spec::EtcdAuth::Off, ..region.clone() };
+        match etcdctl::run(&plain, None, &["endpoint", "health"]).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() >= until => return Err(error).context("waited for etcd"),
             Err(_) => tokio::time::sleep(POLL).await,

@@ -379,6 +379,8 @@ fn setup(n: u8) -> SetupSeen {
         file_problem: None,
         through_gate: Some(true),
         synchronous_standby_names: (n == 1).then(|| "ANY 1 (db2,db3)".into()),
+        standbys_without_certificate: (n == 1).then(Vec::new),
+        rest_problem: None,
     }
 }
 

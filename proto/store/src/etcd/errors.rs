@@ -24,6 +24,12 @@ fn from_status(call: &'static str, status: &Status) -> StoreError {
     }
     let why = status.message().to_owned();
     match status.code() {
+        Code::Unauthenticated => StoreError::Unauthenticated { call, why },
+        _ if is_about_who_asks(&why) => StoreError::Unauthenticated { call, why },
+        Code::PermissionDenied => StoreError::Refused {
+            call,
+            why: format!("{why}: our etcd user lacks it; what each needs: holdfast permissions etcd"),
+        },
         _ if why.contains("requested lease not found") => StoreError::LeaseNotFound { call },
         // The caller knows the revision that it asked for and fills it in.
         _ if why.contains("required revision has been compacted") => {
@@ -32,8 +38,6 @@ fn from_status(call: &'static str, status: &Status) -> StoreError {
         Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::Unauthenticated
         | Code::FailedPrecondition
         | Code::OutOfRange
         | Code::ResourceExhausted
@@ -42,6 +46,29 @@ fn from_status(call: &'static str, status: &Status) -> StoreError {
         // broken connection comes as Unknown, Internal or Cancelled. All the same to us.
         code => StoreError::Broken { call, why: format!("{code:?}: {}", with_causes(status)) },
     }
+}
+
+/// etcd has various codes for these, by version. The third is an order that was under way while a role was changed, or
+/// a token (JWT) of before: it was not followed.
+fn is_about_who_asks(why: &str) -> bool {
+    let texts = [
+        "authentication failed",
+        "user name is empty",
+        "revision in header is old",
+        "revision of auth store is old",
+        "invalid auth token",
+    ];
+    texts.iter().any(|text| why.contains(text))
+}
+
+/// A user and a password were shown to an etcd that has no users.
+pub(super) fn has_no_users(error: &StoreError) -> bool {
+    matches!(error, StoreError::Refused { why, .. } if why.contains("authentication is not enabled"))
+}
+
+/// Somebody asked who may not.
+pub(super) fn is_permission(error: &StoreError) -> bool {
+    matches!(error, StoreError::Refused { why, .. } if why.contains("permission denied"))
 }
 
 fn not_connected(status: &Status) -> Option<String> {

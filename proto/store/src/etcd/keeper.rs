@@ -32,8 +32,8 @@ impl Keepers {
             match link.call(call, |_| async move { open.renew().await.map(|ttl_s| (ttl_s, open)) }).await {
                 Ok((ttl_s, open)) if ttl_s > 0 => return Ok(self.keep(open, sent, ttl_s)),
                 Ok(_) => return Err(StoreError::LeaseNotFound { call }),
-                // The server has ended the stream, for example at an election: open another.
-                Err(StoreError::Broken { .. }) => {}
+                // The server has ended the stream, for example at an election, or at the end of a token: open another.
+                Err(StoreError::Broken { .. } | StoreError::Unauthenticated { .. }) => {}
                 Err(error) => return Err(error),
             }
             sent = Instant::now();

@@ -2,9 +2,13 @@
 //!
 //! One HTTP/2 connection carries everything. Whenever an answer is overdue the connection is given up and the next one
 //! goes to the next endpoint, because a hung server neither answers nor closes; a watch follows to the new connection.
-//! Reads and renewals are tried a second time when the connection broke under them; a transaction never is.
+//! Reads and renewals are tried a second time when the connection broke under them; a transaction never is. With users and
+//! passwords a connection begins with a token. The client asks for another when that is over; whatever else is wrong with
+//! it (a role was changed, etcd has got its users only now) costs the connection, and the call, which was not followed, is
+//! made again on the next one, a transaction too.
 
 mod connector;
+mod credentials;
 mod errors;
 mod health;
 mod keeper;
@@ -18,6 +22,7 @@ use std::sync::Arc;
 use etcd_client::GetOptions;
 use rustls::ClientConfig;
 
+pub use self::credentials::EtcdUser;
 pub use self::health::{EndpointHealth, EndpointStatus, EtcdHealth};
 use self::keeper::Keepers;
 use self::link::Link;
@@ -34,6 +39,8 @@ pub struct EtcdOptions {
     pub endpoints: Vec<String>,
     /// TLS; without it the connection is plain, which only tests do.
     pub tls: Option<TlsSource>,
+    /// Who we are by a password. Without it etcd knows us by our certificate's common name, or knows no users.
+    pub user: Option<EtcdUser>,
     /// Deadline of one call in milliseconds; an endpoint that misses it is left.
     pub call_deadline_ms: u64,
     /// Deadline of one TCP and TLS handshake in milliseconds; then the next endpoint is tried within the same call.
@@ -44,7 +51,7 @@ impl EtcdOptions {
     /// Options with deadlines that suit servers within a region (round trips of a few milliseconds): 1 s for a call,
     /// 400 ms for a handshake.
     pub fn new(endpoints: Vec<String>, tls: Option<TlsSource>) -> Self {
-        Self { endpoints, tls, call_deadline_ms: 1_000, connect_deadline_ms: 400 }
+        Self { endpoints, tls, user: None, call_deadline_ms: 1_000, connect_deadline_ms: 400 }
     }
 }
 
@@ -90,13 +97,24 @@ impl Inner {
     }
 }
 
-/// Runs a call that changes nothing once more if the connection broke under it.
+/// Runs a call once more if it was not followed because etcd did not know whose it was.
+async fn again_if_unknown<T, F>(run: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    match run().await {
+        Err(StoreError::Unauthenticated { .. }) => run().await,
+        result => result,
+    }
+}
+
+/// Runs a call that changes nothing once more if the connection broke under it too.
 async fn again_if_broken<T, F>(run: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
     match run().await {
-        Err(StoreError::Broken { .. }) => run().await,
+        Err(StoreError::Broken { .. } | StoreError::Unauthenticated { .. }) => run().await,
         result => result,
     }
 }
@@ -126,18 +144,22 @@ impl Store for EtcdStore {
     fn txn(&self, txn: Txn) -> BoxFuture<Result<TxnOutcome, StoreError>> {
         self.with(move |inner| async move {
             let txn = wire::txn(txn);
-            let run =
-                move |client: Arc<etcd_client::Client>| async move { client.kv_client().txn(txn).await };
-            Ok(wire::outcome(&inner.link.call("txn", run).await?))
+            let run = || {
+                let txn = txn.clone();
+                inner.link.call("txn", move |client| async move { client.kv_client().txn(txn).await })
+            };
+            Ok(wire::outcome(&again_if_unknown(run).await?))
         })
     }
 
     fn grant(&self, ttl_s: i64) -> BoxFuture<Result<i64, StoreError>> {
         self.with(move |inner| async move {
-            let run = move |client: Arc<etcd_client::Client>| async move {
-                client.lease_client().grant(ttl_s, None).await
+            let run = || {
+                inner.link.call("grant", move |client| async move {
+                    client.lease_client().grant(ttl_s, None).await
+                })
             };
-            Ok(inner.link.call("grant", run).await?.id())
+            Ok(again_if_unknown(run).await?.id())
         })
     }
 
@@ -149,10 +171,12 @@ impl Store for EtcdStore {
 
     fn revoke(&self, lease: i64) -> BoxFuture<Result<(), StoreError>> {
         self.with(move |inner| async move {
-            let run = move |client: Arc<etcd_client::Client>| async move {
-                client.lease_client().revoke(lease).await
+            let run = || {
+                inner
+                    .link
+                    .call("revoke", move |client| async move { client.lease_client().revoke(lease).await })
             };
-            inner.link.call("revoke", run).await.map(|_| ())
+            again_if_unknown(run).await.map(|_| ())
         })
     }
 

@@ -34,6 +34,11 @@ pub struct Pem<'p> {
 impl Etcd {
     /// Starts `count` servers without waiting for them.
     pub fn start(count: usize, tls: Option<Pem<'_>>) -> Self {
+        Self::start_with(count, tls, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(count: usize, tls: Option<Pem<'_>>, more: &[&str]) -> Self {
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let folder = tempfile::Builder::new().prefix("holdfast-etcd-").tempdir_in(parent).unwrap();
@@ -59,6 +64,7 @@ impl Etcd {
                 arguments.push(format!("--trusted-ca-file={}", pem.ca.display()));
                 arguments.push("--client-cert-auth".into());
             }
+            arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
             let mut member = Member { endpoint: format!("127.0.0.1:{client}"), arguments, child: None };
             member.spawn(folder.path());
             members.push(member);

@@ -93,6 +93,13 @@ pub struct SetupSeen {
     /// `synchronous_standby_names` as PostgreSQL has it in force; of a primary only.
     #[serde(default)]
     pub synchronous_standby_names: Option<String>,
+    /// The standbys that stream from it without a client certificate: their address and role are all that is known of them.
+    /// Of a primary only.
+    #[serde(default)]
+    pub standbys_without_certificate: Option<Vec<MemberName>>,
+    /// Why its agent cannot ask Patroni's REST API, though somebody listens there, and what to do.
+    #[serde(default)]
+    pub rest_problem: Option<String>,
 }
 
 /// What matters here of `patroni.yml`.

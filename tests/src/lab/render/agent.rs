@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::lab::plan::{HostPlan, PG_BIN, Plan, RegionPlan};
-use crate::lab::spec::{Outside, Role};
+use crate::lab::spec::{EtcdAuth, Outside, Role};
 
 /// Where agents serve gRPC.
 pub const GRPC_PORT: u16 = 7460;
@@ -24,7 +24,7 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
         "tls": {
             "ca": certs.join("ca.crt"), "cert": certs.join("host.crt"), "key": certs.join("host.key"),
         },
-        "etcd": { "endpoints": region.etcd_endpoints() },
+        "etcd": etcd(region, host),
         "grpc": { "listen": format!("{}:{GRPC_PORT}", host.address) },
         "metrics": { "listen": format!("127.0.0.1:{METRICS_PORT}") },
         "timings": {
@@ -67,6 +67,16 @@ fn routing(plan: &Plan, host: &HostPlan) -> Option<Value> {
         table.insert("command".into(), json!(command));
     }
     (!table.is_empty()).then_some(Value::Object(table))
+}
+
+fn etcd(region: &RegionPlan, host: &HostPlan) -> Value {
+    let endpoints = region.etcd_endpoints();
+    match region.etcd_auth {
+        EtcdAuth::Off | EtcdAuth::Certificate => json!({ "endpoints": endpoints }),
+        EtcdAuth::Password => json!({
+            "endpoints": endpoints, "user": region.etcd_user(host), "password_file": host.etcd_password(),
+        }),
+    }
 }
 
 /// The devices of all other database hosts.
@@ -134,7 +144,12 @@ pub fn operator(plan: &Plan) -> Result<String, toml::ser::Error> {
             .filter(|host| has_agent(host.host.role))
             .map(|host| format!("{}:{GRPC_PORT}", host.address))
             .collect();
-        json!({ "name": region.name, "etcd": region.etcd_endpoints(), "agents": agents })
+        let mut table = json!({ "name": region.name, "etcd": region.etcd_endpoints(), "agents": agents });
+        if region.etcd_auth == EtcdAuth::Password {
+            table["etcd_user"] = super::OPERATOR.into();
+            table["etcd_password_file"] = json!(dir.join("etcd.password"));
+        }
+        table
     };
     toml::to_string(&json!({
         "cert": dir.join("operator.crt"),

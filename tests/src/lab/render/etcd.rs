@@ -1,7 +1,7 @@
 //! etcd's command line.
 
 use crate::lab::plan::{HostPlan, RegionPlan};
-use crate::lab::spec::Role;
+use crate::lab::spec::{EtcdAuth, Role, Spec};
 
 /// Where its clients connect.
 pub const CLIENT_PORT: u16 = 2379;
@@ -14,7 +14,7 @@ pub fn data_dir(host: &HostPlan) -> std::path::PathBuf {
 }
 
 /// Starts the member. It finds its cluster again after a restart, because its data is still there.
-pub fn command(region: &RegionPlan, host: &HostPlan) -> Vec<String> {
+pub fn command(spec: &Spec, region: &RegionPlan, host: &HostPlan) -> Vec<String> {
     let (address, certs) = (host.address, host.certs());
     let cluster: Vec<String> = region
         .of(Role::Etcd)
@@ -36,8 +36,10 @@ pub fn command(region: &RegionPlan, host: &HostPlan) -> Vec<String> {
         set(&format!("{prefix}trusted-ca-file"), file("ca.crt"));
         set(&format!("{prefix}cert-file"), file("host.crt"));
         set(&format!("{prefix}key-file"), file("host.key"));
-        set(&format!("{prefix}client-cert-auth"), "true".into());
+        let by_password = prefix.is_empty() && spec.etcd_auth == EtcdAuth::Password;
+        set(&format!("{prefix}client-cert-auth"), (!by_password).to_string());
     }
+    set("auth-token-ttl", spec.etcd_token_ttl_s.to_string());
     set("logger", "zap".into());
     set("log-outputs", "stderr".into());
     line

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use holdfast_types::Class;
 
-use crate::lab::plan::{HostPlan, Instance, PG_BIN, Plan, RegionPlan};
+use crate::lab::plan::{HostPlan, Instance, PG_BIN, Plan, RegionPlan, password_of};
+use crate::lab::spec::{EtcdAuth, ReplicationAuth};
 
 /// Seconds between two looks while the lab comes up: Patroni finds its synchronous standbys one look at a time, and
 /// `up` sets the value of the specification when they are there.
@@ -28,9 +29,7 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan, instance: &Inst
         },
         // Members ask each other with this; without it they are refused wherever REST asks for a certificate.
         "ctl": { "cacert": ca, "certfile": cert, "keyfile": key },
-        "etcd3": {
-            "hosts": region.etcd_endpoints(), "protocol": "https", "cacert": ca, "cert": cert, "key": key,
-        },
+        "etcd3": etcd(region, host, instance),
         "bootstrap": {
             "dcs": dynamic(plan, instance),
             "initdb": [{ "encoding": "UTF8" }, { "locale": "C" }, "data-checksums"],
@@ -40,6 +39,25 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan, instance: &Inst
         "watchdog": { "mode": "off" },
     });
     serde_json::to_string_pretty(&config).expect("a JSON value is written without an error")
+}
+
+/// Where etcd has users, Patroni's certificate has no common name: the gateway that it speaks to takes none.
+fn etcd(region: &RegionPlan, host: &HostPlan, instance: &Instance<'_>) -> Value {
+    let certs = host.certs();
+    let stem = if region.etcd_auth == EtcdAuth::Off { "host" } else { "etcd-client" };
+    let mut section = json!({
+        "hosts": region.etcd_endpoints(),
+        "protocol": "https",
+        "cacert": certs.join("ca.crt"),
+        "cert": certs.join(format!("{stem}.crt")),
+        "key": certs.join(format!("{stem}.key")),
+    });
+    if region.etcd_auth != EtcdAuth::Off {
+        let user = region.etcd_user_of_patroni(instance.cluster);
+        section["password"] = password_of(&user).into();
+        section["username"] = user.into();
+    }
+    section
 }
 
 fn dynamic(plan: &Plan, instance: &Instance<'_>) -> Value {
@@ -89,6 +107,15 @@ fn postgresql(plan: &Plan, host: &HostPlan, instance: &Instance<'_>) -> Value {
             "sslkey": users.join(format!("{name}.key")),
         })
     };
+    let replication = match plan.spec.replication_auth {
+        ReplicationAuth::Certificate => role("replicator"),
+        ReplicationAuth::Password => json!({
+            "username": "replicator",
+            "password": password_of("replicator"),
+            "sslmode": "verify-full",
+            "sslrootcert": certs.join("ca.crt"),
+        }),
+    };
     let mut section = json!({
         "listen": format!("{},127.0.0.1:{}", host.address, instance.port),
         "connect_address": format!("{}:{}", host.address, instance.port),
@@ -98,7 +125,7 @@ fn postgresql(plan: &Plan, host: &HostPlan, instance: &Instance<'_>) -> Value {
         "use_unix_socket": true,
         "use_unix_socket_repl": true,
         "authentication": {
-            "superuser": role("postgres"), "replication": role("replicator"), "rewind": role("rewind"),
+            "superuser": role("postgres"), "replication": replication, "rewind": role("rewind"),
         },
         "basebackup": [{ "checkpoint": "fast" }, "no-sync"],
         "parameters": {
@@ -108,7 +135,7 @@ fn postgresql(plan: &Plan, host: &HostPlan, instance: &Instance<'_>) -> Value {
             "ssl_cert_file": file("host.crt"),
             "ssl_key_file": file("host.key"),
         },
-        "pg_hba": hba(),
+        "pg_hba": hba(plan.spec.replication_auth),
         "pg_ident": ["holdfast root postgres", "holdfast postgres postgres", "holdfast postgres replicator"],
     });
     if plan.spec.holdfast {
@@ -128,16 +155,21 @@ fn postgresql(plan: &Plan, host: &HostPlan, instance: &Instance<'_>) -> Value {
     section
 }
 
-/// Over the network everybody shows a certificate with its role's name; on the host the user's name counts.
-fn hba() -> Value {
+/// Over the network everybody shows a certificate with its role's name; on the host the user's name counts. Standbys may show
+/// a password instead.
+fn hba(replication: ReplicationAuth) -> Value {
+    let how = match replication {
+        ReplicationAuth::Certificate => "cert",
+        ReplicationAuth::Password => "scram-sha-256",
+    };
     json!([
         "local all postgres peer map=holdfast",
         "local replication replicator,postgres peer map=holdfast",
         "local all app trust",
-        "hostssl replication replicator 10.77.0.0/16 cert",
+        format!("hostssl replication replicator 10.77.0.0/16 {how}"),
         // Patroni compares timelines over these, and a rejoin hangs without them.
-        "hostssl replication replicator 127.0.0.1/32 cert",
-        "hostssl replication replicator ::1/128 cert",
+        format!("hostssl replication replicator 127.0.0.1/32 {how}"),
+        format!("hostssl replication replicator ::1/128 {how}"),
         "hostssl all postgres,rewind,app 10.77.0.0/16 cert",
         "hostssl all postgres,rewind,app 127.0.0.1/32 cert",
     ])
