@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod campaign;
 pub mod checker;
+pub mod contract;
 pub mod decoders;
 pub mod lab;
 pub mod model;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use holdfast_lab::campaign::{record, report, session};
+use holdfast_lab::contract;
 use holdfast_lab::lab::control::{self, Request};
 use holdfast_lab::lab::failure::{self, Exit, Failure};
 use holdfast_lab::lab::fault::{self, Direction, Kind, Order};
@@ -95,6 +96,8 @@ enum Verb {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Ask versions of Patroni, their code and their servers, for every fact that the protocol rests on
+    Contract(contract::Options),
     /// Play Patroni's resolver hole on real servers: what becomes of one acknowledged row, under each system
     ResolverHole(hole::Options),
     /// Leave rules out of the agents, one at a time, and print after how many faults each is found (test builds only)
@@ -211,6 +214,7 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::Down { lab: None, prefix, .. } => down::all(&prefix).await,
         Verb::Repoint { lab, host, scope } => repoint::run(&files::load(&lab)?, &host, &scope).await,
         Verb::Campaign(options) => campaign(&options).await,
+        Verb::Contract(options) => contract::run(&options).await,
         Verb::ResolverHole(options) => hole::run(&options).await,
         #[cfg(feature = "mutants")]
         Verb::Mutants(options) => mutants::run(&options).await,

@@ -7,7 +7,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::{class, maintenance, setup, text};
+use super::{class, maintenance, overriding, setup, text};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -86,13 +86,7 @@ fn settings(view: &ClusterView, check: &mut Check) {
     let patroni = &view.patroni;
     match patroni.class() {
         None => check.block("Patroni's /config is absent", "check region, namespace and scope"),
-        Some(Class::Quorum) => {
-            if patroni.sync.as_ref().is_none_or(|sync| sync.standbys.is_empty()) {
-                check.warn(
-                    "no synchronous standby counts at present: until one does, no failover can be proved",
-                );
-            }
-        }
+        Some(Class::Quorum) => synchronous(view, check),
         // A fault of its setup.
         Some(Class::On) => {}
         Some(Class::Off) => check.warnings.extend(class::loss(patroni)),
@@ -102,6 +96,22 @@ fn settings(view: &ClusterView, check: &mut Check) {
     }
     if patroni.config.as_ref().is_some_and(|config| config["standby_cluster"].is_object()) {
         check.block("this is a standby cluster", "arm it after its promotion");
+    }
+}
+
+/// What the shape of a cluster of class `quorum` leaves open.
+fn synchronous(view: &ClusterView, check: &mut Check) {
+    match view.patroni.sync.as_ref().map_or(&[][..], |sync| &sync.standbys) {
+        [] => check.warn("no synchronous standby counts at present: until one does, no failover can be proved"),
+        [only] => check.warn(format!(
+            "{only} is the only standby that counts: while it is away commits wait for nobody, and no failover can be proved"
+        )),
+        _ => {}
+    }
+    for (member, tag) in overriding::tagged_not_to_lead(view) {
+        check.warn(format!(
+            "{member} may not lead (tag {tag}): if the last writes have reached it alone, nobody follows until a person decides"
+        ));
     }
 }
 
@@ -247,6 +257,18 @@ mod tests {
         built.open(4, 1);
         let arrived = arrived(&built.view()).unwrap();
         assert!(arrived.starts_with("term 4 is open for db1; class off: acknowledged"), "{arrived}");
+    }
+
+    #[test]
+    fn what_the_shape_leaves_open_is_said() {
+        let mut built = Built::unarmed();
+        built.patroni("sync", &json!({"leader": "db1", "quorum": 0, "sync_standby": "db2"}));
+        built.patroni_member(3, json!({"tags": {"nofailover": true}}));
+        let check = check(&built.view());
+        assert_eq!(check.blockers, []);
+        assert!(check.warnings[0].starts_with("db2 is the only standby that counts"), "{:?}", check.warnings);
+        assert!(check.warnings[1].starts_with("db3 may not lead (tag nofailover)"), "{:?}", check.warnings);
+        assert_eq!(check.warnings.len(), 2);
     }
 
     #[test]

@@ -90,6 +90,13 @@ fn of_cluster(view: &ClusterView) -> Vec<Fault> {
             "patronictl edit-config -s failsafe_mode=true",
         );
     }
+    for (member, source) in cascading(view) {
+        add(
+            format!("{member} is to stream from {source} (tag replicatefrom)"),
+            "the packet filter of its host lets replication pass from the writer only: it receives nothing while the cluster is armed",
+            &format!("take replicatefrom out of the tags of {member}, then patronictl reload"),
+        );
+    }
     let ttl_s = patroni.config.as_ref().map(|config| config["ttl"].as_u64().unwrap_or(PATRONI_TTL_S));
     let mut profiles: Vec<_> = seen(view).filter_map(|(_, setup)| setup.profile).collect();
     profiles.dedup();
@@ -108,6 +115,14 @@ fn of_cluster(view: &ClusterView) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// The members that are to stream from another standby, and from which.
+fn cascading(view: &ClusterView) -> impl Iterator<Item = (&MemberName, &str)> {
+    view.patroni.members.iter().filter_map(|(member, patroni)| {
+        let source = patroni.tags.get("replicatefrom")?.as_str()?;
+        (!source.is_empty()).then_some((member, source))
+    })
 }
 
 /// Patroni's default.
@@ -223,6 +238,18 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(found.len(), 3);
+    }
+
+    #[test]
+    fn a_cascading_replica_is_named_with_its_source() {
+        let tagged = |tags: serde_json::Value| {
+            causes(|built| built.patroni_member(4, json!({ "tags": tags })))
+        };
+        assert_eq!(
+            tagged(json!({"nosync": true, "replicatefrom": "db2"})),
+            ["db4 is to stream from db2 (tag replicatefrom)"]
+        );
+        assert_eq!(tagged(json!({"replicatefrom": ""})), [""; 0], "an empty tag is none");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -87,7 +88,13 @@ fn write_host(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
     }
     match host.host.role {
         Role::Database => write_database(plan, region, host),
-        Role::Pooler => write_pooler(plan, region, host),
+        Role::Pooler => {
+            if plan.spec.haproxy {
+                write_haproxy(plan, region, host)?;
+            }
+            let first = region.of(Role::Database).next().context("a region has a database host")?;
+            write_pooler(plan, host, first.address)
+        }
         Role::Etcd | Role::Backup | Role::Client => Ok(()),
     }
 }
@@ -96,6 +103,9 @@ fn write_database(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<(
     for instance in plan.instances() {
         let file = host.etc().join(format!("{}.yml", instance.unit()));
         write(&file, &render::patroni::config(plan, region, host, &instance))?;
+    }
+    if host.host.pgbouncer {
+        write_pooler(plan, host, Ipv4Addr::LOCALHOST)?;
     }
     if plan.spec.fake_clock {
         write(&host.clock(), "+0\n")?;
@@ -111,20 +121,16 @@ fn write_database(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<(
     Ok(())
 }
 
-fn write_pooler(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
+fn write_pooler(plan: &Plan, host: &HostPlan, leads_to: Ipv4Addr) -> Result<()> {
     let etc = host.etc();
     write(&etc.join("pgbouncer-hba.conf"), render::pgbouncer::HBA)?;
     write(&etc.join("userlist.txt"), render::pgbouncer::USERLIST)?;
-    if plan.spec.haproxy {
-        write_haproxy(plan, region, host)?;
-    }
-    let first = region.of(Role::Database).next().context("a region has a database host")?;
     for instance in plan.instances() {
         let unit = instance.pooler_unit();
         write(&etc.join(format!("{unit}.ini")), &render::pgbouncer::config(plan, host, &instance))?;
         let target = host.target_file(&unit);
         fs::create_dir_all(target.parent().context("the target file has a directory")?)?;
-        write(&target, &render::pgbouncer::target(first.address, instance.port))?;
+        write(&target, &render::pgbouncer::target(leads_to, instance.port))?;
     }
     Ok(())
 }

@@ -78,15 +78,18 @@ async fn look<'p>(region: &'p RegionPlan, instance: &Instance<'_>) -> Result<See
 fn missing(region: &RegionPlan, instance: &Instance<'_>, seen: &Seen<'_>) -> Option<String> {
     let scope = format!("{} in {}", instance.cluster.scope, region.name);
     let others = || region.of(Role::Database).filter(|host| host.name() != seen.leader.name());
-    if let Some(absent) = others().find(|host| !seen.streaming.iter().any(|name| name == host.name())) {
+    // One that streams from another standby is not the leader's to see.
+    let mut followers = others().filter(|host| !host.host.tags.contains_key("replicatefrom"));
+    if let Some(absent) = followers.find(|host| !seen.streaming.iter().any(|name| name == host.name())) {
         return Some(format!("{scope}: {} to stream from {}", absent.name(), seen.leader.name()));
     }
     if instance.cluster.class == Class::Quorum {
-        let nosync = |host: &&HostPlan| host.host.tags.get("nosync") == Some(&true.into());
-        let wanted: Vec<&str> = others().filter(|host| !nosync(host)).map(HostPlan::name).collect();
-        if !wanted.is_empty() && !is_any_1(&seen.synchronous_standby_names, &wanted) {
+        let wanted: Vec<&str> =
+            others().filter(|host| host.host.may_be_synchronous()).map(HostPlan::name).collect();
+        let count = instance.cluster.synchronous_node_count.min(wanted.len());
+        if !wanted.is_empty() && !is_any(count, &seen.synchronous_standby_names, &wanted) {
             return Some(format!(
-                "{scope}: synchronous_standby_names to be ANY 1 of {wanted:?}, it is {:?}",
+                "{scope}: synchronous_standby_names to be ANY {count} of {wanted:?}, it is {:?}",
                 seen.synchronous_standby_names
             ));
         }
@@ -94,9 +97,10 @@ fn missing(region: &RegionPlan, instance: &Instance<'_>, seen: &Seen<'_>) -> Opt
     None
 }
 
-/// Whether the setting is `ANY 1 (...)` with exactly these names.
-fn is_any_1(setting: &str, wanted: &[&str]) -> bool {
-    let Some(list) = setting.strip_prefix("ANY 1 (").and_then(|rest| rest.strip_suffix(')')) else {
+/// Whether the setting is `ANY count (...)` with exactly these names.
+fn is_any(count: usize, setting: &str, wanted: &[&str]) -> bool {
+    let begin = format!("ANY {count} (");
+    let Some(list) = setting.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(')')) else {
         return false;
     };
     let mut names: Vec<&str> = list.split(',').map(|name| name.trim().trim_matches('"')).collect();
@@ -149,10 +153,11 @@ mod tests {
 
     #[test]
     fn the_quorum_is_read_whatever_the_order_and_the_quotes() {
-        assert!(is_any_1("ANY 1 (db3,db2)", &["db2", "db3"]));
-        assert!(is_any_1("ANY 1 (\"db-3\", db2)", &["db2", "db-3"]));
-        assert!(!is_any_1("ANY 1 (db2)", &["db2", "db3"]));
-        assert!(!is_any_1("ANY 2 (db2,db3)", &["db2", "db3"]));
-        assert!(!is_any_1("", &["db2"]));
+        assert!(is_any(1, "ANY 1 (db3,db2)", &["db2", "db3"]));
+        assert!(is_any(1, "ANY 1 (\"db-3\", db2)", &["db2", "db-3"]));
+        assert!(!is_any(1, "ANY 1 (db2)", &["db2", "db3"]));
+        assert!(!is_any(1, "ANY 2 (db2,db3)", &["db2", "db3"]));
+        assert!(is_any(2, "ANY 2 (db2,db3)", &["db2", "db3"]));
+        assert!(!is_any(1, "", &["db2"]));
     }
 }

@@ -17,12 +17,10 @@ pub const RUN_ROOT: &str = "/run/holdfast-lab";
 pub const DATA_ROOT: &str = "/var/lib/holdfast-lab";
 /// PostgreSQL's programs.
 pub const PG_BIN: &str = "/usr/lib/postgresql/15/bin";
-/// Patroni.
-pub const PATRONI: &str = "/opt/holdfast-lab/venv/bin/patroni";
 /// HAProxy, where a lab has it.
 pub const HAPROXY: &str = "/usr/sbin/haproxy";
-/// Patroni's command line.
-pub const PATRONICTL: &str = "/opt/holdfast-lab/venv/bin/patronictl";
+/// Where `tests/setup` keeps Patroni: the lab's own in `venv`, others by their version.
+pub const PATRONI_ROOT: &str = "/opt/holdfast-lab";
 
 /// Longest name of a lab: the path of its sockets must fit into the 107 bytes of a Unix socket's address.
 const LAB_NAME_MAX: usize = 20;
@@ -242,6 +240,10 @@ impl Plan {
     pub fn has_own_disk(&self, host: &HostPlan) -> bool {
         self.spec.own_disk && host.host.role == Role::Database
     }
+    /// A program of the Patroni that the lab runs.
+    pub fn patroni(&self, program: &str) -> PathBuf {
+        patroni(self.spec.patroni.version.as_deref(), program)
+    }
     /// One of our programs.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
@@ -347,6 +349,12 @@ fn numbered(hosts: &[Host]) -> impl Iterator<Item = (&Host, u8)> {
         *last += 1;
         (host, *last - 1)
     })
+}
+
+/// A program of an installed Patroni: `patroni`, `patronictl`, `python`.
+pub fn patroni(version: Option<&str>, program: &str) -> PathBuf {
+    let folder = version.map_or_else(|| "venv".to_owned(), |version| format!("patroni-{version}"));
+    Path::new(PATRONI_ROOT).join(folder).join("bin").join(program)
 }
 
 /// The run directory of a lab of that name.

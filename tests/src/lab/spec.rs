@@ -120,6 +120,12 @@ pub struct Patroni {
     pub retry_timeout: u32,
     /// Whether the primary goes on without etcd while all members answer it.
     pub failsafe_mode: bool,
+    /// Which one: `4.0`, `4.1.5`, `newest`, as `tests/setup --patroni` has installed it. Without it, the lab's own.
+    pub version: Option<String>,
+    /// Without Holdfast only: what takes the place of our hook before a promotion. It gets the host's name.
+    pub hook: Option<std::path::PathBuf>,
+    /// Without Holdfast only: what takes the place of our start gate.
+    pub gate: Option<std::path::PathBuf>,
 }
 
 /// PgBouncer's settings.
@@ -144,6 +150,9 @@ pub struct Cluster {
     /// `quorum`: synchronous by quorum, ANY 1. `off`: asynchronous.
     #[serde(default = "Cluster::default_class")]
     pub class: Class,
+    /// How many standbys acknowledge each commit of class `quorum`.
+    #[serde(default = "Cluster::default_synchronous_node_count")]
+    pub synchronous_node_count: usize,
 }
 
 impl Cluster {
@@ -153,6 +162,10 @@ impl Cluster {
 
     fn default_class() -> Class {
         Class::Quorum
+    }
+
+    fn default_synchronous_node_count() -> usize {
+        1
     }
 }
 
@@ -196,6 +209,16 @@ pub struct Host {
     /// Directories, each a mount of its own, that stand ready for tablespaces.
     #[serde(default)]
     pub tablespaces: Vec<String>,
+    /// A PgBouncer on this database host that leads to its own PostgreSQL over loopback, whoever writes.
+    #[serde(default)]
+    pub pgbouncer: bool,
+}
+
+impl Host {
+    /// Whether Patroni may make it a synchronous standby.
+    pub fn may_be_synchronous(&self) -> bool {
+        self.tags.get("nosync") != Some(&true.into()) && !self.tags.contains_key("replicatefrom")
+    }
 }
 
 /// The links between regions.
@@ -255,6 +278,7 @@ impl Default for Spec {
                 scope: "main".into(),
                 namespace: Cluster::default_namespace(),
                 class: Cluster::default_class(),
+                synchronous_node_count: Cluster::default_synchronous_node_count(),
             }],
             region: vec![default_region()],
             link: Link::default(),
@@ -264,7 +288,15 @@ impl Default for Spec {
 
 impl Default for Patroni {
     fn default() -> Self {
-        Self { ttl: 30, loop_wait: 10, retry_timeout: 10, failsafe_mode: true }
+        Self {
+            ttl: 30,
+            loop_wait: 10,
+            retry_timeout: 10,
+            failsafe_mode: true,
+            version: None,
+            hook: None,
+            gate: None,
+        }
     }
 }
 
@@ -276,8 +308,13 @@ impl Default for Pgbouncer {
 
 /// Three etcd hosts, three database hosts, one asynchronous replica, one pooler, one backup host, one for clients.
 fn default_region() -> Region {
-    let host =
-        |name: &str, role| Host { name: name.into(), role, tags: BTreeMap::new(), tablespaces: Vec::new() };
+    let host = |name: &str, role| Host {
+        name: name.into(),
+        role,
+        tags: BTreeMap::new(),
+        tablespaces: Vec::new(),
+        pgbouncer: false,
+    };
     let mut hosts: Vec<Host> = ["e1", "e2", "e3"].map(|name| host(name, Role::Etcd)).into();
     hosts.extend(["db1", "db2", "db3", "db4"].map(|name| host(name, Role::Database)));
     hosts.extend([host("pool1", Role::Pooler), host("backup1", Role::Backup), host("client", Role::Client)]);

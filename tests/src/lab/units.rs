@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::plan::{HAPROXY, HostPlan, PATRONI, Plan, RegionPlan};
+use super::plan::{HAPROXY, HostPlan, Instance, Plan, RegionPlan};
 use super::render;
 use super::spec::Role;
 use super::systemd::{self, Policy};
@@ -56,23 +56,20 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
                 Unit {
                     cgroup: host.cgroup.join(instance.unit()),
                     has_new_cgroup: true,
-                    command: words(&[&PATRONI, &file]),
+                    command: words(&[&plan.patroni("patroni"), &file]),
                     user: Some("postgres"),
                     environment: own_clock(plan, host, render::clock::python),
                     requires_oneshots: systemd::patroni().requires_boot_deny,
                     ..unit(&instance.unit(), systemd::patroni())
                 }
             }));
+            if host.host.pgbouncer {
+                units.extend(plan.instances().map(|instance| pgbouncer(host, &instance)));
+            }
         }
         Role::Pooler => {
             for instance in plan.instances() {
-                let file = host.etc().join(format!("{}.ini", instance.pooler_unit()));
-                units.push(Unit {
-                    cgroup: host.cgroup.join(instance.pooler_unit()),
-                    command: words(&[&"/usr/sbin/pgbouncer", &file]),
-                    user: Some("postgres"),
-                    ..unit(&instance.pooler_unit(), systemd::pgbouncer())
-                });
+                units.push(pgbouncer(host, &instance));
                 if !plan.spec.holdfast {
                     units.push(repoint(plan, host, &instance.cluster.scope));
                 }
@@ -97,6 +94,16 @@ fn unit(name: &str, Policy { delay_ms, .. }: Policy) -> Unit {
         environment: Vec::new(),
         delay_ms,
         requires_oneshots: false,
+    }
+}
+
+fn pgbouncer(host: &HostPlan, instance: &Instance<'_>) -> Unit {
+    let (name, file) = (instance.pooler_unit(), host.etc().join(format!("{}.ini", instance.pooler_unit())));
+    Unit {
+        cgroup: host.cgroup.join(&name),
+        command: words(&[&"/usr/sbin/pgbouncer", &file]),
+        user: Some("postgres"),
+        ..unit(&name, systemd::pgbouncer())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::failure::{Exit, Failure};
-use super::plan::{DATA_ROOT, HAPROXY, HostPlan, Instance, PATRONI, PATRONICTL, PG_BIN, Plan, RegionPlan};
+use super::plan::{DATA_ROOT, HAPROXY, HostPlan, Instance, PG_BIN, Plan, RegionPlan};
 use super::spec::{Role, Spec};
 use super::sql::At;
 use super::{certificates, cgroup, control, down, etcd_users, etcdctl, files, health, network, shell};
@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(50);
 const COMMAND_MS: u64 = 15_000;
 
 /// What `up` needs to find installed.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 8] = [
     "/usr/bin/curl",
     "/usr/bin/etcd",
     "/usr/bin/etcdctl",
@@ -26,8 +26,6 @@ const PROGRAMS: [&str; 10] = [
     "/usr/bin/setpriv",
     "/usr/bin/nsenter",
     "/usr/lib/postgresql/15/bin/postgres",
-    PATRONI,
-    PATRONICTL,
 ];
 
 /// Brings the lab up. When that fails, what was made is taken down again and the error names the logs' last words.
@@ -56,6 +54,12 @@ async fn check(plan: &Plan) -> Result<()> {
     }
     if plan.spec.haproxy && !Path::new(HAPROXY).exists() {
         bail!("{HAPROXY} is missing, which haproxy = true needs; tests/setup installs it");
+    }
+    if let Some(program) =
+        ["patroni", "patronictl"].map(|name| plan.patroni(name)).iter().find(|path| !path.exists())
+    {
+        let version = plan.spec.patroni.version.as_deref().map(|version| format!(" --patroni {version}"));
+        bail!("{} is missing; tests/setup{} installs it", program.display(), version.unwrap_or_default());
     }
     if plan.spec.fake_clock && !faketime_is_there() {
         bail!("libfaketime is missing, which fake_clock = true needs; tests/setup installs it");
@@ -241,12 +245,13 @@ async fn final_timings(plan: &Plan, region: &RegionPlan, instance: &Instance<'_>
     let patroni = &plan.spec.patroni;
     let (ttl, loop_wait) = (format!("ttl={}", patroni.ttl), format!("loop_wait={}", patroni.loop_wait));
     let retry_timeout = format!("retry_timeout={}", patroni.retry_timeout);
+    let patronictl = plan.patroni("patronictl").display().to_string();
     let line = [
         "ip",
         "netns",
         "exec",
         &host.netns,
-        PATRONICTL,
+        &patronictl,
         "-c",
         &file,
         "edit-config",

@@ -14,9 +14,8 @@ use super::node::{A, Node, NodeSet};
 use super::quorum::{self, Change, View};
 use super::state::Setting;
 use crate::bench::command::output;
+use crate::lab::plan::patroni;
 
-/// The lab's Python, with Patroni in it.
-pub const PYTHON: &str = "/opt/holdfast-lab/venv/bin/python";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/model/quorum_resolver.py");
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -137,7 +136,8 @@ pub async fn hole() -> anyhow::Result<Vec<HoleStep>> {
 
 async fn python(arguments: &[&str]) -> anyhow::Result<String> {
     let arguments: Vec<&str> = [SCRIPT].iter().chain(arguments).copied().collect();
-    output(PYTHON, &arguments, DEADLINE).await.context("tests/setup installs Patroni into the lab's Python")
+    // The lab's own.
+    output(patroni(None, "python"), &arguments, DEADLINE).await.context("tests/setup installs Patroni into the lab's Python")
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {

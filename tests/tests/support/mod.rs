@@ -293,9 +293,19 @@ impl Session {
         self.within(REFUSAL)
     }
 
+    /// The same for a transaction that waits for no standby.
+    pub fn try_commit_alone(&mut self) -> Option<String> {
+        self.send("SET LOCAL synchronous_commit = local;")?;
+        self.answer()
+    }
+
     /// Sends one transaction whose answer is read later.
     pub fn begin_commit(&mut self) -> Option<()> {
-        let sql = format!("BEGIN; {COMMIT} \\g /dev/null\nCOMMIT; SELECT pg_backend_pid();\n");
+        self.send("")
+    }
+
+    fn send(&mut self, first: &str) -> Option<()> {
+        let sql = format!("BEGIN; {first} {COMMIT} \\g /dev/null\nCOMMIT; SELECT pg_backend_pid();\n");
         self.stdin.write_all(sql.as_bytes()).ok()
     }
 

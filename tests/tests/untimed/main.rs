@@ -12,5 +12,6 @@ mod observe;
 mod outside;
 mod overriding;
 mod rebuilt_etcd;
+mod shapes;
 mod two_clusters;
 mod two_regions;

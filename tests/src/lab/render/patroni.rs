@@ -72,7 +72,7 @@ fn dynamic(plan: &Plan, instance: &Instance<'_>) -> Value {
             Class::On => json!("on"),
             Class::Off => json!("off"),
         },
-        "synchronous_node_count": 1,
+        "synchronous_node_count": instance.cluster.synchronous_node_count,
         "postgresql": {
             "use_pg_rewind": true,
             "use_slots": true,
@@ -138,8 +138,15 @@ fn postgresql(plan: &Plan, host: &HostPlan, instance: &Instance<'_>) -> Value {
         "pg_hba": hba(plan.spec.replication_auth),
         "pg_ident": ["holdfast root postgres", "holdfast postgres postgres", "holdfast postgres replicator"],
     });
+    let hooks = section.as_object_mut().expect("it was written as an object");
+    let patroni = &plan.spec.patroni;
+    if let Some(gate) = &patroni.gate {
+        hooks.insert("bin_name".into(), json!({ "postgres": gate }));
+    }
+    if let Some(hook) = &patroni.hook {
+        hooks.insert("pre_promote".into(), format!("{} {}", hook.display(), host.name()).into());
+    }
     if plan.spec.holdfast {
-        let hooks = section.as_object_mut().expect("it was written as an object");
         let gate = host.dir.join("bin").join("postgres");
         hooks.insert("bin_name".into(), json!({ "postgres": gate }));
         let cluster = instance.cluster;

@@ -44,6 +44,15 @@ impl Spec {
         if !retry.is_finite() || retry <= 0.0 {
             return Err("pgbouncer.server_login_retry must be greater than 0".into());
         }
+        let is_version = |word: &String| {
+            word == "newest" || word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        };
+        if !self.patroni.version.iter().all(is_version) {
+            return Err("patroni.version must be digits and dots, or newest".into());
+        }
+        if self.holdfast && (self.patroni.hook.is_some() || self.patroni.gate.is_some()) {
+            return Err("patroni.hook and patroni.gate are for labs without Holdfast, which brings its own".into());
+        }
         self.check_clusters()?;
         self.check_hosts()
     }
@@ -54,12 +63,15 @@ impl Spec {
         }
         let mut scopes = BTreeSet::new();
         for cluster in &self.cluster {
-            let Cluster { scope, namespace, class } = cluster;
+            let Cluster { scope, namespace, class, synchronous_node_count } = cluster;
             holdfast_types::Scope::new(scope.clone()).map_err(|error| format!("cluster.scope: {error}"))?;
             holdfast_types::Namespace::new(namespace.clone())
                 .map_err(|error| format!("cluster.namespace: {error}"))?;
             if !scopes.insert(scope) {
                 return Err(format!("cluster {scope} is there twice"));
+            }
+            if *synchronous_node_count == 0 {
+                return Err(format!("cluster {scope}: synchronous_node_count must be at least 1"));
             }
             if *class == Class::On {
                 return Err(format!("cluster {scope}: class on is not built yet; use quorum or off"));
@@ -85,8 +97,12 @@ impl Spec {
                         host.name
                     ));
                 }
-                if host.role != Role::Database && !(host.tags.is_empty() && host.tablespaces.is_empty()) {
-                    return Err(format!("host {}: only database hosts have tags and tablespaces", host.name));
+                let plain = host.tags.is_empty() && host.tablespaces.is_empty() && !host.pgbouncer;
+                if host.role != Role::Database && !plain {
+                    return Err(format!(
+                        "host {}: only database hosts have tags, tablespaces and a pgbouncer of their own",
+                        host.name
+                    ));
                 }
             }
             let count = |role| region.host.iter().filter(|host| host.role == role).count();
@@ -118,6 +134,9 @@ mod tests {
             ("[patroni]\nttl = 20", "must not exceed ttl"),
             ("[[cluster]]\nscope = \"a\"\n[[cluster]]\nscope = \"a\"", "twice"),
             ("[[cluster]]\nscope = \"a\"\nclass = \"on\"", "not built yet"),
+            ("[patroni]\nversion = \"../x\"", "digits and dots"),
+            ("[patroni]\nhook = \"/bin/true\"", "without Holdfast"),
+            ("[[cluster]]\nscope = \"a\"\nsynchronous_node_count = 0", "at least 1"),
             ("[[region]]\nname = \"r1\"\nhost = []", "at least one etcd"),
             (
                 "[[region]]\nname = \"r1\"\nhost = [{ name = \"x\", role = \"etcd\" }, { name = \"x\", role = \"database\" }]",

@@ -75,6 +75,9 @@ impl Supervisor {
                 make(&self.host.run().join("holdfast"), (0, 0), 0o755)?;
                 make(&self.host.socket_dir(), (user, group), 0o755)?;
                 make(&self.host.data.join("data"), (user, group), 0o755)?;
+                if self.host.host.pgbouncer {
+                    make(&self.host.pooler_socket_dir(), (user, group), 0o755)?;
+                }
                 for name in &self.host.host.tablespaces {
                     make(&self.host.tablespace(name), (user, group), 0o700)?;
                 }

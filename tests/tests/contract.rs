@@ -1,0 +1,38 @@
+//! Patroni does what the protocol rests on: the lab's own version here, all that are installed with
+//! `HOLDFAST_CONTRACT=all`. Needs root and `tests/setup`.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod support;
+
+use holdfast_lab::contract::fact::FACTS;
+use holdfast_types::patroni_versions::TESTED_PATRONI;
+use serde_json::Value;
+use support::{Lab, text, within};
+
+const LAB: &str = "t_contract";
+/// A version takes about a minute.
+const DEADLINE_MS: u64 = 600_000;
+
+#[test]
+fn every_fact_that_the_protocol_rests_on_holds() {
+    // Takes down what it leaves behind.
+    let lab = Lab::named(LAB);
+    let mut line = vec![env!("CARGO_BIN_EXE_holdfast-lab"), "contract", "-o", "json", "--name", lab.name()];
+    let all = std::env::var("HOLDFAST_CONTRACT").is_ok_and(|word| word == "all");
+    line.extend(all.then_some("--all"));
+    let said = within(DEADLINE_MS, &line);
+    let versions: Vec<Value> = serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    for version in &versions {
+        let answers = version["answers"].as_array().unwrap();
+        let broken: Vec<&Value> = answers.iter().filter(|answer| answer["holds"] != true).collect();
+        assert!(broken.is_empty(), "Patroni {}: {broken:#?}", version["version"]);
+        assert_eq!(answers.len(), FACTS.len(), "{answers:#?}");
+        let own = text(&version["version"]);
+        let minor: Vec<&str> = own.split('.').take(2).collect();
+        assert!(TESTED_PATRONI.contains(&minor.join(".").as_str()), "{own} is not in the list of tested versions");
+    }
+    let tested = |minor: &&str| versions.iter().any(|one| text(&one["version"]).starts_with(&format!("{minor}.")));
+    assert!(!all || TESTED_PATRONI.iter().all(|minor| tested(&minor)), "not all of {TESTED_PATRONI:?} were asked");
+    assert!(said.success(), "{}", said.stderr);
+}
