@@ -1,6 +1,7 @@
 //! The operator's verbs. This side reads files and clocks, connects, asks and prints; what is true of a cluster and
 //! what stands in the way of an order is decided by [`crate::view`].
 
+mod adopt;
 mod agents;
 mod arm;
 mod config;
@@ -17,6 +18,7 @@ pub mod print;
 mod show;
 mod target;
 mod watch;
+mod yaml;
 
 use std::process::ExitCode;
 
@@ -56,6 +58,12 @@ pub enum Verb {
     Maintenance(maintenance::MaintenanceVerb),
     /// Faults of the installation, each with its remedy
     Doctor(doctor::DoctorOptions),
+    /// Bring a running cluster of Patroni in
+    #[command(subcommand)]
+    Adopt(adopt::AdoptVerb),
+    /// Take Holdfast out again
+    #[command(subcommand)]
+    Remove(adopt::RemoveVerb),
 }
 
 /// Runs a verb to its end and says how the process exits.
@@ -89,6 +97,8 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Doctor(options) => doctor::doctor(options).await,
         Verb::Maintenance(verb) => maintenance::run(verb).await,
         Verb::Hold(hold::HoldVerb::End(options)) => hold::end(options).await,
+        Verb::Adopt(verb) => adopt::adopt(verb).await,
+        Verb::Remove(verb) => adopt::remove(verb).await,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod keys;
 pub mod mode;
 pub mod names;
 pub mod now;
+pub mod patroni_versions;
 pub mod permissions;
 pub mod position;
 pub mod record;
