@@ -40,10 +40,7 @@ fn make(pki: pki::Pki) -> ExitCode {
     let output = pki.output;
     match pki::run(pki) {
         Ok(made) => {
-            match output {
-                cli::Output::Json => cli::print::json(&made),
-                cli::Output::Table => cli::print::data(&made.table()),
-            }
+            cli::print::report(output, &made, || made.table());
             cli::print::prose(&made.text);
             ExitCode::SUCCESS
         }

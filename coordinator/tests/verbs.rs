@@ -543,6 +543,42 @@ async fn a_person_says_that_a_writer_which_was_lost_in_a_pause_is_off() {
     assert!(orders.out.contains("power is off"), "{orders:?}");
 }
 
+#[tokio::test]
+async fn the_way_in_and_the_way_out_are_printed_and_nothing_is_written() {
+    let ground = Ground::new().await;
+    let mut built = Built::unarmed();
+    built.remove_session(3);
+    ground.plant(&built).await;
+    let before = ground.revision().await;
+    let plan = ground.run(&["adopt", "plan", "--cluster", "main", "-o", "json"]).await.json();
+    let steps = plan["steps"].as_array().unwrap();
+    assert_eq!(
+        (&plan["format"], &plan["plan"], &steps[0]["number"]),
+        (&1.into(), &"adopt".into(), &1.into())
+    );
+    assert!(steps.iter().all(|step| step["where"].is_string() && step["text"].is_string()), "{plan}");
+    let done: Vec<&serde_json::Value> = steps.iter().map(|step| &step["done"]).collect();
+    assert!(
+        done.contains(&&true.into()) && done.contains(&&false.into()) && done.contains(&&"unknown".into())
+    );
+    let people = ground.run(&["adopt", "plan"]).await;
+    assert!(people.code == 0 && people.out.contains("(there already)"), "{people:?}");
+    let missing = ground.run(&["adopt", "check"]).await;
+    assert!(
+        missing.code == 3 && missing.out.contains("1. the agent of db3 has no live session"),
+        "{missing:?}"
+    );
+    let yaml = ground.run(&["adopt", "check", "-o", "yaml"]).await;
+    assert!(yaml.code == 3 && yaml.out.contains("cluster: \"r1/service/main\"\n"), "{yaml:?}");
+    let out = ground.run(&["remove", "plan", "-o", "yaml"]).await;
+    assert!(out.code == 0 && out.out.contains("plan: \"remove\"\n"), "{out:?}");
+    assert_eq!(ground.revision().await, before, "nothing is written");
+    built.session(3);
+    ground.plant(&built).await;
+    let nothing = ground.run(&["adopt", "check"]).await;
+    assert!(nothing.code == 0 && nothing.out.contains("nothing is missing"), "{nothing:?}");
+}
+
 /// Every verb with every certificate: who may not is refused before anything is written.
 #[tokio::test]
 async fn every_line_of_the_permissions_holds_for_every_certificate() {

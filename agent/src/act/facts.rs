@@ -58,6 +58,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         warned: state.warned.clone(),
         setup: state.setup.clone().map(|setup| SetupSeen {
             profile: Some(member.config.profile),
+            class: Some(instance.class),
             // A standby has one too; it means nothing there.
             synchronous_standby_names: setup.synchronous_standby_names.filter(|_| is_primary),
             standbys_without_certificate: setup.standbys_without_certificate.filter(|_| is_primary),

@@ -101,6 +101,8 @@ pub struct Instance {
     pub socket_dir: PathBuf,
     /// Its port.
     pub port: u16,
+    /// The role that the agent logs in as over that socket.
+    pub sql_role: String,
     /// The address that other members and poolers reach it by.
     pub address: String,
     /// Patroni's REST API, `https://` or `http://`.
@@ -326,6 +328,7 @@ fn instance(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Instanc
     let bin_dir = one.required("bin_dir", path);
     let socket_dir = one.required("socket_dir", path);
     let port = one.required("port", port);
+    let sql_role = one.optional("sql_role", text).unwrap_or_else(|| "postgres".into());
     let address = one.required("address", text);
     let patroni_url = one.required("patroni_url", |value| {
         let url = text(value)?;
@@ -342,6 +345,7 @@ fn instance(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Instanc
         bin_dir: bin_dir?,
         socket_dir: socket_dir?,
         port: port?,
+        sql_role,
         address: address?,
         patroni_url: patroni_url?,
         patroni_ca,
@@ -405,6 +409,7 @@ cgroup = "/sys/fs/cgroup/patroni-main"
         let config = config.unwrap();
         assert_eq!(config.second_failover_hold_ms, 600_000);
         assert_eq!(config.instances[0].class, Class::Quorum);
+        assert_eq!(config.instances[0].sql_role, "postgres");
         assert_eq!(config.timings, Timings::of(Profile::Normal));
     }
 

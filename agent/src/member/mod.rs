@@ -144,7 +144,7 @@ impl Member {
         Ok(Arc::new(Self {
             patroni_verifier,
             keys: ClusterKeys::new(&instance.cluster),
-            sql: Arc::new(Sql::new(&instance.socket_dir, instance.port)),
+            sql: Arc::new(Sql::new(&instance.socket_dir, instance.port, &instance.sql_role)),
             firewall: act::network::firewall(&instance),
             ladder: act::fence::Ladder::new(&config, &instance),
             devices: config.outside.iter().map(|device| (device.host.clone(), device.delay_ms)).collect(),

@@ -1,10 +1,20 @@
 //! How Patroni is set up on this host, as far as only the host can see it. Reads `/proc` and Patroni's file; called on the
 //! thread that may block on a disk.
 
+use std::path::Path;
+
 use holdfast_types::record::{PatroniFile, SetupSeen};
 
 use crate::observe::patroni_file;
 use crate::observe::processes::{Postmaster, Seen};
+
+/// The program behind the start gate's name.
+const OUR_PROGRAM: &str = "holdfast-agent";
+/// A unit of vip-manager has one of these while it runs under systemd: its own unit, and Debian's, one for each cluster.
+const VIP_MANAGER: [&str; 2] = [
+    "/sys/fs/cgroup/system.slice/vip-manager.service",
+    "/sys/fs/cgroup/system.slice/system-vip\\x2dmanager.slice",
+];
 
 /// What can be seen now; `None` while Patroni does not run. The profile and PostgreSQL's own setting are added by others.
 pub fn look(seen: &Seen) -> Option<SetupSeen> {
@@ -19,7 +29,9 @@ pub fn look(seen: &Seen) -> Option<SetupSeen> {
         }
         Postmaster::Gone | Postmaster::Unknown => None,
     };
-    Some(SetupSeen { file, file_problem, through_gate, ..SetupSeen::default() })
+    let gate_named = file.as_ref().map(|file| names_gate(file.bin_name_postgres.as_deref()));
+    let vip_manager = VIP_MANAGER.iter().any(|path| Path::new(path).exists()).then_some(true);
+    Some(SetupSeen { file, file_problem, through_gate, gate_named, vip_manager, ..SetupSeen::default() })
 }
 
 fn read(command_line: &[u8]) -> Result<PatroniFile, String> {
@@ -30,6 +42,13 @@ fn read(command_line: &[u8]) -> Result<PatroniFile, String> {
     patroni_file::parse(&named, &text.map_err(|error| format!("{named}: {error}"))?)
 }
 
+/// Whether Patroni starts our program in the place of `postgres`. A name without a folder is one of PostgreSQL's own.
+fn names_gate(bin_name: Option<&str>) -> bool {
+    let path = bin_name.map(Path::new).filter(|path| path.is_absolute());
+    let program = path.and_then(|path| path.canonicalize().ok());
+    program.is_some_and(|program| program.file_name().is_some_and(|name| name == OUR_PROGRAM))
+}
+
 /// Patroni starts a binary by its path; the start gate becomes PostgreSQL under its bare name.
 fn came_through_gate(command_line: &[u8]) -> bool {
     command_line.split(|byte| *byte == 0).next() == Some(b"postgres")
@@ -38,6 +57,18 @@ fn came_through_gate(command_line: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_gate_is_named_by_what_leads_to_our_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, link) = (folder.path().join("holdfast-agent"), folder.path().join("postgres"));
+        std::fs::write(&program, "").unwrap();
+        std::os::unix::fs::symlink(&program, &link).unwrap();
+        assert!(names_gate(link.to_str()));
+        std::fs::remove_file(&program).unwrap();
+        assert!(!names_gate(link.to_str()), "a link to nothing starts nothing");
+        assert!(!names_gate(Some("postgres")) && !names_gate(None));
+    }
 
     #[test]
     fn the_gates_name_for_postgresql_is_bare() {

@@ -1,4 +1,5 @@
-//! What the agent asks its own PostgreSQL, over the Unix socket as a superuser, each time with a deadline.
+//! What the agent asks its own PostgreSQL, over the Unix socket, each time with a deadline. The role needs
+//! `pg_monitor` and nothing else: `holdfast adopt plan` prints how it is made.
 //!
 //! One connection is kept and made again when it breaks; a statement that does not answer costs the connection, so
 //! that a stuck backend never holds up the next question (promise I8). Decides nothing.
@@ -117,13 +118,13 @@ pub struct StandbyState {
 }
 
 impl Sql {
-    /// Prepares a connection to `port` in `socket_dir`; nothing is opened yet.
-    pub fn new(socket_dir: &Path, port: u16) -> Self {
+    /// Prepares a connection as `role` to `port` in `socket_dir`; nothing is opened yet.
+    pub fn new(socket_dir: &Path, port: u16, role: &str) -> Self {
         let mut config = tokio_postgres::Config::new();
         config
             .host_path(socket_dir)
             .port(port)
-            .user("postgres")
+            .user(role)
             .dbname("postgres")
             .application_name("holdfast-agent");
         let patient = config.clone();

@@ -1,10 +1,11 @@
-//! Patroni's own file, of which etcd says nothing: its watchdog, its hook, its name for PostgreSQL's binary. Pure functions
-//! over bytes; what is found is published with the member's facts, for `doctor` and `arm`, and nothing is decided on it.
+//! Patroni's own file, of which etcd says nothing: its watchdog, its hook, its name for PostgreSQL's binary, its store. Pure
+//! functions over bytes; what is found is published with the member's facts, for `doctor` and `arm`, and nothing is decided on it.
 
 use std::path::PathBuf;
 
 use holdfast_types::record::PatroniFile;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// A file of Patroni has a few kilobytes; a larger one is none.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -19,6 +20,30 @@ const ALIASED_EVENTS_MAX: usize = 10_000;
 struct File {
     watchdog: Option<Watchdog>,
     postgresql: Option<Postgresql>,
+    citus: Option<IgnoredAny>,
+    consul: Option<IgnoredAny>,
+    etcd: Option<IgnoredAny>,
+    etcd3: Option<IgnoredAny>,
+    exhibitor: Option<IgnoredAny>,
+    kubernetes: Option<IgnoredAny>,
+    raft: Option<IgnoredAny>,
+    zookeeper: Option<IgnoredAny>,
+}
+
+impl File {
+    /// Patroni tries its stores in the order of their names.
+    fn dcs(&self) -> Option<&'static str> {
+        let sections = [
+            ("consul", &self.consul),
+            ("etcd", &self.etcd),
+            ("etcd3", &self.etcd3),
+            ("exhibitor", &self.exhibitor),
+            ("kubernetes", &self.kubernetes),
+            ("raft", &self.raft),
+            ("zookeeper", &self.zookeeper),
+        ];
+        sections.into_iter().find(|(_, section)| section.is_some()).map(|(name, _)| name)
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -54,9 +79,12 @@ pub fn parse(path: &str, text: &str) -> Result<PatroniFile, String> {
     let options = serde_saphyr::options! { alias_limits: limits };
     let file: File =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| format!("{path}: {error}"))?;
+    let (dcs, citus) = (file.dcs().map(str::to_owned), Some(file.citus.is_some()));
     let postgresql = file.postgresql.unwrap_or_default();
     Ok(PatroniFile {
         path: path.to_owned(),
+        dcs,
+        citus,
         watchdog_mode: file.watchdog.and_then(|watchdog| watchdog.mode).map(|mode| match mode {
             Mode::Switch(false) => "off".into(),
             Mode::Switch(true) => "automatic".into(),
@@ -93,12 +121,26 @@ mod tests {
     #[test]
     fn what_is_absent_is_absent_and_damage_is_named() {
         let found = parse("/p", "scope: main\n").unwrap();
-        assert_eq!(found, PatroniFile { path: "/p".into(), ..PatroniFile::default() });
+        let nothing = PatroniFile { path: "/p".into(), citus: Some(false), ..PatroniFile::default() };
+        assert_eq!(found, nothing);
         let switched = parse("/p", r#"{"watchdog": {"mode": "required"}}"#).unwrap();
         assert_eq!(switched.watchdog_mode.as_deref(), Some("required"));
         for bad in ["postgresql: [", "postgresql: {pre_promote: [1]}"] {
             assert!(parse("/etc/p.yml", bad).unwrap_err().starts_with("/etc/p.yml: "), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_store_is_the_one_that_patroni_takes() {
+        let store = |text: &str| parse("/p", text).unwrap().dcs;
+        assert_eq!(store("etcd3:\n  hosts: [a:2379]\nraft: {}\n").as_deref(), Some("etcd3"));
+        assert_eq!(
+            store("zookeeper: {hosts: [z:2181]}\nconsul: {host: c:8500}\n").as_deref(),
+            Some("consul")
+        );
+        assert_eq!(store("etcd3:\nkubernetes:\n  bypass_api_service: true\n").as_deref(), Some("kubernetes"));
+        assert_eq!(store("scope: main\n"), None, "its environment may name one");
+        assert_eq!(parse("/p", "citus: {group: 0, database: c}").unwrap().citus, Some(true));
     }
 
     #[test]

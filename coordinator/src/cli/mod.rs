@@ -1,6 +1,7 @@
 //! The operator's verbs. This side reads files and clocks, connects, asks and prints; what is true of a cluster and
 //! what stands in the way of an order is decided by [`crate::view`].
 
+mod adopt;
 mod agents;
 mod arm;
 mod config;
@@ -20,6 +21,7 @@ mod show;
 mod target;
 mod upgrade;
 mod watch;
+mod yaml;
 
 use std::process::ExitCode;
 
@@ -64,6 +66,12 @@ pub enum Verb {
     Upgrade(upgrade::UpgradeVerb),
     /// Faults of the installation, each with its remedy
     Doctor(doctor::DoctorOptions),
+    /// Bring a running cluster of Patroni in
+    #[command(subcommand)]
+    Adopt(adopt::AdoptVerb),
+    /// Take Holdfast out again
+    #[command(subcommand)]
+    Remove(adopt::RemoveVerb),
 }
 
 /// Runs a verb to its end and says how the process exits.
@@ -99,6 +107,8 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Upgrade(verb) => upgrade::run(verb).await,
         Verb::Maintenance(verb) => maintenance::run(verb).await,
         Verb::Hold(hold::HoldVerb::End(options)) => hold::end(options).await,
+        Verb::Adopt(verb) => adopt::adopt(verb).await,
+        Verb::Remove(verb) => adopt::remove(verb).await,
     }
 }
 

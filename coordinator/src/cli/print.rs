@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::target::Output;
+use super::yaml;
 
 /// Writes an answer as it is.
 pub fn data(text: &str) {
@@ -20,10 +21,17 @@ pub fn json(value: &impl Serialize) {
     data(&format!("{text}\n"));
 }
 
+/// Writes an answer as YAML.
+pub fn yaml(value: &impl Serialize) {
+    let value = serde_json::to_value(value).expect("our reports have string keys and finite numbers only");
+    data(&yaml::document(&value));
+}
+
 /// Writes a report as it was asked for.
 pub fn report(output: Output, report: &impl Serialize, text: impl FnOnce() -> String) {
     match output {
         Output::Json => json(report),
+        Output::Yaml => yaml(report),
         Output::Table => data(&text()),
     }
 }

@@ -92,13 +92,11 @@ pub async fn list(options: &StatusOptions) -> Result<Exit, Failure> {
 
 async fn show_list(session: &Session, output: Output) -> Result<(), Failure> {
     let report = StatusReport::new(&session.view().await?, None);
-    match output {
-        Output::Json => print::json(&serde_json::json!({
-            "format": report.format, "cluster": report.cluster, "system_id": report.system_id,
-            "read_at": report.read_at, "members": report.members,
-        })),
-        Output::Table => print::data(&report.member_table()),
-    }
+    let members = serde_json::json!({
+        "format": report.format, "cluster": report.cluster, "system_id": report.system_id,
+        "read_at": report.read_at, "members": report.members,
+    });
+    print::report(output, &members, || report.member_table());
     Ok(())
 }
 

@@ -26,6 +26,8 @@ pub enum Output {
     Table,
     /// For programs; carries `format`.
     Json,
+    /// The same, for people who read it.
+    Yaml,
 }
 
 /// The options that every verb has.

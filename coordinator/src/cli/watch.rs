@@ -99,7 +99,8 @@ impl<'s> Follower<'s> {
         let at = text::moment(view.read_wall_ms);
         match self.output {
             Output::Table => print::data(&format!("{at} {what:6} {told}\n")),
-            Output::Json => print::json_line(&json!({
+            // A line of JSON is a document of YAML.
+            Output::Json | Output::Yaml => print::json_line(&json!({
                 "format": FORMAT, "at": at, "revision": view.revision,
                 "cluster": view.cluster.to_string(), "what": what, "text": told,
             })),

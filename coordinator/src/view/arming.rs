@@ -7,7 +7,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::{class, maintenance, overriding, setup, text};
+use super::{class, limits, maintenance, overriding, setup, text};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,8 +61,12 @@ pub fn check(view: &ClusterView) -> Check {
     for fault in setup::faults(view) {
         check.block(format!("{}: {}", fault.cause, fault.effect), fault.remedy);
     }
+    for (problem, fix) in limits::refusals(view) {
+        check.block(problem, fix);
+    }
     check.warnings.extend(setup::unknown(view));
     check.warnings.extend(setup::notes(view));
+    check.warnings.extend(limits::warnings(view));
     members(view, &mut check);
     match &view.patroni.leader {
         None => check.block("Patroni has no leader", "wait until it has one: patronictl list"),

@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, a file or a socket; [`crate::cli`] does, and hands over what it found. What could not be
 //! read is shown as unknown, never guessed.
 
+pub mod adoption;
 pub mod agents;
 pub mod arming;
 pub mod changes;
@@ -14,6 +15,7 @@ pub mod events;
 pub mod fenced;
 pub mod fencing;
 pub mod findings;
+pub mod limits;
 pub mod maintenance;
 pub mod overriding;
 pub mod patroni;

@@ -65,6 +65,9 @@ pub struct PatroniMember {
     /// `postgres://host:port/db`.
     #[serde(default)]
     pub conn_url: Option<String>,
+    /// `https://host:port/patroni`: its REST API.
+    #[serde(default)]
+    pub api_url: Option<String>,
     /// Its tags.
     #[serde(default)]
     pub tags: BTreeMap<String, Value>,

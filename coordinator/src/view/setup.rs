@@ -64,7 +64,30 @@ pub fn notes(view: &ClusterView) -> Vec<String> {
             lines.push(format!("the agent of {member} would not notice a Patroni that hangs: {problem}"));
         }
     }
+    lines.extend(gate_not_asked_yet(view));
     lines
+}
+
+/// What holds later than people may think: the start gate is named, and no start has asked it yet.
+fn gate_not_asked_yet(view: &ClusterView) -> Option<String> {
+    let later = |setup: &SetupSeen| setup.through_gate == Some(false) && setup.gate_named == Some(true);
+    let members: Vec<&MemberName> =
+        seen(view).filter(|(_, setup)| later(setup)).map(|(member, _)| member).collect();
+    if members.is_empty() {
+        return None;
+    }
+    let who = text::list(members);
+    Some(format!(
+        "the PostgreSQL of {who} was started before Patroni's file named the start gate, or by hand: its next start by Patroni asks the gate"
+    ))
+}
+
+/// What is wrong with one member's own setup; `None` when its host has not told enough to say that nothing is.
+pub fn faults_of(view: &ClusterView, member: &MemberName) -> Option<Vec<Fault>> {
+    let setup = view.facts.get(member)?.setup.as_ref()?;
+    let mut faults = Vec::new();
+    of_member(view, member, setup, &mut faults);
+    (setup.file.is_some() || !faults.is_empty()).then_some(faults)
 }
 
 fn seen(view: &ClusterView) -> impl Iterator<Item = (&MemberName, &SetupSeen)> {
@@ -128,7 +151,7 @@ fn cascading(view: &ClusterView) -> impl Iterator<Item = (&MemberName, &str)> {
 /// Patroni's default.
 const PATRONI_TTL_S: u64 = 30;
 
-fn word(profile: holdfast_types::Profile) -> &'static str {
+pub(super) fn word(profile: holdfast_types::Profile) -> &'static str {
     match profile {
         holdfast_types::Profile::Fast => "fast",
         holdfast_types::Profile::Normal => "normal",
@@ -151,15 +174,19 @@ fn of_member(view: &ClusterView, member: &MemberName, setup: &SetupSeen, faults:
         }
         hook(view, member, file, &mut add);
     }
-    if setup.through_gate == Some(false) {
-        let place = setup.file.as_ref().map_or("patroni.yml", |file| file.path.as_str());
+    of_gate(member, setup, &mut add);
+    if let (Some(own), Some(class)) = (setup.class, view.patroni.class())
+        && own != class
+        // One fault is enough: the cluster's own.
+        && class != Class::On
+    {
         add(
             format!(
-                "the PostgreSQL of {member} was not started through the start gate: bin_name.postgres is not ours, or somebody started it by hand"
+                "the agent of {member} is configured for class {own}, and Patroni's synchronous_mode makes it {class}"
             ),
-            "a fenced or deposed node would start, and accept writes, without being asked",
+            "it would fence and promise by rules that this cluster does not keep",
             format!(
-                "postgresql: bin_name: postgres: /usr/lib/holdfast/postgres in {place}, then patronictl restart {member}"
+                "class = \"{class}\" of the [[instance]] in that host's agent.toml, then systemctl restart holdfast-agent"
             ),
         );
     }
@@ -170,6 +197,29 @@ fn of_member(view: &ClusterView, member: &MemberName, setup: &SetupSeen, faults:
             "patronictl edit-config -s synchronous_mode_strict=false, or bring a synchronous standby back"
                 .into(),
         );
+    }
+}
+
+/// Patroni reads the name of PostgreSQL's binary at each start: once its file has it, a PostgreSQL that runs needs no restart.
+fn of_gate(member: &MemberName, setup: &SetupSeen, add: &mut impl FnMut(String, &'static str, String)) {
+    let place = setup.file.as_ref().map_or("patroni.yml", |file| file.path.as_str());
+    let effect = "a fenced or deposed node would start, and accept writes, without being asked";
+    let set = format!("postgresql: bin_name: postgres: /usr/lib/holdfast/postgres in {place}");
+    match (setup.gate_named, setup.through_gate) {
+        (Some(false), _) => add(
+            format!("bin_name.postgres on {member} does not lead to the start gate"),
+            effect,
+            format!("{set}, then patronictl reload; PostgreSQL goes on running"),
+        ),
+        // Its agent does not look at the name.
+        (None, Some(false)) => add(
+            format!(
+                "the PostgreSQL of {member} was not started through the start gate: bin_name.postgres is not ours, or somebody started it by hand"
+            ),
+            effect,
+            format!("{set}, then patronictl restart {member}"),
+        ),
+        (Some(true) | None, _) => {}
     }
 }
 
@@ -266,6 +316,33 @@ mod tests {
             "{gate:?}"
         );
         assert_eq!(of_db2(|setup| setup.through_gate = None), [""; 0], "unknown is no fault");
+        let class = of_db2(|setup| setup.class = Some(Class::Off));
+        assert_eq!(
+            class,
+            ["the agent of db2 is configured for class off, and Patroni's synchronous_mode makes it quorum"]
+        );
+    }
+
+    #[test]
+    fn a_gate_that_is_named_counts_from_the_next_start() {
+        let mut built = Built::healthy();
+        let set = |setup: &mut SetupSeen, named| {
+            (setup.through_gate, setup.gate_named) = (Some(false), Some(named));
+        };
+        built.facts(2, |facts| set(facts.setup.as_mut().unwrap(), true));
+        let view = built.view();
+        assert_eq!(faults(&view), [], "PostgreSQL is not restarted for Holdfast");
+        assert!(
+            notes(&view)[0].starts_with("the PostgreSQL of db2 was started before"),
+            "{:?}",
+            notes(&view)
+        );
+        built.facts(2, |facts| set(facts.setup.as_mut().unwrap(), false));
+        let found = faults(&built.view());
+        assert_eq!(found[0].cause, "bin_name.postgres on db2 does not lead to the start gate");
+        assert!(found[0].remedy.ends_with("PostgreSQL goes on running") && found.len() == 1);
+        assert_eq!(faults_of(&built.view(), &crate::view::testing::db(2)), Some(found));
+        assert_eq!(faults_of(&Built::empty().view(), &crate::view::testing::db(2)), None);
     }
 
     #[test]

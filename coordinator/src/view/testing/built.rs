@@ -370,14 +370,19 @@ impl Built {
 fn setup(n: u8) -> SetupSeen {
     SetupSeen {
         profile: Some(Profile::Fast),
+        class: None,
         file: Some(PatroniFile {
             path: "/etc/patroni/main.yml".into(),
             watchdog_mode: Some("off".into()),
             pre_promote: Some("holdfast-agent promote-gate --namespace service --scope main".into()),
             bin_name_postgres: Some("/usr/lib/holdfast/postgres".into()),
+            dcs: Some("etcd3".into()),
+            citus: Some(false),
         }),
         file_problem: None,
         through_gate: Some(true),
+        gate_named: None,
+        vip_manager: None,
         synchronous_standby_names: (n == 1).then(|| "ANY 1 (db2,db3)".into()),
         standbys_without_certificate: (n == 1).then(Vec::new),
         rest_problem: None,

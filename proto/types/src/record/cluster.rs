@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::WarnedCommits;
-use crate::{HostName, Incarnation, MemberName, Mode, Position, Profile, Term};
+use crate::{Class, HostName, Incarnation, MemberName, Mode, Position, Profile, Term};
 
 /// What a cluster lets Holdfast do, and who said so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,9 @@ pub struct SetupSeen {
     /// The agent's timing profile.
     #[serde(default)]
     pub profile: Option<Profile>,
+    /// The class that the agent's configuration gives the cluster; absent from builds that do not tell.
+    #[serde(default)]
+    pub class: Option<Class>,
     /// Patroni's own file.
     #[serde(default)]
     pub file: Option<PatroniFile>,
@@ -90,6 +93,13 @@ pub struct SetupSeen {
     /// Whether the running postmaster came through the start gate.
     #[serde(default)]
     pub through_gate: Option<bool>,
+    /// Whether the file's `bin_name.postgres` leads to the agent's program, so that the next start asks the start gate. Absent
+    /// from builds that do not look.
+    #[serde(default)]
+    pub gate_named: Option<bool>,
+    /// A unit of vip-manager runs on the host. Absent: none was seen, which does not say that there is none.
+    #[serde(default)]
+    pub vip_manager: Option<bool>,
     /// `synchronous_standby_names` as PostgreSQL has it in force; of a primary only.
     #[serde(default)]
     pub synchronous_standby_names: Option<String>,
@@ -116,6 +126,13 @@ pub struct PatroniFile {
     /// `postgresql.bin_name.postgres`.
     #[serde(default)]
     pub bin_name_postgres: Option<String>,
+    /// The section that names Patroni's store (`etcd3`, `consul`, ...): the first by name, as Patroni takes it. Absent where the
+    /// file has none, because Patroni takes it from its environment then.
+    #[serde(default)]
+    pub dcs: Option<String>,
+    /// Whether there is a section `citus`.
+    #[serde(default)]
+    pub citus: Option<bool>,
 }
 
 /// Why a node is fenced.
