@@ -5,6 +5,8 @@
 //! Deadlines count from the *send* time of the last confirmed renewal (rule 19).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::world::Mirror;
 
 /// What is known of our session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,11 +62,18 @@ pub struct Keeper {
     disk: Disk,
     record: SessionRecord,
     held: watch::Sender<Held>,
+    world: watch::Receiver<Mirror>,
+    /// The revision at which our key was put last.
+    announced: AtomicI64,
 }
 
 impl Keeper {
     /// Prepares the session of this host; [`Keeper::run`] holds it.
-    pub fn new(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<(Self, watch::Receiver<Held>)> {
+    pub fn new(
+        config: &Config,
+        store: Arc<dyn Store>,
+        world: watch::Receiver<Mirror>,
+    ) -> anyhow::Result<(Self, watch::Receiver<Held>)> {
         let counter = config.state_dir.join("incarnation");
         let incarnation = next_incarnation(&counter)?;
         let (held, receiver) = watch::channel(Held::default());
@@ -84,6 +94,8 @@ impl Keeper {
                 reads_format: holdfast_types::record::FORMAT,
             },
             held,
+            world,
+            announced: AtomicI64::new(0),
         };
         Ok((keeper, receiver))
     }
@@ -182,7 +194,8 @@ impl Keeper {
                 writes: vec![Write::Put { key: self.key.clone(), value: stored.encode(), lease }],
                 otherwise_read: Vec::new(),
             };
-            if let TxnOutcome::Succeeded { .. } = self.store.txn(txn).await? {
+            if let TxnOutcome::Succeeded { revision } = self.store.txn(txn).await? {
+                self.announced.store(revision, Relaxed);
                 let own = OwnSession { session: SessionId(lease), incarnation: self.record.incarnation };
                 self.held.send_modify(|held| held.own = Some(own));
                 tracing::info!(session = %own.session, incarnation = own.incarnation.0, "session announced");
@@ -201,12 +214,28 @@ impl Keeper {
         Ok(())
     }
 
+    /// Somebody has deleted our key, and its lease lives on: others would take this host for gone.
+    async fn put_again(&self, lease: i64) {
+        let is_lost = self.world.borrow().has_lost(&self.key, self.announced.load(Relaxed));
+        if !is_lost {
+            return;
+        }
+        tracing::warn!(key = self.key, "the key of our session was deleted: it is put again");
+        // The next renewal tries again.
+        if let Err(error) = self.announce(lease).await {
+            tracing::debug!(%error, "the key of our session is not back yet");
+        }
+    }
+
     async fn renew_while_it_lasts(&self, lease: i64) -> StoreError {
         let mut wait = self.renew;
         loop {
             tokio::time::sleep(wait).await;
             wait = match self.renew(lease).await {
-                Ok(()) => self.renew,
+                Ok(()) => {
+                    self.put_again(lease).await;
+                    self.renew
+                }
                 Err(error @ StoreError::LeaseNotFound { .. }) => {
                     self.held.send_modify(|held| held.own = None);
                     return error;
@@ -258,6 +287,8 @@ mod tests {
                 reads_format: holdfast_types::record::FORMAT,
             },
             held,
+            world: watch::channel(Mirror::default()).1,
+            announced: AtomicI64::new(0),
         };
         let lease = keeper.begin().await.unwrap();
         let (release, hang) = mpsc::channel::<()>();

@@ -12,7 +12,7 @@ use holdfast_agent_core::sync::AnySetting;
 use holdfast_host::nftables::Generation;
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::trace::TraceContext;
-use holdfast_types::record::{MemberFacts, RestartEnd, SetupSeen, TermRecord, WarnedCommits};
+use holdfast_types::record::{LocalDisarm, MemberFacts, RestartEnd, SetupSeen, TermRecord, WarnedCommits};
 use holdfast_types::{MemberName, Position, Term, Timeline};
 
 use super::journal;
@@ -23,6 +23,10 @@ use crate::gate::remembered::{Away, Remembered};
 pub struct State {
     /// What is on disk for the gates.
     pub remembered: Remembered,
+    /// A person's order to this host alone, standing or ended; the same as on disk.
+    pub local_disarm: Option<LocalDisarm>,
+    /// Why that cannot be read; then it counts for nothing.
+    pub local_problem: Option<String>,
     /// Where we are in leaving a writer; the same as on disk.
     pub phase: Option<Phase>,
     /// What the kernel's table lets through.

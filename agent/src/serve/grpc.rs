@@ -16,7 +16,8 @@ use holdfast_proto::message::{
     PoolerStatus, PromiseHeld, Refusal, Role,
 };
 use holdfast_proto::server::{Asker, Host};
-use holdfast_types::Incarnation;
+use holdfast_proto::tls::Identity;
+use holdfast_types::{Incarnation, certificate};
 use tokio::sync::watch;
 
 use crate::act;
@@ -32,6 +33,7 @@ pub struct Answers {
     session: watch::Receiver<Held>,
     members: Arc<[Arc<Member>]>,
     routes: Vec<Arc<Mutex<PoolerStatus>>>,
+    identity: Identity,
 }
 
 impl Answers {
@@ -42,8 +44,9 @@ impl Answers {
         session: watch::Receiver<Held>,
         members: Arc<[Arc<Member>]>,
         routes: Vec<Arc<Mutex<PoolerStatus>>>,
+        identity: Identity,
     ) -> Self {
-        Self { config, world, session, members, routes }
+        Self { config, world, session, members, routes, identity }
     }
 
     fn member(&self, name: &InstanceName) -> Result<&Arc<Member>, Refusal> {
@@ -63,6 +66,11 @@ impl Answers {
         if own.is_none() {
             problems.push("this host has no session in etcd".to_owned());
         }
+        let end = certificate::warning(self.identity.ends_unix_s(), clock::wall_ms() / 1_000);
+        problems.extend(
+            end.map(|end| format!("the certificate of this agent {end}; issue a new one: holdfast pki host")),
+        );
+        problems.extend(self.identity.problems());
         let poolers = self.routes.iter();
         HostStatus {
             region: self.config.region.clone(),
@@ -136,7 +144,10 @@ fn instance(member: &Member) -> InstanceStatus {
             Phase::Positioned { promise } | Phase::Promised { promise } => Some(promise.position),
         },
     });
-    let mut problems = Vec::new();
+    let mut problems: Vec<String> = state.disarmed_here().map(|record| {
+        format!("{record}; Patroni alone decides here, and I2 does not hold; on this host: holdfast disarm --local --undo")
+    }).into_iter().collect();
+    problems.extend(state.local_problem.clone());
     if state.patroni_hung {
         problems.push("Patroni does not answer".to_owned());
     }

@@ -11,6 +11,7 @@ use holdfast_types::record::{ModeRecord, Stored};
 
 use super::agents;
 use super::exit::{Exit, Failure};
+use super::local::{self, LocalOptions};
 use super::order::{ATTEMPTS, Action, Order, Settled};
 use super::target::{Session, Target, now_wall_ms};
 use crate::view::arming::{self, Check};
@@ -29,14 +30,27 @@ pub struct ModeOptions {
     order: Order,
 }
 
+/// Options of `disarm`.
+#[derive(Debug, Clone, Args)]
+pub struct DisarmOptions {
+    #[command(flatten)]
+    common: ModeOptions,
+    #[command(flatten)]
+    local: LocalOptions,
+}
+
 /// Runs `arm`.
 pub async fn arm(options: &ModeOptions) -> Result<Exit, Failure> {
     set(options, "arm", Mode::Armed).await
 }
 
 /// Runs `disarm`.
-pub async fn disarm(options: &ModeOptions) -> Result<Exit, Failure> {
-    set(options, "disarm", Mode::Disarmed).await
+pub async fn disarm(options: &DisarmOptions) -> Result<Exit, Failure> {
+    let DisarmOptions { common, local } = options;
+    if local.local {
+        return local::disarm(local, &common.order, common.target.output).await;
+    }
+    set(common, "disarm", Mode::Disarmed).await
 }
 
 async fn set(options: &ModeOptions, name: &'static str, mode: Mode) -> Result<Exit, Failure> {

@@ -7,7 +7,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::{class, maintenance, setup, text};
+use super::{class, local, maintenance, setup, text};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,6 +62,9 @@ pub fn check(view: &ClusterView) -> Check {
         check.block(format!("{}: {}", fault.cause, fault.effect), fault.remedy);
     }
     check.warnings.extend(setup::unknown(view));
+    for (cause, effect, next) in local::findings(view) {
+        check.block(format!("{cause}: {effect}"), next);
+    }
     members(view, &mut check);
     match &view.patroni.leader {
         None => check.block("Patroni has no leader", "wait until it has one: patronictl list"),

@@ -13,6 +13,7 @@ pub mod events;
 pub mod fenced;
 pub mod fencing;
 pub mod findings;
+pub mod local;
 pub mod maintenance;
 pub mod overriding;
 pub mod patroni;

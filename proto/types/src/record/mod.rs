@@ -7,6 +7,7 @@
 mod account;
 mod cluster;
 mod fenced;
+pub mod local;
 mod outside;
 mod overriding;
 mod reign;
@@ -18,6 +19,7 @@ pub use cluster::{
     ModeRecord, PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
 pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
+pub use local::{LocalDisarm, LocalEnd};
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
