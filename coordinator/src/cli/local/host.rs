@@ -123,7 +123,8 @@ fn memories(state_dir: &Path) -> Vec<Memory> {
         Some(Memory { cluster, remembered, promised: folder.join(PROMISE_FILE).exists() })
     };
     let folders = fs::read_dir(state_dir).into_iter().flatten().flatten();
-    let mut memories: Vec<Memory> = folders.filter_map(|entry| one(entry.path())).collect();
+    let folders = folders.map(|entry| entry.path()).filter(|path| path.is_dir());
+    let mut memories: Vec<Memory> = folders.filter_map(one).collect();
     memories.sort_by(|one, other| one.cluster.cmp(&other.cluster));
     memories
 }
