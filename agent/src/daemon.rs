@@ -25,7 +25,7 @@ use crate::session::{Held, Keeper};
 use crate::telemetry::metrics::{Counters, exposition};
 use crate::telemetry::{Telemetry, scrape};
 use crate::world::World;
-use crate::{act, route_command, telemetry};
+use crate::{act, gate, route_command, telemetry};
 
 /// How long the end of the agent may wait for calls and for spans, each.
 const END_DEADLINE: Duration = Duration::from_millis(500);
@@ -35,6 +35,10 @@ const CERTIFICATE_LOOK: Duration = Duration::from_secs(10);
 
 /// Rule 6: replication is denied from the boot on, where the cluster was armed when this host was last up.
 pub async fn boot_deny(config: &Config) -> Result<()> {
+    if let Some(local) = gate::local::standing(&config.state_dir) {
+        eprintln!("holdfast-agent: replication is not denied: {local}");
+        return Ok(());
+    }
     for instance in config.instances.iter().filter(|instance| instance.class == Class::Quorum) {
         let remembered = Remembered::load(&config.state_dir, &instance.cluster);
         // What cannot be read may have been armed: denying costs a wait for the agent, allowing may cost a write.
@@ -64,7 +68,7 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     let store: Arc<dyn Store> = Arc::new(EtcdStore::new(etcd));
     let world = Arc::new(watch_clusters(&config, Arc::clone(&store)));
     let renewals = Renewals::load(&config);
-    let (keeper, session) = Keeper::new(&config, store, renewals.clone())?;
+    let (keeper, session) = Keeper::new(&config, store, renewals.clone(), world.changes())?;
     tokio::spawn(keeper.run());
     tokio::spawn(renewals.clone().keep());
     let tools = (identity.clone(), telemetry.clone());
@@ -76,7 +80,7 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
         tokio::spawn(Client::new(cluster, Arc::clone(&world)).run());
     }
     let host =
-        Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes, renewals.clone()));
+        Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes, renewals.clone(), identity.clone()));
     serve_metrics(&config, &host, &tools).await?;
     tokio::spawn(look_at_certificate(identity.clone()));
     let listener = TcpListener::bind(config.grpc_listen)

@@ -5,6 +5,8 @@
 //! Deadlines count from the *send* time of the last confirmed renewal (rule 19).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::renewals::Renewals;
+use crate::world::Mirror;
 
 /// What is known of our session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,6 +64,9 @@ pub struct Keeper {
     renewals: Renewals,
     record: SessionRecord,
     held: watch::Sender<Held>,
+    world: watch::Receiver<Mirror>,
+    /// The revision at which our key was put last.
+    announced: AtomicI64,
 }
 
 impl Keeper {
@@ -69,6 +75,7 @@ impl Keeper {
         config: &Config,
         store: Arc<dyn Store>,
         renewals: Renewals,
+        world: watch::Receiver<Mirror>,
     ) -> anyhow::Result<(Self, watch::Receiver<Held>)> {
         let counter = config.state_dir.join("incarnation");
         let incarnation = next_incarnation(&counter)?;
@@ -91,6 +98,8 @@ impl Keeper {
                 reads_format: holdfast_types::record::FORMAT,
             },
             held,
+            world,
+            announced: AtomicI64::new(0),
         };
         Ok((keeper, receiver))
     }
@@ -189,7 +198,8 @@ impl Keeper {
                 writes: vec![Write::Put { key: self.key.clone(), value: stored.encode(), lease }],
                 otherwise_read: Vec::new(),
             };
-            if let TxnOutcome::Succeeded { .. } = self.store.txn(txn).await? {
+            if let TxnOutcome::Succeeded { revision } = self.store.txn(txn).await? {
+                self.announced.store(revision, Relaxed);
                 let own = OwnSession { session: SessionId(lease), incarnation: self.record.incarnation };
                 self.held.send_modify(|held| held.own = Some(own));
                 tracing::info!(session = %own.session, incarnation = own.incarnation.0, "session announced");
@@ -215,12 +225,28 @@ impl Keeper {
         Ok(())
     }
 
+    /// Somebody has deleted our key, and its lease lives on: others would take this host for gone.
+    async fn put_again(&self, lease: i64) {
+        let is_lost = self.world.borrow().has_lost(&self.key, self.announced.load(Relaxed));
+        if !is_lost {
+            return;
+        }
+        tracing::warn!(key = self.key, "the key of our session was deleted: it is put again");
+        // The next renewal tries again.
+        if let Err(error) = self.announce(lease).await {
+            tracing::debug!(%error, "the key of our session is not back yet");
+        }
+    }
+
     async fn renew_while_it_lasts(&self, lease: i64) -> StoreError {
         let mut wait = self.renew;
         loop {
             tokio::time::sleep(wait).await;
             wait = match self.renew(lease).await {
-                Ok(()) => self.renew,
+                Ok(()) => {
+                    self.put_again(lease).await;
+                    self.renew
+                }
                 Err(error @ StoreError::LeaseNotFound { .. }) => {
                     self.held.send_modify(|held| held.own = None);
                     return error;
@@ -273,6 +299,8 @@ mod tests {
                 reads_format: holdfast_types::record::FORMAT,
             },
             held,
+            world: watch::channel(Mirror::default()).1,
+            announced: AtomicI64::new(0),
         };
         let lease = keeper.begin().await.unwrap();
         let (release, hang) = mpsc::channel::<()>();

@@ -3,6 +3,7 @@
 //! Made by the shell from a linearizable read or from a watch; every decision about a cluster is made on one of these.
 //! A record that this build cannot read is *unknown*, and named in [`Cluster::unreadable`]; it is never taken for absent.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{
@@ -220,12 +221,32 @@ impl Cluster {
     pub fn holder_could_lead(&self) -> bool {
         let holder = self.term.as_ref().and_then(|term| term.value.open_holder());
         let facts = holder.and_then(|holder| self.facts.get(holder));
-        self.writers_session_present() && facts.is_some_and(|facts| facts.eligible == Some(true))
+        let may = |facts: &MemberFacts| facts.eligible == Some(true) && facts.disarmed_locally().is_none();
+        self.writers_session_present() && facts.is_some_and(may)
+    }
+
+    /// Whether a person has taken us out of the way on a member's host: what it has said of itself before binds it no more.
+    pub fn is_disarmed_locally(&self, member: &MemberName) -> bool {
+        self.facts.get(member).is_some_and(|facts| facts.disarmed_locally().is_some())
+    }
+
+    /// The promises that may count. One of a host that was disarmed locally does not: its cut from the writer is open.
+    pub fn binding_promises(&self) -> Cow<'_, BTreeMap<MemberName, Revised<Promise>>> {
+        if !self.promises.keys().any(|member| self.is_disarmed_locally(member)) {
+            return Cow::Borrowed(&self.promises);
+        }
+        let binding = self.promises.iter().filter(|(member, _)| !self.is_disarmed_locally(member));
+        Cow::Owned(binding.map(|(member, promise)| (member.clone(), promise.clone())).collect())
+    }
+
+    /// The attestation, unless its host was disarmed locally since: the start gate there is open.
+    pub fn binding_attestation(&self) -> Option<&Revised<Attestation>> {
+        self.attestation.as_ref().filter(|found| !self.is_disarmed_locally(&found.value.holder))
     }
 
     /// Whether the writer has attested a stop in the present term.
     pub fn attested(&self) -> bool {
-        match (&self.term, &self.attestation) {
+        match (&self.term, self.binding_attestation()) {
             (Some(term), Some(attestation)) => attestation.value.term == term.value.term,
             _ => false,
         }
@@ -233,7 +254,7 @@ impl Cluster {
 
     /// Rule 10: the holder of the open term has given it back.
     pub fn given_back(&self) -> bool {
-        match (&self.term, &self.attestation) {
+        match (&self.term, self.binding_attestation()) {
             (Some(term), Some(word)) => term.value.is_given_back_by(&word.value),
             _ => false,
         }
@@ -285,7 +306,9 @@ impl Cluster {
                     None => return None,
                 };
                 let wanted = self.failover_candidate.as_ref() == Some(member);
-                let willing = facts.eligible == Some(true) && self.agent_alive(&facts.host);
+                // Its hook passes without a word to us: a term that is closed for it would be opened by nobody.
+                let open_host = facts.disarmed_locally().is_some();
+                let willing = facts.eligible == Some(true) && self.agent_alive(&facts.host) && !open_host;
                 // Patroni's own spelling of the name goes into its keys.
                 let (member, patroni) = match self.members.get_key_value(member) {
                     Some((spelt, patroni)) => (spelt, Some(patroni)),
@@ -310,5 +333,56 @@ impl Cluster {
             .iter()
             .filter_map(|(member, facts)| Some((member.clone(), facts.data_uuid.clone()?)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{at, facts, name, session, term_open};
+    use holdfast_types::record::StopKind;
+    use holdfast_types::{Incarnation, Term};
+
+    #[test]
+    fn what_a_host_said_before_it_was_disarmed_locally_binds_nobody() {
+        let promise = Promise {
+            term: Term(4),
+            writer: name("a"),
+            position: at(1, 9),
+            data_uuid: "b".into(),
+            incarnation: Incarnation(1),
+            heard_wall_ms: None,
+            at_wall_ms: 0,
+        };
+        let word = Attestation {
+            term: Term(4),
+            holder: name("a"),
+            incarnation: Incarnation(1),
+            session: SessionId(5),
+            stop: StopKind::Stopped,
+            stuck: Vec::new(),
+            at_wall_ms: 0,
+        };
+        let mut cluster = Cluster {
+            term: Some(Revised { value: term_open("a", 4, true), mod_revision: 2 }),
+            promises: [(name("b"), Revised { value: promise, mod_revision: 3 })].into(),
+            attestation: Some(Revised { value: word, mod_revision: 4 }),
+            facts: ["a", "b"].map(|member| (name(member), facts(member))).into(),
+            sessions: [(SessionId(5), session("a")), (SessionId(6), session("b"))].into(),
+            ..Cluster::default()
+        };
+        assert!(cluster.attested() && cluster.binding_promises().len() == 1);
+        assert!(cluster.candidates()[0].eligible && cluster.holder_could_lead());
+        let disarm = |cluster: &mut Cluster, member: &str| {
+            let facts = cluster.facts.get_mut(&name(member)).unwrap();
+            facts.local_disarm = Some(crate::local::tests::disarmed(false));
+        };
+        disarm(&mut cluster, "b");
+        assert!(cluster.binding_promises().is_empty() && !cluster.candidates()[0].eligible);
+        assert!(cluster.attested(), "the word of another");
+        disarm(&mut cluster, "a");
+        assert!(
+            !cluster.attested() && cluster.binding_attestation().is_none() && !cluster.holder_could_lead()
+        );
     }
 }

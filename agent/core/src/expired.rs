@@ -268,7 +268,7 @@ fn attestation<'c>(
     term: &Revised<TermRecord>,
     session: SessionId,
 ) -> Option<&'c Revised<Attestation>> {
-    cluster.attestation.as_ref().filter(|found| {
+    cluster.binding_attestation().filter(|found| {
         let word = &found.value;
         (word.term, &word.holder, word.session) == (term.value.term, term.value.holder(), session)
             && word.stop != StopKind::Relinquished

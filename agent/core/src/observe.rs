@@ -212,6 +212,8 @@ mod tests {
             contradiction: None,
             setup: None,
             warned: None,
+            local_disarm: None,
+            certificate_ends_unix_s: None,
         }
     }
 

@@ -121,6 +121,8 @@ mod tests {
             contradiction: None,
             setup: None,
             warned: None,
+            local_disarm: None,
+            certificate_ends_unix_s: None,
         };
         Cluster {
             mode: Some(Revised { value: mode, mod_revision: 1 }),

@@ -3,9 +3,10 @@
 //! The gate runs in the place of `postgres` for every start by Patroni and must answer within 2 s of its birth: a gate
 //! that took 5 s made a restarted Patroni start a second postmaster every 11 s (DESIGN section 4).
 
-use holdfast_types::record::TermRecord;
+use holdfast_types::record::{LocalDisarm, TermRecord};
 use holdfast_types::{MemberName, Mode, SessionId};
 
+use crate::local;
 use crate::mutant::{Mutant, left_out};
 
 /// How PostgreSQL would come up.
@@ -30,6 +31,8 @@ pub struct View<'o> {
     pub contradiction: Option<&'o str>,
     /// The last mode that was seen and kept on this host's disk.
     pub last_known_mode: Mode,
+    /// A person's order to this host alone that stands.
+    pub local: Option<&'o LocalDisarm>,
     /// How it would start.
     pub start_as: StartAs,
     /// A fence record, on disk or in etcd, with its reason for people.
@@ -67,6 +70,11 @@ pub fn decide(view: &View<'_>) -> Answer {
         return Answer::Pass;
     }
     let me = view.me;
+    match local::opens(view.local, view.fenced, me) {
+        Some(Ok(())) => return Answer::Pass,
+        Some(Err(why)) => return refuse(why),
+        None => {}
+    }
     if let Some(why) = view.fenced.filter(|_| !left_out(Mutant::FenceIgnored)) {
         return refuse(format!("{me} is fenced ({why}); validate and clear it with: holdfast unfence {me}"));
     }
@@ -132,6 +140,7 @@ mod tests {
             agent_gone: false,
             contradiction: None,
             last_known_mode: Mode::Armed,
+            local: None,
             start_as: StartAs::Primary,
             fenced: None,
             attesting: false,
@@ -209,6 +218,27 @@ mod tests {
             assert!(judge(|v| (v.mode, v.fenced, v.term) = (Some(mode), Some("x"), None)));
             assert!(judge(|v| (v.mode, v.last_known_mode, v.term) = (None, mode, None)));
         }
+    }
+
+    #[test]
+    fn a_local_disarm_opens_everything_but_a_fence() {
+        let local = crate::local::tests::disarmed(false);
+        let anothers = open("b");
+        for agent_gone in [true, false] {
+            let judge = |change: &dyn Fn(&mut View<'_>)| {
+                judge(|v| {
+                    (v.local, v.term, v.agent_gone) = (Some(&local), Some(&anothers), agent_gone);
+                    change(v);
+                })
+            };
+            assert!(judge(&|v| (v.mode, v.attesting, v.given_back) = (None, true, true)));
+            assert!(judge(&|v| v.contradiction = Some("term 4, not 5")));
+            assert!(!judge(&|v| v.fenced = Some("by ann")), "promise I5");
+        }
+        let over = crate::local::tests::disarmed(true);
+        assert!(judge(|v| (v.local, v.fenced) = (Some(&over), Some("by ann"))));
+        let ended = crate::local::tests::ended();
+        assert!(!judge(|v| (v.local, v.mode, v.term) = (Some(&ended), None, None)));
     }
 
     #[test]

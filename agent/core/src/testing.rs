@@ -38,6 +38,8 @@ pub(crate) fn facts(member: &str) -> holdfast_types::record::MemberFacts {
         contradiction: None,
         setup: None,
         warned: None,
+        local_disarm: None,
+        certificate_ends_unix_s: None,
     }
 }
 

@@ -116,6 +116,19 @@ impl Client {
         Ok(states)
     }
 
+    /// Nothing is guarded any more on this host, and the watchdog is let go of (`holdfast disarm --local`). A guard of a build
+    /// before this order is told instance by instance.
+    pub fn stand_down(&self) -> Result<(), GuardError> {
+        match self.exchange(&Request::StandDown, None)? {
+            Reply::Absent => Ok(()),
+            Reply::Refused(Refusal::Malformed) => {
+                self.all()?.iter().try_for_each(|state| self.release(state.name, state.term).map(drop))
+            }
+            Reply::Refused(refusal) => Err(GuardError::Refused(refusal)),
+            Reply::State(_) => Err(GuardError::Answer),
+        }
+    }
+
     fn ask(&self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> Result<State, GuardError> {
         match self.exchange(request, descriptor)? {
             Reply::State(state) => Ok(state),

@@ -100,6 +100,10 @@ pub enum Request {
         /// The place.
         place: u16,
     },
+    /// A person takes Holdfast out of the way on this host: nothing is guarded any more, whoever has asked for it, and the
+    /// watchdog is let go of. Until the next extension. Answered by [`Reply::Absent`]; a guard of a build before it answers
+    /// [`Refusal::Malformed`].
+    StandDown,
 }
 
 /// What the guard answers.
@@ -109,7 +113,7 @@ pub enum Reply {
     State(State),
     /// Not done, nothing has changed.
     Refused(Refusal),
-    /// No such instance.
+    /// No such instance; after [`Request::StandDown`]: none any more.
     Absent,
 }
 
@@ -274,6 +278,7 @@ pub fn encode_request(serial: u32, request: &Request) -> [u8; REQUEST_BYTES] {
         Request::Release { name, term } => put(3, 0, None, *term, 0, Some(name)),
         Request::Query { name } => put(4, 0, None, 0, 0, Some(name)),
         Request::QueryPlace { place } => put(5, *place, None, 0, 0, None),
+        Request::StandDown => put(6, 0, None, 0, 0, None),
     }
     writer.finish()
 }
@@ -290,6 +295,7 @@ pub fn decode_request(packet: &[u8]) -> Option<(u32, Request)> {
         3 => Request::Release { name: name?, term },
         4 => Request::Query { name: name? },
         5 => Request::QueryPlace { place: short },
+        6 => Request::StandDown,
         _ => return None,
     };
     // What a kind does not use must be zero, and so must the rest of the name: one message, one form.

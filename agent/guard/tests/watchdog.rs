@@ -106,6 +106,34 @@ fn a_guard_that_ends_while_armed_leaves_it_ticking_and_the_next_one_waits_for_th
     guard.terminate();
 }
 
+#[test]
+fn a_person_takes_every_duty_away_and_the_watchdog_is_let_go_of() {
+    if !may_guard() {
+        return;
+    }
+    let (mut device, mut cgroup) = (Device::new(), Cgroup::new());
+    let arguments = device.arguments().map(str::to_owned);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut guard = Guard::start(&arguments);
+    let (client, pid) = (guard.connect(), cgroup.sleeper());
+    cgroup.register(&client, Some(pid));
+    client.extend(name(), 7, in_ms(1_000), Some(pid)).unwrap();
+    client.stand_down().unwrap();
+    wait_for("the release", || device.taken().ends_with(b"V"));
+    assert_eq!(state(&client).phase, Phase::Idle);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(!support::has_ended(pid), "the deadline has passed, and nothing is owed");
+    // The agent's next word counts again.
+    client.extend(name(), 7, in_ms(30_000), Some(pid)).unwrap();
+    wait_for("food", || !device.taken().is_empty());
+    // What a former guard has left ticking is let go of too, without any agent.
+    guard.restart(&arguments);
+    assert_eq!(device.taken_in(TWO_MEALS), b"", "it knows of a duty that nobody has taken over");
+    guard.connect().stand_down().unwrap();
+    wait_for("the release", || device.taken().ends_with(b"V"));
+    assert!(guard.proof().contains("phase idle\nterm 7"), "{}", guard.proof());
+}
+
 /// A file system that is frozen: who writes to it sleeps in the kernel, and SIGKILL waits.
 struct Frozen {
     helper: Child,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, fchown};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
 /// Records of ours are a few hundred bytes; a file that is larger than this was not written by us.
@@ -22,6 +22,8 @@ pub fn write_owned(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
     let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
+    // Whatever the umask of whoever calls: a person's shell may have a strict one.
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
     if let Some((user, group)) = owner {
         fchown(&file, Some(user), Some(group))?;
     }

@@ -12,6 +12,7 @@ pub(crate) mod dead_man;
 pub(crate) mod generation;
 pub(crate) mod listing;
 pub(crate) mod netlink;
+mod ours;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -77,6 +78,9 @@ pub use generation::{Generation, read as generation};
 
 /// The one way through to a writer's PostgreSQL, which closes by itself.
 pub use dead_man::{DeadMan, DeadManError, Door};
+
+/// All of our tables on a host.
+pub use ours::{ours, remove_ours};
 
 /// The table of one PostgreSQL instance.
 #[derive(Debug, Clone)]

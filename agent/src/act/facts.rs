@@ -40,7 +40,8 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         patroni_alive: state.patroni_alive,
         patroni_hung: state.patroni_hung,
     };
-    let eligible = patroni.map(|patroni| eligible::decide(cluster, patroni, host));
+    let stands_aside = state.disarmed_here().is_some();
+    let eligible = patroni.map(|patroni| !stands_aside && eligible::decide(cluster, patroni, host));
     let lost_for_ms = state.stream_lost_ms.map(|lost_ms| clock::boottime_ms().saturating_sub(lost_ms));
     Some(MemberFacts {
         host: member.config.host.clone(),
@@ -56,6 +57,8 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         highest_term: state.remembered.known_term(),
         contradiction: state.contradiction.clone(),
         warned: state.warned.clone(),
+        local_disarm: state.local_disarm.clone(),
+        certificate_ends_unix_s: Some(member.identity.ends_unix_s()),
         setup: state.setup.clone().map(|setup| SetupSeen {
             profile: Some(member.config.profile),
             class: Some(instance.class),

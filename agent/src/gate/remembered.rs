@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::durable;
+use holdfast_types::record::local::REMEMBERED_FILE;
 use holdfast_types::record::{RestartEnd, Stored};
 use holdfast_types::{ClusterId, Mode, Term};
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,6 @@ impl Remembered {
 
     /// Where it is kept.
     pub fn file(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
-        folder(state_dir, cluster).join("remembered.json")
+        folder(state_dir, cluster).join(REMEMBERED_FILE)
     }
 }

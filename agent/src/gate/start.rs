@@ -10,14 +10,20 @@ use std::time::Duration;
 
 use holdfast_agent_core::start_gate::{self, StartAs};
 
-use holdfast_types::Class;
+use holdfast_types::record::LocalDisarm;
+use holdfast_types::{Class, Mode};
 
 use super::protocol::{Answer, Question, SOCKET, ask};
 use super::remembered::Remembered;
+use super::{local, without};
 use crate::config::{self, Config, Instance};
 
 /// For how long the agent may think; the rest of the 2 s is for starting and reading files.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(1_400);
+
+/// How the program that came through the gate is called, by the end of its first argument: PostgreSQL finds its own files by
+/// that, so it must be a path that leads to it, and nobody writes this one by hand.
+pub const MARK: &str = "/./postgres";
 
 /// Runs as `postgres` with the agent's configuration `file`; returns only the exit code of a refusal or failure.
 pub fn run(file: &Path, arguments: &[OsString]) -> u8 {
@@ -25,7 +31,7 @@ pub fn run(file: &Path, arguments: &[OsString]) -> u8 {
         Ok(Some(postgres)) => {
             // The seam's runner waits for children; this one replaces us instead.
             #[allow(clippy::disallowed_methods)]
-            let error = std::process::Command::new(&postgres).arg0("postgres").args(arguments).exec();
+            let error = std::process::Command::new(&postgres).arg0(marked(&postgres)).args(arguments).exec();
             eprintln!(
                 "holdfast: {} cannot be run: {error}; check bin_dir in the agent's configuration",
                 postgres.display()
@@ -40,11 +46,19 @@ pub fn run(file: &Path, arguments: &[OsString]) -> u8 {
     }
 }
 
+/// The same program, marked.
+fn marked(postgres: &Path) -> OsString {
+    let folder = postgres.parent().unwrap_or(Path::new("/"));
+    let mut path = folder.as_os_str().to_owned();
+    path.push(MARK);
+    path
+}
+
 fn decide(file: &Path, arguments: &[OsString]) -> Result<Option<PathBuf>, String> {
-    let config = config::load(file).map_err(|problems| {
-        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        format!("the agent's configuration {} is not usable: {}", file.display(), all.join("; "))
-    })?;
+    let config = match config::load(file) {
+        Ok(config) => config,
+        Err(problems) => return without_configuration(file, arguments, &problems).map(Some),
+    };
     let data_dir = data_dir(arguments);
     let instance = data_dir.as_deref().and_then(|dir| find(&config, dir));
     let Some(instance) = instance else {
@@ -62,14 +76,46 @@ fn decide(file: &Path, arguments: &[OsString]) -> Result<Option<PathBuf>, String
     }
     let standby = instance.data_dir.join("standby.signal").exists();
     let question = Question::Start { data_dir: instance.data_dir.clone(), standby };
-    let answer = ask(&config.run_dir.join(SOCKET), &question, ANSWER_DEADLINE).unwrap_or_else(|error| {
-        eprintln!("holdfast: the agent does not answer ({error}); deciding by what it left on disk");
-        alone(&config, instance, standby)
-    });
+    let answer = match local::standing(&config.state_dir) {
+        // A person's order to this host: the agent, which may hang, is not asked.
+        Some(local) => {
+            eprintln!("holdfast: {local}; until: holdfast disarm --local --undo");
+            alone(&config, instance, standby, Some(&local))
+        }
+        None => ask(&config.run_dir.join(SOCKET), &question, ANSWER_DEADLINE).unwrap_or_else(|error| {
+            eprintln!("holdfast: the agent does not answer ({error}); deciding by what it left on disk");
+            alone(&config, instance, standby, None)
+        }),
+    };
     match answer {
         Answer::Pass => Ok(Some(postgres)),
         Answer::Refuse { why } => Err(why),
     }
+}
+
+/// A left-over gate must not keep Patroni from its work where nothing was armed, nor a damaged file where a person has
+/// opened the host.
+fn without_configuration(
+    file: &Path,
+    arguments: &[OsString],
+    problems: &[config::Problem],
+) -> Result<PathBuf, String> {
+    let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let not_usable =
+        format!("the agent's configuration {} is not usable: {}", file.display(), all.join("; "));
+    let host = without::Host::of(file);
+    let data_dir = data_dir(arguments);
+    let server = || {
+        host.server(data_dir.as_deref()).ok_or_else(|| {
+            format!("{not_usable}; nor is it known where PostgreSQL's programs are: holdfast disarm --local --bin-dir DIR")
+        })
+    };
+    if passes_through(arguments) {
+        return server();
+    }
+    let why = host.lets_pass().map_err(|shut| format!("{not_usable}; {shut}"))?;
+    eprintln!("holdfast: {not_usable}; PostgreSQL starts: {why}");
+    server()
 }
 
 /// Calls that start no postmaster: Patroni makes them to learn versions and to repair with `--single`.
@@ -101,10 +147,15 @@ fn find<'c>(config: &'c Config, data_dir: &Path) -> Option<&'c Instance> {
     config.instances.iter().find(same)
 }
 
-/// The agent is gone: a standby may start, a primary only in a cluster that was not armed.
-fn alone(config: &Config, instance: &Instance, standby: bool) -> Answer {
+/// The agent is gone: a standby may start, a primary only in a cluster that was not armed, or on a host that a person has
+/// opened.
+fn alone(config: &Config, instance: &Instance, standby: bool, local: Option<&LocalDisarm>) -> Answer {
     let remembered = match Remembered::load(&config.state_dir, &instance.cluster) {
         Ok(remembered) => remembered,
+        Err(why) if local.is_some() => {
+            eprintln!("holdfast: {why}");
+            Remembered { mode: Mode::Armed, ..Remembered::default() }
+        }
         Err(why) => return Answer::Refuse { why },
     };
     let answer = start_gate::decide(&start_gate::View {
@@ -113,6 +164,7 @@ fn alone(config: &Config, instance: &Instance, standby: bool) -> Answer {
         agent_gone: true,
         contradiction: None,
         last_known_mode: remembered.mode,
+        local,
         start_as: if standby { StartAs::Standby } else { StartAs::Primary },
         fenced: remembered.fenced.as_deref(),
         attesting: remembered.attesting,
@@ -159,6 +211,13 @@ mod tests {
     fn the_data_directory_is_found_in_both_forms() {
         assert_eq!(data_dir(&arguments("--port=1 -D /d")), Some("/d".into()));
         assert_eq!(data_dir(&arguments("-D/d --port=1")), Some("/d".into()));
+    }
+
+    #[test]
+    fn the_marked_path_leads_to_the_same_program() {
+        let marked = marked(Path::new("/usr/lib/postgresql/15/bin/postgres"));
+        assert_eq!(marked, "/usr/lib/postgresql/15/bin/./postgres");
+        assert!(marked.to_str().unwrap().ends_with(MARK));
     }
 
     #[test]

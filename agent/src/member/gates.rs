@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::expired;
+use holdfast_agent_core::local;
 use holdfast_agent_core::member::{OwnSession, term_in_force};
 use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
@@ -37,7 +38,11 @@ impl Member {
             cluster.as_ref().filter(|_| has_terms).and_then(|cluster| self.contradiction(cluster));
         // An etcd that has forgotten what we know is no better than one that does not answer.
         let cluster = cluster.filter(|_| contradiction.is_none());
-        let remembered = self.state().remembered.clone();
+        let (remembered, local) = {
+            let state = self.state();
+            (state.remembered.clone(), state.disarmed_here().cloned())
+        };
+        let fences = has_terms && local.is_none();
         let given_back = cluster.as_ref().is_some_and(|cluster| self.has_given_back(cluster));
         let fenced = match &cluster {
             Some(cluster) => act::why_kept_out(cluster, &self.instance.member),
@@ -49,6 +54,7 @@ impl Member {
             agent_gone: false,
             contradiction: contradiction.as_deref(),
             last_known_mode: remembered.mode,
+            local: local.as_ref(),
             start_as,
             fenced: fenced.as_deref(),
             attesting: remembered.attesting,
@@ -60,9 +66,9 @@ impl Member {
             own_session: self.own().map(|own| own.session),
         });
         let is_writer = cluster.as_ref().and_then(term_in_force).is_some_and(|term| {
-            has_terms && !standby && term.value.open_holder() == Some(&self.instance.member)
+            fences && !standby && term.value.open_holder() == Some(&self.instance.member)
         });
-        if matches!(answer, start_gate::Answer::Pass) && has_terms {
+        if matches!(answer, start_gate::Answer::Pass) && fences {
             self.note_away().await;
         }
         match answer {
@@ -151,6 +157,9 @@ impl Member {
     }
 
     async fn try_to_open(&self, waited_ms: u64) -> anyhow::Result<Attempt> {
+        if let Some(decided) = self.opened_by_a_person() {
+            return Ok(Attempt::Decided(decided, None));
+        }
         let setting = self.sql.setting().await?;
         let replayed = act::position::replayed(self).await;
         // Read last: what was seen of PostgreSQL is older than what etcd says, never the other way round.
@@ -197,6 +206,14 @@ impl Member {
             wait_ms_max: self.hook_wait_ms_max(),
         });
         self.do_as(answer, &cluster, own, replayed).await
+    }
+
+    /// What a local disarm that stands says of a promotion here.
+    fn opened_by_a_person(&self) -> Option<Promotion> {
+        let state = self.state();
+        let fenced = state.remembered.fenced.as_deref();
+        let opens = local::opens(state.disarmed_here(), fenced, &self.instance.member)?;
+        Some(opens.map_or_else(Promotion::Refuse, |()| Promotion::Pass))
     }
 
     async fn do_as(

@@ -13,12 +13,11 @@ use holdfast_agent_core::rollback::{self, KnownMode};
 use holdfast_host::{clock, durable};
 use holdfast_types::Mode;
 use holdfast_types::record::Stored;
+use holdfast_types::record::local::PROMISE_FILE as PHASE_FILE;
 
 use super::Member;
 use crate::act;
 use crate::gate::remembered::{self, Remembered};
-
-const PHASE_FILE: &str = "promise.json";
 
 impl Member {
     /// Keeps on disk what the gates need without us: the mode, and whether we are fenced.

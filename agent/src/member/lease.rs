@@ -13,6 +13,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
+use holdfast_agent_core::local;
 use holdfast_agent_core::member::{OwnSession, term_in_force};
 use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_agent_core::rollback::KnownReign;
@@ -124,10 +125,11 @@ impl Member {
         let forgotten = contradiction.map(|_| reign.is_some_and(is_last));
         let says = cluster.known_mode().filter(|_| was_heard && forgotten.is_none());
         let mode = says.unwrap_or(state.remembered.mode);
+        let mode = local::mode_here(Some(mode), state.disarmed_here());
         lease::View {
             now_ms: clock::boottime_ms(),
             me: &self.instance.member,
-            fences: mode == Mode::Armed,
+            fences: mode == Some(Mode::Armed),
             named: (self.instance.class == Class::Off).then_some(named),
             term: term_in_force(cluster).map(|term| &term.value),
             term_is_heard: connected,
@@ -260,7 +262,7 @@ impl Member {
             asked,
             &grant::View {
                 me: &self.instance.member,
-                armed: state.remembered.mode == Mode::Armed,
+                armed: state.remembered.mode == Mode::Armed && state.disarmed_here().is_none(),
                 term,
                 promised: state.phase.as_ref().map(Phase::term).max(told).max(follows),
                 promising: state.promising,

@@ -9,6 +9,7 @@ mod hooks;
 mod journal;
 mod kept;
 mod lease;
+mod local;
 mod look;
 mod network;
 mod pulse;
@@ -47,6 +48,7 @@ use tokio::sync::{Notify, watch};
 use crate::act;
 use crate::config::{Config, Instance};
 use crate::disk::{self, Disk};
+use crate::gate;
 use crate::gate::remembered::{self, Remembered};
 use crate::session::Held;
 use crate::telemetry::Telemetry;
@@ -132,6 +134,11 @@ impl Member {
         let grant_ms = grant::longest_ms(remembered.grant_ms, config.timings.grant_ms(), 0);
         let granted_until_ms = now_ms + grant_ms;
         let phase = kept::load_phase(&folder)?;
+        // Before anything of this start acts.
+        let (local_disarm, local_problem) = match gate::local::load(&config.state_dir) {
+            Ok(found) => (found, None),
+            Err(problem) => (None, Some(problem)),
+        };
         let received_timeline = match &phase {
             Some(Phase::Intended { received_timeline, .. }) => *received_timeline,
             Some(Phase::Positioned { promise } | Phase::Promised { promise }) => {
@@ -163,6 +170,8 @@ impl Member {
                 restarts: remembered.restarts,
                 remembered,
                 phase,
+                local_disarm,
+                local_problem,
                 granted_until_ms,
                 fences: journal::Fences::load(&folder),
                 observed: Some(would::load(&folder)),
@@ -227,6 +236,7 @@ impl Member {
     /// One look, one decision, its actions. Returns whether it acted, and when to look again at the latest.
     async fn once(&self, memory: &mut Memory, eyes: &mut look::Eyes) -> (bool, Duration) {
         let (watched, connected) = self.world.watched(&self.keys);
+        self.look_for_order(eyes).await;
         let looked_ms = clock::boottime_ms();
         self.look(eyes, &watched).await;
         self.state().looked_ms = Some(looked_ms);
@@ -236,6 +246,9 @@ impl Member {
             if connected {
                 state.term = core::term_in_force(&watched).map(|term| term_seen(&term.value));
             }
+        }
+        if self.disarmed_here() {
+            return (false, self.stand_aside(&watched, connected).await);
         }
         if !connected {
             self.state().observer.forget();

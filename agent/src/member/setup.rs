@@ -5,6 +5,7 @@ use std::path::Path;
 
 use holdfast_types::record::{PatroniFile, SetupSeen};
 
+use crate::gate::start;
 use crate::observe::patroni_file;
 use crate::observe::processes::{Postmaster, Seen};
 
@@ -51,7 +52,9 @@ fn names_gate(bin_name: Option<&str>) -> bool {
 
 /// Patroni starts a binary by its path; the start gate becomes PostgreSQL under its bare name.
 fn came_through_gate(command_line: &[u8]) -> bool {
-    command_line.split(|byte| *byte == 0).next() == Some(b"postgres")
+    let program = command_line.split(|byte| *byte == 0).next().unwrap_or_default();
+    // The name alone is that of builds before the mark had a path.
+    program == b"postgres" || program.ends_with(start::MARK.as_bytes())
 }
 
 #[cfg(test)]
@@ -73,6 +76,7 @@ mod tests {
     #[test]
     fn the_gates_name_for_postgresql_is_bare() {
         assert!(came_through_gate(b"postgres\0-D\0/d\0"));
+        assert!(came_through_gate(b"/usr/lib/postgresql/15/bin/./postgres\0-D\0/d\0"));
         assert!(!came_through_gate(b"/usr/lib/postgresql/15/bin/postgres\0-D\0/d\0"));
     }
 }

@@ -14,7 +14,7 @@ use holdfast_host::nftables::Generation;
 use holdfast_proto::message::TermSeen;
 use holdfast_proto::trace::TraceContext;
 use holdfast_types::record::{
-    MemberFacts, ObservedRecord, RestartEnd, SetupSeen, TermRecord, WarnedCommits, WouldRecord,
+    LocalDisarm, MemberFacts, ObservedRecord, RestartEnd, SetupSeen, TermRecord, WarnedCommits, WouldRecord,
 };
 use holdfast_types::{Lsn, MemberName, Position, Term, Timeline};
 
@@ -27,6 +27,10 @@ use crate::history::History;
 pub struct State {
     /// What is on disk for the gates.
     pub remembered: Remembered,
+    /// A person's order to this host alone, standing or ended; the same as on disk.
+    pub local_disarm: Option<LocalDisarm>,
+    /// Why that cannot be read; then it counts for nothing.
+    pub local_problem: Option<String>,
     /// Where we are in leaving a writer; the same as on disk.
     pub phase: Option<Phase>,
     /// What the kernel's table lets through.

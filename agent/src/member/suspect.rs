@@ -80,7 +80,7 @@ impl Member {
 
     fn writer_to_watch(&self) -> Option<Writer> {
         let (cluster, connected) = self.world.watched(&self.keys);
-        if !connected {
+        if !connected || self.disarmed_here() {
             return None;
         }
         let cluster = self.considered(cluster);
@@ -218,7 +218,10 @@ impl Member {
                     watching.session_at_zero_ms.filter(seen_throughout).map_or(at_ms, |(since, _)| since);
                 watching.session_at_zero_ms = Some((since_ms, at_ms));
                 let run_out = at_ms.saturating_sub(since_ms) >= 1_000;
-                let armed = self.state().remembered.mode == Mode::Armed;
+                let armed = {
+                    let state = self.state();
+                    state.remembered.mode == Mode::Armed && state.disarmed_here().is_none()
+                };
                 if silent && run_out && armed {
                     // One that has ended meanwhile is what was wanted.
                     if let Err(error) = self.world.store.revoke(writer.session.0).await {

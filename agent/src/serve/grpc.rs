@@ -16,9 +16,10 @@ use holdfast_proto::message::{
     LifeQuestion, PoolerStatus, PromiseHeld, Refusal, Role,
 };
 use holdfast_proto::server::{Asker, Host};
-use holdfast_types::Incarnation;
+use holdfast_proto::tls::Identity;
 use holdfast_types::record::ObservedRecord;
 use holdfast_types::renewals::RenewalDay;
+use holdfast_types::{Incarnation, certificate};
 use tokio::sync::watch;
 
 use crate::act;
@@ -37,6 +38,7 @@ pub struct Answers {
     members: Arc<[Arc<Member>]>,
     routes: Vec<Arc<Mutex<PoolerStatus>>>,
     renewals: Renewals,
+    identity: Identity,
 }
 
 impl Answers {
@@ -48,8 +50,9 @@ impl Answers {
         members: Arc<[Arc<Member>]>,
         routes: Vec<Arc<Mutex<PoolerStatus>>>,
         renewals: Renewals,
+        identity: Identity,
     ) -> Self {
-        Self { config, world, session, members, routes, renewals }
+        Self { config, world, session, members, routes, renewals, identity }
     }
 
     fn member(&self, name: &InstanceName) -> Result<&Arc<Member>, Refusal> {
@@ -69,6 +72,11 @@ impl Answers {
         if own.is_none() {
             problems.push("this host has no session in etcd".to_owned());
         }
+        let end = certificate::warning(self.identity.ends_unix_s(), clock::wall_ms() / 1_000);
+        problems.extend(
+            end.map(|end| format!("the certificate of this agent {end}; issue a new one: holdfast pki host")),
+        );
+        problems.extend(self.identity.problems());
         let poolers = self.routes.iter();
         HostStatus {
             region: self.config.region.clone(),
@@ -164,7 +172,10 @@ fn instance(member: &Member) -> InstanceStatus {
             Phase::Positioned { promise } | Phase::Promised { promise } => Some(promise.position),
         },
     });
-    let mut problems = Vec::new();
+    let mut problems: Vec<String> = state.disarmed_here().map(|record| {
+        format!("{record}; Patroni alone decides here, and I2 does not hold; on this host: holdfast disarm --local --undo")
+    }).into_iter().collect();
+    problems.extend(state.local_problem.clone());
     if state.patroni_hung {
         problems.push("Patroni does not answer".to_owned());
     }

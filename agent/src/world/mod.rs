@@ -32,6 +32,11 @@ pub struct Mirror {
 }
 
 impl Mirror {
+    /// Whether etcd was heard to have lost a key since this revision.
+    pub fn has_lost(&self, key: &str, since_revision: i64) -> bool {
+        self.connected && self.revision > since_revision && !self.pairs.contains_key(key)
+    }
+
     fn apply(&mut self, event: WatchEvent) {
         match event {
             WatchEvent::Snapshot(Reading { revision, pairs, .. }) => {

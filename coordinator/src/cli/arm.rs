@@ -12,6 +12,7 @@ use holdfast_types::{Mode, Profile};
 
 use super::agents;
 use super::exit::{Exit, Failure};
+use super::local::{self, LocalOptions};
 use super::order::{ATTEMPTS, Action, Order, Settled};
 use super::target::{Session, Target, now_wall_ms};
 use crate::view::arming::{self, Check};
@@ -52,6 +53,15 @@ pub struct ModeOptions {
     order: Order,
 }
 
+/// Options of `disarm`.
+#[derive(Debug, Clone, Args)]
+pub struct DisarmOptions {
+    #[command(flatten)]
+    common: ModeOptions,
+    #[command(flatten)]
+    local: LocalOptions,
+}
+
 /// Runs `arm`.
 pub async fn arm(options: &ArmOptions) -> Result<Exit, Failure> {
     let wanted = Wanted { profile: options.profile, accept_unmeasured: options.accept_unmeasured };
@@ -59,8 +69,12 @@ pub async fn arm(options: &ArmOptions) -> Result<Exit, Failure> {
 }
 
 /// Runs `disarm`.
-pub async fn disarm(options: &ModeOptions) -> Result<Exit, Failure> {
-    set(options, "disarm", Mode::Disarmed, Wanted::default()).await
+pub async fn disarm(options: &DisarmOptions) -> Result<Exit, Failure> {
+    let DisarmOptions { common, local } = options;
+    if local.local {
+        return local::disarm(local, &common.order, common.target.output).await;
+    }
+    set(common, "disarm", Mode::Disarmed, Wanted::default()).await
 }
 
 async fn set(options: &ModeOptions, name: &'static str, mode: Mode, wanted: Wanted) -> Result<Exit, Failure> {

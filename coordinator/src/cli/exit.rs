@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use holdfast_store::StoreError;
 
-/// The exit codes of every command (DESIGN section 7). Its 6, partly done, belongs to operations of several steps: an
-/// order of today is one transaction, and is done or is not.
+/// The exit codes of every command (DESIGN section 7). Most orders are one transaction, which is done or is not; 6 belongs
+/// to those of several steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -22,6 +22,8 @@ pub enum Exit {
     Unreachable = 4,
     /// The order was given, but its effect has not come in time; the state is printed.
     TimedOut = 5,
+    /// Some steps are done and others are not; what is left is printed, with the next safe command.
+    Partly = 6,
 }
 
 impl From<Exit> for ExitCode {

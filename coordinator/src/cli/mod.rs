@@ -11,6 +11,7 @@ mod exit;
 mod failover;
 mod fence;
 mod hold;
+mod local;
 mod maintenance;
 mod order;
 #[cfg(test)]
@@ -48,7 +49,7 @@ pub enum Verb {
     /// Let Holdfast act on a cluster
     Arm(arm::ArmOptions),
     /// Take Holdfast out of the way: Patroni alone decides
-    Disarm(arm::ModeOptions),
+    Disarm(arm::DisarmOptions),
     /// Make a member the writer although acknowledged writes may be lost by it
     Failover(failover::FailoverOptions),
     /// Keep a node out until it has been validated

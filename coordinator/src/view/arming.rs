@@ -7,7 +7,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::{class, limits, maintenance, overriding, setup, text};
+use super::{class, limits, local, maintenance, overriding, setup, text};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,6 +67,9 @@ pub fn check(view: &ClusterView) -> Check {
     check.warnings.extend(setup::unknown(view));
     check.warnings.extend(setup::notes(view));
     check.warnings.extend(limits::warnings(view));
+    for (cause, effect, next) in local::findings(view) {
+        check.block(format!("{cause}: {effect}"), next);
+    }
     members(view, &mut check);
     match &view.patroni.leader {
         None => check.block("Patroni has no leader", "wait until it has one: patronictl list"),

@@ -1,7 +1,7 @@
 //! `doctor`: faults of an installation, each with its remedy. The command line looks; this judges.
 
 use holdfast_store::{EndpointStatus, EtcdHealth};
-use holdfast_types::Mode;
+use holdfast_types::{Mode, certificate};
 use serde::Serialize;
 
 use super::agents::HostAnswer;
@@ -10,8 +10,6 @@ use super::cluster::ClusterView;
 use super::status::FORMAT;
 use super::{maintenance, text};
 
-/// A certificate that ends sooner is a warning (`PROTOCOL.md` rule 24b).
-const CERTIFICATE_DAYS_MIN: i64 = 30;
 /// etcd's default quota is 2 GiB; past it every write is refused.
 pub const DB_SIZE_BYTES_MAX: u64 = 3 * 512 * 1_024 * 1_024;
 /// A server within the region answers in a few milliseconds; a slower one eats into every lease.
@@ -96,11 +94,11 @@ impl DoctorReport {
     /// The operator's certificate: whose, and for how long.
     pub fn certificate(&mut self, name: &str, ends_unix_s: i64, now_unix_s: i64) {
         let what = "certificate";
-        let days = (ends_unix_s - now_unix_s).div_euclid(86_400);
+        let days = certificate::days_left(ends_unix_s, now_unix_s);
         let renew = "issue a new one: holdfast pki operator";
         if days < 0 {
             self.add(Verdict::Bad, what, format!("{name} ended {} days ago", -days), renew);
-        } else if days < CERTIFICATE_DAYS_MIN {
+        } else if days < certificate::WARNED_DAYS {
             self.add(Verdict::Warn, what, format!("{name} ends in {days} days"), renew);
         } else if !name.starts_with("holdfast://operator/") {
             let remedy = "orders need a name of the form holdfast://operator/NAME";

@@ -6,12 +6,12 @@ mod servers;
 
 use holdfast_store::EtcdHealth;
 use holdfast_types::record::{FenceReason, OutsideState};
-use holdfast_types::{Class, Mode};
+use holdfast_types::{Class, Mode, certificate};
 use serde::Serialize;
 
 pub use self::reign::evidence_word;
 use super::cluster::ClusterView;
-use super::{maintenance, setup, text};
+use super::{local, maintenance, setup, text};
 
 /// How bad a finding is. The order is the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -46,6 +46,10 @@ impl Finding {
 /// Everything that is wrong, the worst first. `etcd` is absent when the servers were not asked.
 pub fn find(view: &ClusterView, etcd: Option<&EtcdHealth>) -> Vec<Finding> {
     let mut list = List { view, findings: Vec::new() };
+    // Before everything else: a promise that does not hold.
+    for (cause, effect, next) in local::findings(view) {
+        list.risk(cause, effect, next);
+    }
     // Whatever etcd says besides is not the last word.
     if let Some(contradiction) = view.contradiction() {
         let effect = "nothing is failed over, closed or let go; the last writer goes on";
@@ -68,6 +72,7 @@ pub fn find(view: &ClusterView, etcd: Option<&EtcdHealth>) -> Vec<Finding> {
     list.leader();
     list.fences();
     list.members();
+    list.certificates();
     for problem in &view.problems {
         list.risk(problem.clone(), "this record is left out of everything below", "holdfast doctor");
     }
@@ -170,6 +175,24 @@ impl List<'_> {
                 false => "it gives no promise and cannot be chosen as successor",
             };
             self.risk(cause, effect, format!("systemctl status holdfast-agent on the host of {member}"));
+        }
+    }
+
+    /// Each agent tells when its own certificate ends.
+    fn certificates(&mut self) {
+        let now_unix_s = self.view.read_wall_ms / 1_000;
+        for (member, facts) in &self.view.facts {
+            let end = facts.certificate_ends_unix_s.and_then(|ends| certificate::warning(ends, now_unix_s));
+            if let Some(end) = end {
+                self.risk(
+                    format!("the certificate of the agent of {member} {end}"),
+                    "after its end the agent loses etcd and its peers, and a writer there its lease",
+                    format!(
+                        "holdfast pki host for {}, and put the files in the place of the old ones",
+                        facts.host
+                    ),
+                );
+            }
         }
     }
 

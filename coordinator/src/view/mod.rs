@@ -16,6 +16,7 @@ pub mod fenced;
 pub mod fencing;
 pub mod findings;
 pub mod limits;
+pub mod local;
 pub mod maintenance;
 pub mod overriding;
 pub mod patroni;

@@ -3,6 +3,7 @@
 //! This crate has no IO, no async and no clock. A value of one of these types has been checked when it was made;
 //! code that holds one need not check it again. `PROTOCOL.md` gives the rules that the records serve.
 
+pub mod certificate;
 pub mod configuration;
 pub mod fact;
 pub mod keys;

@@ -27,14 +27,15 @@ pub(super) fn close(
 ) {
     let candidates = cluster.candidates();
     let data_uuids = cluster.data_uuids();
+    let promises = cluster.binding_promises();
     let verdict = close::decide(&close::View {
         term,
         floor: cluster.floor.as_ref(),
         sync: cluster.sync.as_ref(),
         sync_history: &cluster.sync_history,
-        promises: &cluster.promises,
+        promises: &promises,
         data_uuids: &data_uuids,
-        attestation: cluster.attestation.as_ref(),
+        attestation: cluster.binding_attestation(),
         outside: outside::proof(cluster),
         overriding: cluster.override_in_force(),
         session_present: cluster.writers_session_present(),

@@ -86,6 +86,11 @@ impl Duty {
         Ok(())
     }
 
+    /// A person takes the duty away, also that of a kill that has not ended.
+    pub fn stand_down(&mut self) {
+        self.phase = Phase::Idle;
+    }
+
     /// The deadline has passed, and nobody is there whom it could end: no kill, and no proof of one.
     pub fn lapse(&mut self) {
         self.phase = Phase::Idle;

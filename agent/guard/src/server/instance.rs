@@ -74,6 +74,12 @@ impl Instance {
         Ok(())
     }
 
+    /// A person takes the duty away.
+    pub fn stand_down(&mut self) {
+        self.duty.stand_down();
+        self.write();
+    }
+
     /// Kills what is due, and goes on with a kill that has begun.
     pub fn turn(&mut self, now_ns: u64, processes: &Processes) {
         let begins = self.duty.is_due(now_ns);

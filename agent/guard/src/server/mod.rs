@@ -28,6 +28,7 @@ use rustix::time::{
 use crate::wire::{
     INSTANCES_MAX, Name, Phase, REQUEST_BYTES, Refusal, Reply, Request, decode_request, serial_of,
 };
+use duty::Duty;
 use instance::Instance;
 use notify::Manager;
 use peers::{PEERS_MAX, Peer, Received};
@@ -273,6 +274,10 @@ impl Guard {
                 self.order(&name, |instance| instance.release(now_ns, term)).map(|()| name)
             }
             Request::Query { name } => Ok(name),
+            Request::StandDown => {
+                self.stand_down();
+                return Reply::Absent;
+            }
             Request::QueryPlace { place } => {
                 let place = self.instances.get(usize::from(place)).and_then(Option::as_ref);
                 return place
@@ -307,6 +312,23 @@ impl Guard {
             *former = None;
         }
         Ok(())
+    }
+
+    /// A person has taken Holdfast out of the way: nothing that was asked before is owed, not even by a former guard.
+    fn stand_down(&mut self) {
+        self.instances.iter_mut().flatten().for_each(Instance::stand_down);
+        let left_ticking = self.former.iter().flatten().any(|former| former.owed);
+        for former in std::mem::take(&mut self.former).into_iter().flatten() {
+            if self.find(&former.name).is_none()
+                && let Some(file) = proof::create(&self.state, &former.name)
+            {
+                proof::write(&file, &former.name, 0, &Duty::new(former.term));
+            }
+        }
+        self.watchdog.stand_down(left_ticking);
+        say(format_args!(
+            "told to stand down: nothing is guarded on this host until an agent asks for it again"
+        ));
     }
 
     fn register(

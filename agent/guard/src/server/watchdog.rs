@@ -76,6 +76,14 @@ impl Watchdog {
         Some(self.next_ns)
     }
 
+    /// A person takes every duty away. What a former guard has left ticking is taken in hand, to be let go of in order.
+    pub fn stand_down(&mut self, left_ticking: bool) {
+        if left_ticking {
+            self.open();
+        }
+        self.turn(0, Food::NotNeeded);
+    }
+
     fn open(&mut self) {
         let Some(path) = self.path.as_ref().filter(|_| self.device.is_none()) else { return };
         self.next_ns = 0;

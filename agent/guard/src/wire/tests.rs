@@ -15,6 +15,7 @@ fn requests() -> Vec<Request> {
         Request::Release { name, term: 3 },
         Request::Query { name },
         Request::QueryPlace { place: 15 },
+        Request::StandDown,
     ]
 }
 

@@ -95,6 +95,11 @@ impl DeadMan {
         Self { table, port, verified: None, socket: None }
     }
 
+    /// The name of its table.
+    pub fn table_name(&self) -> &str {
+        &self.table
+    }
+
     /// Loads the table in one transaction, in place of what is there, and opens the way until the deadline
     /// (`CLOCK_BOOTTIME`, milliseconds). `None`: loads it closed. Also the repair after [`DeadManError::Gone`]: what is
     /// established goes on without a gap.

@@ -135,6 +135,8 @@ impl Built {
             contradiction: None,
             setup: Some(setup(n)),
             warned: None,
+            local_disarm: None,
+            certificate_ends_unix_s: None,
         };
         change(&mut facts);
         self.record(&self.keys.facts(&db(n)), facts);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::WarnedCommits;
+use super::{LocalDisarm, WarnedCommits};
 use crate::{Class, HostName, Incarnation, MemberName, Mode, Position, Profile, Term};
 
 /// What a cluster lets Holdfast do, and who said so.
@@ -72,6 +72,20 @@ pub struct MemberFacts {
     /// Commits there that ended with a warning; absent from builds that do not count, and until the log was looked at.
     #[serde(default)]
     pub warned: Option<WarnedCommits>,
+    /// The last local disarm of its host, standing or ended: while it stands nothing of ours acts there. Absent where there
+    /// was none, and from builds that do not know it.
+    #[serde(default)]
+    pub local_disarm: Option<LocalDisarm>,
+    /// When the certificate of its agent ends, seconds since 1970; absent from builds that do not tell.
+    #[serde(default)]
+    pub certificate_ends_unix_s: Option<i64>,
+}
+
+impl MemberFacts {
+    /// The local disarm of its host that stands.
+    pub fn disarmed_locally(&self) -> Option<&LocalDisarm> {
+        self.local_disarm.as_ref().filter(|record| record.stands())
+    }
 }
 
 /// What only its own host can see of how Patroni is set up. It is for `doctor`, `status` and `arm`; no decision of an agent

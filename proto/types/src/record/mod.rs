@@ -8,6 +8,7 @@ mod account;
 mod cluster;
 mod fenced;
 mod format;
+pub mod local;
 mod observed;
 mod outside;
 mod overriding;
@@ -21,6 +22,7 @@ pub use cluster::{
 };
 pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
 pub use format::{FIRST_FORMAT, FormatRecord, written};
+pub use local::{LocalDisarm, LocalEnd};
 pub use observed::{OBSERVED_LINES_MAX, ObservedReason, ObservedRecord};
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;

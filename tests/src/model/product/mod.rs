@@ -349,6 +349,7 @@ impl Product {
             let start_as =
                 if as_primary { start_gate::StartAs::Primary } else { start_gate::StartAs::Standby };
             let answer = start_gate::decide(&start_gate::View {
+                local: None,
                 me: name(me),
                 mode: Some(Mode::Armed),
                 agent_gone: false,

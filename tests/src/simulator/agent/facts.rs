@@ -53,6 +53,8 @@ impl Agent {
             contradiction: None,
             setup: None,
             warned: None,
+            local_disarm: None,
+            certificate_ends_unix_s: None,
         })
     }
 }

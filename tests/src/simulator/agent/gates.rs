@@ -57,6 +57,7 @@ pub async fn may_start(world: &Sim, host: usize, standby: bool) -> bool {
     let here = &world.hosts[host];
     let remembered = here.state_dir.borrow().remembered.clone();
     let answer = start_gate::decide(&start_gate::View {
+        local: None,
         me: &here.member,
         mode: None,
         agent_gone: true,
@@ -128,6 +129,7 @@ impl Agent {
             None => remembered.fenced,
         };
         let answer = start_gate::decide(&start_gate::View {
+            local: None,
             me,
             mode: cluster.as_ref().and_then(Cluster::known_mode),
             agent_gone: false,
