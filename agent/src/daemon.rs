@@ -79,8 +79,15 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     for cluster in &config.clients {
         tokio::spawn(Client::new(cluster, Arc::clone(&world)).run());
     }
-    let host =
-        Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes, renewals.clone(), identity.clone()));
+    let host = Arc::new(grpc::Answers::new(
+        Arc::clone(&config),
+        world,
+        session,
+        members,
+        routes,
+        renewals.clone(),
+        identity.clone(),
+    ));
     serve_metrics(&config, &host, &tools).await?;
     tokio::spawn(look_at_certificate(identity.clone()));
     let listener = TcpListener::bind(config.grpc_listen)

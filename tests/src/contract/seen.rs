@@ -41,7 +41,8 @@ async fn keys(stage: &Stage, own: &str) -> Result<Vec<Answer>> {
     let held = leader.as_deref() == Some(FIRST) && leases.0.is_some() && leases.0 == leases.1;
     let sync = stage.json("sync").await?;
     let whole = sync["leader"] == FIRST && sync["sync_standby"] == SECOND && sync["quorum"] == 0;
-    let members = (stage.json(&format!("members/{FIRST}")).await?, stage.json(&format!("members/{SECOND}")).await?);
+    let members =
+        (stage.json(&format!("members/{FIRST}")).await?, stage.json(&format!("members/{SECOND}")).await?);
     let (config, status) = (stage.json("config").await?, stage.json("status").await?);
     let failsafe = stage.json("failsafe").await?;
     let rest = config["ttl"] == 20
@@ -52,7 +53,11 @@ async fn keys(stage: &Stage, own: &str) -> Result<Vec<Answer>> {
     Ok(vec![
         Answer::new("leader-key", held, format!("{leader:?}, leases {leases:?}")),
         Answer::new("sync-key", whole, sync.to_string()),
-        Answer::new("member-key", member(&members.0, "primary", own) && standby(&members.1, own), members.1.to_string()),
+        Answer::new(
+            "member-key",
+            member(&members.0, "primary", own) && standby(&members.1, own),
+            members.1.to_string(),
+        ),
         Answer::new("other-keys", rest, format!("status {status}, failsafe {failsafe}")),
     ])
 }
@@ -81,7 +86,9 @@ fn starts(stage: &Stage) -> [usize; 2] {
 /// The postmaster is killed: Patroni starts it again as the primary that it was.
 async fn crash(stage: &Stage, before: &[usize; 2]) -> Result<Answer> {
     stage.fault(&["kill", FIRST, "postmaster"]).await?;
-    let back = stage.until(SOON, async || starts(stage)[0] > before[0] && stage.writes(FIRST).await == Some(true)).await;
+    let back = stage
+        .until(SOON, async || starts(stage)[0] > before[0] && stage.writes(FIRST).await == Some(true))
+        .await;
     let leader = stage.leader().await?;
     let in_place = back.is_some() && leader.as_deref() == Some(FIRST) && stage.hook(FIRST).is_empty();
     let evidence = format!("accepts writes after {back:?}, lock {leader:?}, hook {:?}", stage.hook(FIRST));
@@ -123,7 +130,11 @@ async fn under_the_lock(stage: &Stage) -> Result<Vec<Answer>> {
                 before.mod_revision, after.mod_revision
             ),
         ),
-        Answer::new("deposed-stops", stopped.is_some_and(|after| after < WOKEN), format!("after {stopped:?}")),
+        Answer::new(
+            "deposed-stops",
+            stopped.is_some_and(|after| after < WOKEN),
+            format!("after {stopped:?}"),
+        ),
     ])
 }
 
@@ -144,7 +155,9 @@ async fn refused_and_allowed(stage: &Stage) -> Result<Vec<Answer>> {
     let first = stage.until(LATER, async || called(0) || called(1)).await;
     let refused = if called(0) { FIRST } else { SECOND };
     stage.answer(refused, 1)?;
-    let given_back = stage.until(SOON, async || stage.leader().await.is_ok_and(|who| who.as_deref() != Some(refused))).await;
+    let given_back = stage
+        .until(SOON, async || stage.leader().await.is_ok_and(|who| who.as_deref() != Some(refused)))
+        .await;
     let promoted = stage.writes(refused).await;
     let again = stage.calls(refused);
     let other = if refused == FIRST { SECOND } else { FIRST };
@@ -162,7 +175,9 @@ async fn refused_and_allowed(stage: &Stage) -> Result<Vec<Answer>> {
         Answer::new(
             "refused-gives-back",
             back,
-            format!("{refused} was called after {first:?}, free after {given_back:?}, accepts writes {promoted:?}"),
+            format!(
+                "{refused} was called after {first:?}, free after {given_back:?}, accepts writes {promoted:?}"
+            ),
         ),
         Answer::new(
             "allowed-promotes",
@@ -176,13 +191,16 @@ fn every_start(stage: &Stage, boot: [usize; 2], crashed: [usize; 2]) -> Answer {
     let now = starts(stage);
     let by_gate = boot[0] > 0 && boot[1] > 0 && crashed[0] > boot[0] && now[0] > crashed[0];
     let alone = stage.starts(FIRST).iter().filter(|line| line.contains("--single")).count();
-    let evidence = format!("at boot {boot:?}, after the crash {crashed:?}, after the demotion {now:?}, {alone} in single-user mode");
+    let evidence = format!(
+        "at boot {boot:?}, after the crash {crashed:?}, after the demotion {now:?}, {alone} in single-user mode"
+    );
     Answer::new("every-start-by-bin-name", by_gate, evidence)
 }
 
 /// etcd goes: the primary goes on as long as the other answers.
 async fn failsafe(stage: &Stage) -> Result<Answer> {
-    let (primary, standby) = if stage.writes(FIRST).await == Some(true) { (FIRST, SECOND) } else { (SECOND, FIRST) };
+    let (primary, standby) =
+        if stage.writes(FIRST).await == Some(true) { (FIRST, SECOND) } else { (SECOND, FIRST) };
     let whole = async || {
         let sql = "SELECT state FROM pg_stat_replication";
         stage.ask(primary, sql).await.as_deref() == Some("streaming")
