@@ -48,6 +48,8 @@ impl Bench {
                 contradiction: None,
                 setup: None,
                 warned: None,
+                local_disarm: None,
+                certificate_ends_unix_s: None,
             };
             bench.put(bench.keys.facts(&name(member)), facts).await;
         }

@@ -27,6 +27,7 @@ fn patroni(lease: i64) -> PatroniMember {
         nofailover: false,
         failover_priority: 1,
         nosync: false,
+        noloadbalance: false,
         position: None,
     }
 }

@@ -1,52 +1,54 @@
-//! etcd's permissions as commands, from the one table that a test holds a real etcd to.
+//! etcd's users as the plan prints them: those of [`crate::view::etcd_users`], for the hosts that are known.
 
-use holdfast_types::HostName;
-use holdfast_types::keys::ClusterKeys;
-use holdfast_types::permissions::{Holder, grants};
+use holdfast_proto::tls::PersonName;
+use holdfast_types::{HostName, MemberName};
 
 use crate::view::cluster::ClusterView;
+use crate::view::etcd_users::{self, EtcdUsers, Login, Site};
 
 /// The commands for every host with a member, for a pooler and a person. Their user is the common name of their certificate.
 pub fn permissions(view: &ClusterView) -> String {
-    let region = &view.cluster.region;
-    let mut lines =
-        vec!["# an etcd without authentication needs none of this, and nothing here turns it on".to_owned()];
-    for member in view.patroni.members.keys() {
-        let told = view.facts.get(member).map(|facts| facts.host.clone());
-        let Some(host) = told.or_else(|| HostName::new(member.as_str()).ok()) else {
-            lines.push(format!("# the host of {member}: as below, with its own name"));
-            continue;
-        };
-        let name = format!("{region}/host/{host}");
-        let holder = Holder::Database { host, member: member.clone() };
-        user(view, &name, &holder, &mut lines);
-    }
-    let pooler = HostName::new("POOLERHOST").expect("letters are a host's name");
-    let name = format!("{region}/host/{pooler}");
-    user(view, &name, &Holder::Pooler { host: pooler, pooler: "pgbouncer".into() }, &mut lines);
-    user(view, "operator/NAME", &Holder::Operator, &mut lines);
-    lines.join("\n")
+    let unknown =
+        unknown(view).map(|member| format!("# the host of {member}: as below, with its own name\n"));
+    let script = users(view).map_or_else(|why| format!("# {why}"), |users| users.script(None));
+    unknown.chain([script]).collect()
 }
 
-/// The same names away again.
+/// The same names away again. Patroni's stays: it is Patroni's.
 pub fn users_gone(view: &ClusterView) -> String {
-    let region = &view.cluster.region;
-    let hosts = view.facts.values().map(|facts| format!("{region}/host/{}", facts.host));
-    let names = hosts.chain([format!("{region}/host/POOLERHOST"), "operator/NAME".to_owned()]);
-    names
-        .map(|name| format!("etcdctl user delete {name}; etcdctl role delete {name}"))
+    let Ok(users) = users(view) else { return String::new() };
+    let ours = users.users.iter().filter(|user| !user.role.ends_with("/patroni"));
+    ours.map(|user| format!("etcdctl user delete '{}'; etcdctl role delete '{}'", user.user, user.role))
         .collect::<Vec<_>>()
         .join("\n")
 }
 
-fn user(view: &ClusterView, name: &str, holder: &Holder, lines: &mut Vec<String>) {
-    lines.push(format!("etcdctl role add {name}"));
-    for grant in grants(holder, &view.cluster.region, &ClusterKeys::new(&view.cluster)) {
-        let may = if grant.write { "readwrite" } else { "read" };
-        let prefix = if grant.prefix { "--prefix=true " } else { "" };
-        lines.push(format!("etcdctl role grant-permission {prefix}{name} {may} {}", grant.key));
-    }
-    lines.push(format!("etcdctl user add {name} --no-password; etcdctl user grant-role {name} {name}"));
+fn users(view: &ClusterView) -> Result<EtcdUsers, String> {
+    let pooler = HostName::new("POOLERHOST").map_err(|error| error.to_string())?;
+    let person = PersonName::new("NAME").map_err(|error| error.to_string())?;
+    let site = Site {
+        cluster: view.cluster.clone(),
+        databases: databases(view).collect(),
+        poolers: vec![(pooler, "pgbouncer".to_owned())],
+        others: Vec::new(),
+        operators: vec![person],
+        viewers: Vec::new(),
+    };
+    etcd_users::of(&site, Login::Certificate).map_err(|error| error.to_string())
+}
+
+/// Members whose host is told by its agent, or has the member's name, as it mostly is.
+fn databases(view: &ClusterView) -> impl Iterator<Item = (HostName, MemberName)> {
+    view.patroni.members.keys().filter_map(|member| Some((host(view, member)?, member.clone())))
+}
+
+fn unknown(view: &ClusterView) -> impl Iterator<Item = &MemberName> {
+    view.patroni.members.keys().filter(|member| host(view, member).is_none())
+}
+
+fn host(view: &ClusterView, member: &MemberName) -> Option<HostName> {
+    let told = view.facts.get(member).map(|facts| facts.host.clone());
+    told.or_else(|| HostName::new(member.as_str()).ok())
 }
 
 #[cfg(test)]
@@ -55,22 +57,25 @@ mod tests {
     use crate::view::testing::Built;
 
     #[test]
-    fn every_grant_of_the_table_is_printed() {
+    fn every_host_a_pooler_and_a_person_have_a_user() {
         let view = Built::unarmed().view();
         let text = permissions(&view);
         for line in [
-            "etcdctl role grant-permission r1/host/db2 readwrite /holdfast/v1/r1/service/main/facts/db2",
-            "etcdctl role grant-permission --prefix=true r1/host/db2 readwrite /service/main/",
-            "etcdctl role grant-permission --prefix=true r1/host/POOLERHOST read /service/main/",
-            "etcdctl role grant-permission operator/NAME readwrite /holdfast/v1/r1/service/main/mode",
-            "etcdctl user add r1/host/db4 --no-password; etcdctl user grant-role r1/host/db4 r1/host/db4",
+            "etcdctl role grant-permission 'service/main/r1/host/db2' readwrite '/holdfast/v1/r1/service/main/facts/db2'",
+            "etcdctl role grant-permission 'service/main/r1/host/db2' readwrite '/holdfast/v1/r1/session/db3'",
+            "etcdctl role grant-permission 'service/main/operator/NAME' readwrite '/holdfast/v1/r1/service/main/mode'",
+            "etcdctl user grant-role 'r1/host/db4' 'service/main/r1/host/db4'",
         ] {
             assert!(text.lines().any(|one| one == line), "{line} is not in\n{text}");
         }
+        let pooler_writes = "'service/main/r1/host/POOLERHOST' readwrite '/service";
+        assert!(!text.contains(pooler_writes), "a pooler may not write Patroni's keys");
+        let gone = users_gone(&view);
         assert!(
-            !text.contains("r1/host/POOLERHOST readwrite /service"),
-            "a pooler may not write Patroni's keys"
+            gone.contains(
+                "etcdctl user delete 'r1/host/db1'; etcdctl role delete 'service/main/r1/host/db1'"
+            )
         );
-        assert!(users_gone(&view).contains("etcdctl user delete r1/host/db1"));
+        assert!(!gone.contains("/patroni'"), "{gone}");
     }
 }
