@@ -54,6 +54,8 @@ struct Open {
     record: ObservedRecord,
     /// The record is worth keeping, and is on disk.
     kept: bool,
+    /// No switchover looks like this.
+    unplanned: bool,
 }
 
 impl Observer {
@@ -75,7 +77,7 @@ impl Observer {
         let opened = reason.filter(|_| self.open.is_none()).map(|reason| begin(look, &writer, reason));
         let mut open = match (self.open.take(), opened) {
             (Some(open), _) => open,
-            (None, Some(record)) => Open { record, kept: false },
+            (None, Some(record)) => Open { record, kept: false, unplanned: false },
             (None, None) => {
                 self.reign = reign;
                 return None;
@@ -84,15 +86,34 @@ impl Observer {
         let before = open.record.clone();
         go_on(&mut open.record, look, reason);
         let is_over = end(&mut open.record, look);
-        let planned = self.planned_wall_ms.is_some_and(|at| look.now_wall_ms - at <= PLANNED_MS);
+        open.unplanned |= is_unplanned(look, open.record.reason);
+        let ordered = self.planned_wall_ms.is_some_and(|at| look.now_wall_ms - at <= PLANNED_MS);
+        let planned = ordered && !open.unplanned;
         let moved = open.record.next.as_ref().is_some_and(|next| *next != writer);
         let keep = !planned && (!open.record.would.is_empty() || moved);
-        let is_new = !open.kept || before != open.record;
+        let is_new = !open.kept || is_over || has_grown(&before, &open.record);
         open.kept |= keep;
         let record = (keep && is_new).then(|| open.record.clone());
         (self.open, self.reign) = if is_over { (None, reign) } else { (Some(open), Some((writer, session))) };
         record
     }
+}
+
+/// A request for a switchover may stand for hours before its time. It stops PostgreSQL cleanly, and no session ends by it.
+fn is_unplanned(look: &Look<'_>, reason: ObservedReason) -> bool {
+    let kills = |action: &Action| matches!(action, Action::ShutGateAndKill | Action::EndHung(_));
+    !matches!(reason, ObservedReason::LockLost | ObservedReason::PostmasterGone)
+        || look.actions.iter().any(kills)
+}
+
+/// What is worth a write to the disk. The rest (what is waited for, a writer beside a hung Patroni that writes on) is written
+/// with that, at the latest when the incident is over.
+fn has_grown(before: &ObservedRecord, after: &ObservedRecord) -> bool {
+    let of = |record: &ObservedRecord| {
+        let moments = (record.would_close_wall_ms, record.led_wall_ms, record.writable_wall_ms);
+        (record.reason, record.would.len(), record.next.clone(), moments)
+    };
+    of(before) != of(after)
 }
 
 /// Who reigns in the imagined term.
@@ -154,7 +175,10 @@ fn begin(look: &Look<'_>, writer: &MemberName, reason: ObservedReason) -> Observ
 
 fn go_on(record: &mut ObservedRecord, look: &Look<'_>, reason: Option<ObservedReason>) {
     record.reason = record.reason.max(reason.unwrap_or(record.reason));
-    if record.reason == ObservedReason::PatroniHung && record.writer == *look.me && accepts_writes(look) {
+    let leads = look.cluster.leader_key.as_ref().map(|leader| &leader.value);
+    let has_lock = leads.is_none_or(|leads| *leads == record.writer);
+    let writes_on = record.writer == *look.me && has_lock && accepts_writes(look);
+    if record.reason == ObservedReason::PatroniHung && writes_on {
         // PostgreSQL beside a hung Patroni writes on.
         record.last_sign_wall_ms = Some(look.now_wall_ms);
     }

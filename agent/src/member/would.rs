@@ -8,8 +8,8 @@ use holdfast_agent_core::observe;
 use holdfast_agent_core::observed::Look;
 use holdfast_host::clock;
 use holdfast_store::{Compare, Read, Txn, Write};
-use holdfast_types::Mode;
 use holdfast_types::record::{ObservedRecord, Stored, WouldLine, WouldRecord};
+use holdfast_types::{Mode, Position};
 
 use super::{Member, State};
 use crate::act;
@@ -47,7 +47,8 @@ impl Member {
         let worth_saying = |action: &&Action| observe::is_worth_saying(action) && !is_told(action);
         let worth_saying = decision.actions.iter().filter(worth_saying);
         let would: Vec<String> = worth_saying.map(act::describe).collect();
-        let (new, said, has_changed) = self.note_would(cluster, decision, &would);
+        let position = self.position_to_say(decision).await;
+        let (new, said, has_changed) = self.note_would(cluster, decision, &would, position);
         for line in &new {
             tracing::info!(cluster = %self.instance.cluster, "would have {line}");
         }
@@ -71,6 +72,7 @@ impl Member {
         cluster: &Cluster,
         decision: &Decision,
         would: &[String],
+        position: Option<Position>,
     ) -> (Vec<String>, WouldRecord, bool) {
         let me = &self.instance.member;
         let mut state = self.state();
@@ -79,9 +81,15 @@ impl Member {
         state.would = would.to_vec();
         // An earlier start of the agent may have said something.
         let before = state.said.clone().or_else(|| cluster.would.get(me).cloned()).unwrap_or_default();
-        let said = observe::said(&before, cluster, me, &decision.actions, state.position, clock::wall_ms());
+        let said = observe::said(&before, cluster, me, &decision.actions, position, clock::wall_ms());
         let has_changed = said != before;
         (new, said, has_changed)
+    }
+
+    /// How far we have come, read as for a promise; only where one would be given.
+    async fn position_to_say(&self, decision: &Decision) -> Option<Position> {
+        let promises = decision.actions.iter().any(|action| matches!(action, Action::Promise { .. }));
+        if promises { act::position::received(self).await.ok() } else { None }
     }
 
     async fn keep_would(&self, new: &[String], said: &WouldRecord) -> anyhow::Result<()> {

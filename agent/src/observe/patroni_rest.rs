@@ -58,7 +58,8 @@ fn judge(url: &str, is_tls: bool, error: &Error) -> Heard {
     use rustls::{AlertDescription, CertificateError, Error as Tls};
     if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
         let remedy = match tls {
-            Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            // An authority of the same name has another key.
+            Tls::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
                 "its certificate comes from another authority than ours; name that one's certificate with patroni_ca"
             }
             Tls::InvalidCertificate(_) => {

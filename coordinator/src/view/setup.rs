@@ -128,10 +128,7 @@ fn of_cluster(view: &ClusterView) -> Vec<Fault> {
             && let Err(why) = Timings::of(profile).check_patroni_ttl(ttl_s * 1_000)
         {
             add(
-                format!(
-                    "Patroni's ttl of {ttl_s} s is too small for the timing profile {}: {why}",
-                    word(profile)
-                ),
+                format!("Patroni's ttl of {ttl_s} s is too small for the timing profile {profile}: {why}"),
                 "Patroni's lock could move before the last layer of the fence has acted",
                 "patronictl edit-config -s ttl=30, or a faster profile on every host",
             );
@@ -150,14 +147,6 @@ fn cascading(view: &ClusterView) -> impl Iterator<Item = (&MemberName, &str)> {
 
 /// Patroni's default.
 const PATRONI_TTL_S: u64 = 30;
-
-pub(super) fn word(profile: holdfast_types::Profile) -> &'static str {
-    match profile {
-        holdfast_types::Profile::Fast => "fast",
-        holdfast_types::Profile::Normal => "normal",
-        holdfast_types::Profile::Wide => "wide",
-    }
-}
 
 fn of_member(view: &ClusterView, member: &MemberName, setup: &SetupSeen, faults: &mut Vec<Fault>) {
     let mut add = |cause: String, effect, remedy: String| faults.push(Fault { cause, effect, remedy });

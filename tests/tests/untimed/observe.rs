@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::{Lab, eventually, text};
+use holdfast_types::Lsn;
 use serde_json::Value;
 
 const DATABASES: [&str; 4] = ["db1", "db2", "db3", "db4"];
@@ -120,7 +121,7 @@ impl Region {
 
     /// The report names the writer, when its reign would have been closed, for whom (by the rule by which an armed agent
     /// names), and how long Patroni took.
-    fn reports_the_failover(&self, lost: &str, next: &str, promised: &BTreeMap<String, (u64, u64)>) {
+    fn reports_the_failover(&self, lost: &str, next: &str, promised: &BTreeMap<String, (u64, Lsn)>) {
         eventually("the report knows who leads now", || {
             self.newest_incident(lost).is_some_and(|incident| incident["writable_at"].is_string())
         });
@@ -226,10 +227,10 @@ impl Region {
     }
 
     /// How far each member had come when it would have left the present writer.
-    fn promised(&self) -> BTreeMap<String, (u64, u64)> {
+    fn promised(&self) -> BTreeMap<String, (u64, Lsn)> {
         let position = |record: &Value| {
             let position = &record["promise"]["position"];
-            Some((position["timeline"].as_u64()?, position["lsn"].as_u64()?))
+            Some((position["timeline"].as_u64()?, position["lsn"].as_str()?.parse().ok()?))
         };
         let said = self.values("would/").into_iter();
         said.filter_map(|(member, record)| Some((member, position(&record)?))).collect()
