@@ -92,11 +92,17 @@ impl Ladder {
 /// Sets what was decided.
 pub async fn set(member: &Member, fence: Fence) -> Result<()> {
     let mut dead_man = member.ladder.dead_man.lock().await;
-    // Unknown until it is done.
-    let before = std::mem::take(&mut member.state().fence);
+    let before = {
+        let mut state = member.state();
+        // Unknown until it is done.
+        let before = state.fence.take();
+        state.fence_until_done = before.filter(|_| !matches!(fence, Fence::Closed | Fence::Ended));
+        before
+    };
     tell_if_closed(member, &mut dead_man, before);
-    let stands = put(member, &mut dead_man, fence, before).await?;
-    member.state().fence = stands;
+    let done = put(member, &mut dead_man, fence, before).await;
+    member.state().fence_until_done = None;
+    member.state().fence = done?;
     Ok(())
 }
 

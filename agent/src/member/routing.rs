@@ -63,7 +63,7 @@ impl Member {
                 patroni_answers: state.patroni_alive && !state.patroni_hung,
                 streaming: state.streaming,
                 replayed: state.replayed,
-                fence: state.fence,
+                fence: state.fence.or(state.fence_until_done),
             }
         };
         let judged: Result<Up, Down> = match purpose {

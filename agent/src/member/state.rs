@@ -65,6 +65,8 @@ pub struct State {
     pub contradiction: Option<String>,
     /// The fence that was set last by this start of the agent; `None` when that is not known.
     pub fence: Option<Fence>,
+    /// What stands while another is being set: a renewal must not make a load balancer's check fail.
+    pub fence_until_done: Option<Fence>,
     /// A promise is being begun, or a term of class `off` opened: no lease is granted.
     pub promising: bool,
     /// For how long the session of the open term has been seen gone.

@@ -62,7 +62,7 @@ fn head(view: &ClusterView, host: &str, address: &str, profile: Profile, etcd: &
          [etcd]\nendpoints = [{endpoints}]\n[grpc]\nlisten = \"{address}:{GRPC_PORT}\"   # on the management network\n\
          [timings]\nprofile = \"{}\"\n",
         view.cluster.region,
-        setup::word(profile),
+        profile,
     )
 }
 
