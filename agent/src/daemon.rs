@@ -70,7 +70,7 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     let members = start_members(&config, &world, &session, &tools)?;
     let routes = start_routers(&config, &world, &telemetry);
     for cluster in &config.clients {
-        tokio::spawn(Client::new(cluster, Arc::clone(&world)).run());
+        tokio::spawn(Client::new(cluster, Arc::clone(&world), &config.state_dir).run());
     }
     let host =
         Arc::new(grpc::Answers::new(Arc::clone(&config), world, session, members, routes, identity.clone()));

@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod disk;
 mod gate;
+mod local;
 mod member;
 mod observe;
 mod pooler;
