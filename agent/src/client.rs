@@ -5,6 +5,7 @@
 //! whom to refuse is `holdfast-agent-core`'s `route::lost_writers`.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use holdfast_host::{nftables, sockets};
 use holdfast_types::ClusterId;
 use holdfast_types::keys::ClusterKeys;
 
+use crate::local;
 use crate::world::World;
 
 /// What failed is tried again after this.
@@ -29,17 +31,21 @@ pub struct Client {
     refuse: nftables::Refuse,
     /// `None` until it has been put in place: an earlier start of the agent may have left a table.
     refused: Option<BTreeSet<(String, u16)>>,
+    state_dir: PathBuf,
+    order: local::Reader,
 }
 
 impl Client {
     /// Prepares the task.
-    pub fn new(cluster: &ClusterId, world: Arc<World>) -> Self {
+    pub fn new(cluster: &ClusterId, world: Arc<World>, state_dir: &Path) -> Self {
         Self {
             name: cluster.to_string(),
             keys: ClusterKeys::new(cluster),
             world,
             refuse: nftables::Refuse::new(&format!("client.{}.{}", cluster.namespace, cluster.scope)),
             refused: None,
+            state_dir: state_dir.to_owned(),
+            order: local::Reader::default(),
         }
     }
 
@@ -51,8 +57,11 @@ impl Client {
             let (cluster, connected) = self.world.watched(&self.keys);
             let mut wait = TICK;
             // Without etcd nothing is known: whoever is refused stays refused, and nobody else.
-            if connected {
-                let wanted = route::lost_writers(&cluster).unwrap_or_default();
+            // A person has opened this host: nobody is refused.
+            let stands_aside = self.order.stands(&self.state_dir).await;
+            if connected || stands_aside {
+                let lost = || route::lost_writers(&cluster).unwrap_or_default();
+                let wanted = if stands_aside { BTreeSet::new() } else { lost() };
                 if self.refused.as_ref() != Some(&wanted)
                     && let Err(error) = self.apply(wanted).await
                 {

@@ -77,7 +77,7 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     route_command::start(&config, &world);
     let routes = start_routers(&config, &world, &telemetry);
     for cluster in &config.clients {
-        tokio::spawn(Client::new(cluster, Arc::clone(&world)).run());
+        tokio::spawn(Client::new(cluster, Arc::clone(&world), &config.state_dir).run());
     }
     let host = Arc::new(grpc::Answers::new(
         Arc::clone(&config),

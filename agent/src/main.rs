@@ -10,6 +10,7 @@ mod daemon;
 mod disk;
 mod gate;
 mod history;
+mod local;
 mod member;
 mod observe;
 mod pooler;

@@ -22,6 +22,7 @@ use tokio_postgres::NoTls;
 use crate::act::{incident, trace};
 use crate::config::{Config, Pooler};
 use crate::disk::Disk;
+use crate::local;
 use crate::telemetry::Telemetry;
 use crate::world::World;
 
@@ -41,6 +42,8 @@ pub struct Router {
     refuse: nftables::Refuse,
     applied: Option<Route>,
     disk: Disk,
+    /// A person's order to this host alone.
+    order: local::Reader,
     /// Clients may be paused, or a writer refused, by this start of the agent or by an earlier one: kept on disk before it is
     /// done, so that whoever comes after us lets go of it.
     held: bool,
@@ -65,6 +68,7 @@ impl Router {
         let held = held_file(&config, &pooler).exists();
         Self {
             disk: Disk::default(),
+            order: local::Reader::default(),
             held,
             pooler,
             config,
@@ -90,7 +94,9 @@ impl Router {
         loop {
             changes.mark_unchanged();
             let (cluster, connected) = self.world.watched(&self.keys);
-            let wanted = if connected { route::decide(&cluster, self.term) } else { Route::Leave };
+            let stands_aside = self.order.stands(&self.config.state_dir).await;
+            let wanted =
+                if connected && !stands_aside { route::decide(&cluster, self.term) } else { Route::Leave };
             let mut wait = TICK;
             if wanted != Route::Leave && self.applied.as_ref() != Some(&wanted) {
                 match self.apply(&wanted).await {
@@ -104,8 +110,9 @@ impl Router {
                     }
                 }
             }
-            let let_go = matches!(cluster.known_mode(), Some(Mode::Observe | Mode::Disarmed));
-            if connected && let_go && (self.applied.is_some() || self.held) {
+            let is_free = matches!(cluster.known_mode(), Some(Mode::Observe | Mode::Disarmed));
+            let let_go = stands_aside || connected && is_free;
+            if let_go && (self.applied.is_some() || self.held) {
                 match self.release().await {
                     Ok(()) => (self.applied, self.held_at) = (None, None),
                     Err(error) => {
@@ -121,12 +128,12 @@ impl Router {
         }
     }
 
-    /// No longer armed: nobody is refused, nobody waits; the target stays as it is, for whoever routes from now on.
+    /// No longer armed, or disarmed on this host: nobody is refused, nobody waits; the target stays as it is, for whoever routes from now on.
     async fn release(&mut self) -> Result<()> {
         self.refuse.only(&[]).await.context("refusing nobody")?;
         self.but("not paused", "RESUME").await?;
         self.keep_held(false).await?;
-        tracing::info!(pooler = self.pooler.name, "no longer armed: clients are let go");
+        tracing::info!(pooler = self.pooler.name, "armed no longer, or not on this host: clients are let go");
         Ok(())
     }
 

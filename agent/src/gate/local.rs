@@ -34,7 +34,8 @@ pub fn load(state_dir: &Path) -> Result<Option<LocalDisarm>, String> {
 pub fn standing(state_dir: &Path) -> Option<LocalDisarm> {
     let (found, answer) = mpsc::channel();
     let folder: PathBuf = state_dir.to_owned();
-    std::thread::spawn(move || found.send(load(&folder)));
+    // Whoever has waited long enough does not hear it any more.
+    std::thread::spawn(move || drop(found.send(load(&folder))));
     match answer.recv_timeout(READ_DEADLINE) {
         Ok(Ok(record)) => record.filter(LocalDisarm::stands),
         Ok(Err(why)) => {

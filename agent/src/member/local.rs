@@ -12,10 +12,6 @@ use holdfast_types::record::LocalDisarm;
 
 use super::{Member, TICK, look};
 use crate::act;
-use crate::gate::local;
-
-/// Reading a small file takes microseconds; a disk that has not answered by then is left to its thread.
-const READ_DEADLINE: Duration = Duration::from_millis(200);
 
 impl Member {
     /// Whether a local disarm of this host stands, by what was read last.
@@ -25,12 +21,7 @@ impl Member {
 
     /// Reads the record again. A disk that does not answer changes nothing: what was known of it stands.
     pub(super) async fn look_for_order(&self, eyes: &mut look::Eyes) {
-        let folder = self.config.state_dir.clone();
-        let reading =
-            eyes.order.get_or_insert_with(|| tokio::task::spawn_blocking(move || local::load(&folder)));
-        let Ok(read) = tokio::time::timeout(READ_DEADLINE, reading).await else { return };
-        eyes.order = None;
-        let Ok(read) = read else { return };
+        let Some(read) = eyes.order.read(&self.config.state_dir).await else { return };
         let (found, problem) = match read {
             Ok(found) => (found, None),
             Err(problem) => (None, Some(problem)),

@@ -15,11 +15,12 @@ use holdfast_agent_core::member::{AfterStop, Postgres, term_in_force};
 use holdfast_host::process::PidFd;
 use holdfast_host::{clock, durable};
 use holdfast_proto::tls::Protocol;
-use holdfast_types::record::{LocalDisarm, Reign, RestartEnd, SetupSeen};
+use holdfast_types::record::{Reign, RestartEnd, SetupSeen};
 use holdfast_types::{MemberName, Mode, Position};
 use tokio::task::JoinHandle;
 
 use super::{Member, setup};
+use crate::local;
 use crate::observe::processes::{self, Postmaster, Seen};
 use crate::observe::{control_data, patroni_rest, synchronous_standby_names};
 
@@ -44,8 +45,8 @@ pub struct Eyes {
     /// A question to Patroni that is on its way: the loop never waits for the answer.
     asking: Option<JoinHandle<patroni_rest::Heard>>,
     rest_silences: u32,
-    /// A look for a local disarm that a dead disk holds up.
-    pub(super) order: Option<JoinHandle<Result<Option<LocalDisarm>, String>>>,
+    /// A person's order to this host alone.
+    pub(super) order: local::Reader,
     /// PostgreSQL's log.
     pub(super) log: super::warned::Log,
 }

@@ -11,8 +11,8 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType
 use crate::support::{eventually, host, text};
 use crate::{HOSTS, Region};
 
-/// Long enough for every agent to take its certificate and for two looks at it, on a busy machine.
-const SHORT: Duration = Duration::from_secs(25);
+/// Long enough for every agent to take its certificate (it looks at the files every two seconds), and for a look at it.
+const SHORT: Duration = Duration::from_secs(15);
 /// So long that nobody is told of their end.
 const LONG: Duration = Duration::from_secs(400 * 86_400);
 /// An agent that cannot run: everything else of the program is as it was.
