@@ -61,8 +61,7 @@ fn head(view: &ClusterView, host: &str, address: &str, profile: Profile, etcd: &
          [tls]\nca = \"/etc/holdfast/tls/ca.crt\"\ncert = \"/etc/holdfast/tls/host.crt\"\nkey = \"/etc/holdfast/tls/host.key\"\n\
          [etcd]\nendpoints = [{endpoints}]\n[grpc]\nlisten = \"{address}:{GRPC_PORT}\"   # on the management network\n\
          [timings]\nprofile = \"{}\"\n",
-        view.cluster.region,
-        profile,
+        view.cluster.region, profile,
     )
 }
 
