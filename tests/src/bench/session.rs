@@ -137,8 +137,7 @@ fn lab_name(system: System, mode: Mode, with: Beside) -> String {
     let letter = |is_so: bool, letter| if is_so { letter } else { "" };
     let letters =
         [letter(mode == Mode::Off, "a"), letter(with.own_disk, "d"), letter(with.haproxy, "h")].concat();
-    let suffix = if letters.is_empty() { letters } else { format!("_{letters}") };
-    format!("b_{}{suffix}", system.name().replace('-', "_"))
+    format!("b{letters}_{}", system.name().replace('-', "_"))
 }
 
 /// What each run of a case does: the same every time, or one stall after the other.

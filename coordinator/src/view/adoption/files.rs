@@ -3,7 +3,6 @@
 use holdfast_types::{Class, HostName, MemberName, Profile};
 
 use crate::view::cluster::ClusterView;
-use crate::view::setup;
 
 use super::{AGENT, GATE, ROLE};
 
