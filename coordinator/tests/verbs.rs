@@ -54,6 +54,7 @@ async fn reading_verbs_show_what_is_there() {
 async fn arming_is_checked_then_written_then_waited_for() {
     let ground = Ground::new().await;
     let mut built = Built::unarmed();
+    built.nobody_answers();
     ground.plant(&built).await;
     let arm = ["arm", "--cluster", "main", "--reason", "go live", "--yes", "--accept-unmeasured"];
     let with = |more: &[&'static str]| [&arm[..], more].concat();
@@ -228,6 +229,7 @@ async fn a_format_is_finalised_once_every_agent_reads_it() {
 async fn class_off_is_armed_with_its_loss_stated_and_class_on_is_refused() {
     let ground = Ground::new().await;
     let mut built = Built::unarmed();
+    built.nobody_answers();
     built.patroni("config", &json!({"synchronous_mode": true, "failsafe_mode": true}));
     built.would(1, &["open the first term"]);
     ground.plant(&built).await;
@@ -585,6 +587,7 @@ async fn every_line_of_the_permissions_holds_for_every_certificate() {
     const BY_NAME: (i32, &str) = (3, "may look, not act");
     let ground = Ground::new().await;
     let mut built = Built::healthy();
+    built.nobody_answers();
     built.fence(3);
     ground.plant(&built).await;
     let before = ground.revision().await;

@@ -142,6 +142,13 @@ impl Built {
         self.record(&self.keys.facts(&db(n)), facts);
     }
 
+    /// Whoever asks an agent is refused at once.
+    pub fn nobody_answers(&mut self) {
+        for n in 1..=4 {
+            self.facts(n, |facts| facts.grpc = "127.0.0.1:1".into());
+        }
+    }
+
     fn session_key(&self, n: u8) -> String {
         keys::session(&self.cluster.region, &HostName::new(format!("db{n}")).unwrap())
     }
