@@ -22,7 +22,8 @@ fn every_fact_that_the_protocol_rests_on_holds() {
     let all = std::env::var("HOLDFAST_CONTRACT").is_ok_and(|word| word == "all");
     line.extend(all.then_some("--all"));
     let said = within(DEADLINE_MS, &line);
-    let versions: Vec<Value> = serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let versions: Vec<Value> =
+        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
     for version in &versions {
         let answers = version["answers"].as_array().unwrap();
         let broken: Vec<&Value> = answers.iter().filter(|answer| answer["holds"] != true).collect();
@@ -30,9 +31,16 @@ fn every_fact_that_the_protocol_rests_on_holds() {
         assert_eq!(answers.len(), FACTS.len(), "{answers:#?}");
         let own = text(&version["version"]);
         let minor: Vec<&str> = own.split('.').take(2).collect();
-        assert!(TESTED_PATRONI.contains(&minor.join(".").as_str()), "{own} is not in the list of tested versions");
+        assert!(
+            TESTED_PATRONI.contains(&minor.join(".").as_str()),
+            "{own} is not in the list of tested versions"
+        );
     }
-    let tested = |minor: &&str| versions.iter().any(|one| text(&one["version"]).starts_with(&format!("{minor}.")));
-    assert!(!all || TESTED_PATRONI.iter().all(|minor| tested(&minor)), "not all of {TESTED_PATRONI:?} were asked");
+    let tested =
+        |minor: &&str| versions.iter().any(|one| text(&one["version"]).starts_with(&format!("{minor}.")));
+    assert!(
+        !all || TESTED_PATRONI.iter().all(|minor| tested(&minor)),
+        "not all of {TESTED_PATRONI:?} were asked"
+    );
     assert!(said.success(), "{}", said.stderr);
 }

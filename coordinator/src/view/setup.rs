@@ -222,9 +222,8 @@ mod tests {
 
     #[test]
     fn a_cascading_replica_is_named_with_its_source() {
-        let tagged = |tags: serde_json::Value| {
-            causes(|built| built.patroni_member(4, json!({ "tags": tags })))
-        };
+        let tagged =
+            |tags: serde_json::Value| causes(|built| built.patroni_member(4, json!({ "tags": tags })));
         assert_eq!(
             tagged(json!({"nosync": true, "replicatefrom": "db2"})),
             ["db4 is to stream from db2 (tag replicatefrom)"]

@@ -150,7 +150,9 @@ fn print_table(versions: &[Version]) {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     let names = versions.iter().map(|one| one.version.clone());
-    table.set_header(["fact", "it says"].map(str::to_owned).into_iter().chain(names).chain(["evidence".into()]));
+    table.set_header(
+        ["fact", "it says"].map(str::to_owned).into_iter().chain(names).chain(["evidence".into()]),
+    );
     for fact in FACTS {
         let answers: Vec<_> = versions.iter().map(|one| one.answer(fact.name)).collect();
         let word = |answer: &Option<&Answer>| match answer.map(|answer| answer.holds) {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -63,9 +63,8 @@ impl Stage {
         // User postgres writes into it.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
         program(&folder.path().join("hook"), HOOK)?;
-        let gate = format!(
-            "#!/bin/sh\necho \"$*\" >>\"$(dirname \"$0\")/starts\"\nexec {PG_BIN}/postgres \"$@\"\n"
-        );
+        let gate =
+            format!("#!/bin/sh\necho \"$*\" >>\"$(dirname \"$0\")/starts\"\nexec {PG_BIN}/postgres \"$@\"\n");
         program(&folder.path().join("gate"), &gate)?;
         let lab = Lab::of_text(name, &specification(version, folder.path())?).await?;
         let describe: Describe = lab.describe().await?;
@@ -138,7 +137,8 @@ impl Stage {
 
     /// Lets the hook of a member end with that code.
     pub fn answer(&self, member: &str, code: i32) -> Result<()> {
-        let (file, draft) = (self.folder.path().join(format!("answer-{member}")), self.folder.path().join("draft"));
+        let (file, draft) =
+            (self.folder.path().join(format!("answer-{member}")), self.folder.path().join("draft"));
         fs::write(&draft, code.to_string()).context("the hook's answer")?;
         fs::rename(draft, file).context("the hook's answer")
     }
@@ -147,7 +147,8 @@ impl Stage {
     pub fn starts(&self, member: &str) -> Vec<String> {
         let data = self.plan.named_host(member).map(|(_, host)| host.data_dir("main").display().to_string());
         let data = data.unwrap_or_default();
-        let is_start = |line: &String| line.contains(&data) && !line.contains(" -C ") && !line.contains("--describe");
+        let is_start =
+            |line: &String| line.contains(&data) && !line.contains(" -C ") && !line.contains("--describe");
         self.lines("starts").into_iter().filter(is_start).collect()
     }
 
@@ -183,7 +184,7 @@ impl Stage {
     }
 }
 
-fn program(path: &PathBuf, text: &str) -> Result<()> {
+fn program(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).with_context(|| path.display().to_string())
 }

@@ -137,7 +137,9 @@ pub async fn hole() -> anyhow::Result<Vec<HoleStep>> {
 async fn python(arguments: &[&str]) -> anyhow::Result<String> {
     let arguments: Vec<&str> = [SCRIPT].iter().chain(arguments).copied().collect();
     // The lab's own.
-    output(patroni(None, "python"), &arguments, DEADLINE).await.context("tests/setup installs Patroni into the lab's Python")
+    output(patroni(None, "python"), &arguments, DEADLINE)
+        .await
+        .context("tests/setup installs Patroni into the lab's Python")
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {

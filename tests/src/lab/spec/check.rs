@@ -51,7 +51,9 @@ impl Spec {
             return Err("patroni.version must be digits and dots, or newest".into());
         }
         if self.holdfast && (self.patroni.hook.is_some() || self.patroni.gate.is_some()) {
-            return Err("patroni.hook and patroni.gate are for labs without Holdfast, which brings its own".into());
+            return Err(
+                "patroni.hook and patroni.gate are for labs without Holdfast, which brings its own".into()
+            );
         }
         self.check_clusters()?;
         self.check_hosts()
