@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -184,7 +184,7 @@ impl Stage {
     }
 }
 
-fn program(path: &PathBuf, text: &str) -> Result<()> {
+fn program(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).with_context(|| path.display().to_string())
 }
