@@ -66,9 +66,11 @@ fn judge(url: &str, is_tls: bool, error: &Error) -> Heard {
                 "look at restapi.certfile of Patroni, and at the host in patroni_url"
             }
             Tls::InvalidMessage(_) => "it answers without TLS; patroni_url must begin with http://",
-            Tls::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::UnknownCA) => {
-                "it does not take our certificate; restapi.cafile of Patroni must hold our authority"
-            }
+            Tls::AlertReceived(
+                AlertDescription::CertificateRequired
+                | AlertDescription::UnknownCA
+                | AlertDescription::DecryptError,
+            ) => "it does not take our certificate; restapi.cafile of Patroni must hold our authority",
             _ => "compare patroni_url with restapi of Patroni",
         };
         return Heard::Stranger(format!("{url}: {tls}: {remedy}"));
