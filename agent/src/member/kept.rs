@@ -23,6 +23,9 @@ impl Member {
     /// Keeps on disk what the gates need without us: the mode, and whether we are fenced.
     pub(super) async fn follow_records(&self, cluster: &Cluster) {
         let Some(mode) = cluster.known_mode() else { return };
+        if mode != Mode::Observe {
+            self.state().observer.forget();
+        }
         let was_armed = self.state().remembered.mode == Mode::Armed;
         if was_armed && mode != Mode::Armed {
             // Patroni alone from now on: a standby that could follow only the last writer would be in its way.

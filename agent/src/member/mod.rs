@@ -296,9 +296,6 @@ impl Member {
             }
             Mode::Armed | Mode::Disarmed => false,
         };
-        if mode != Mode::Observe {
-            self.state().observer.forget();
-        }
         // After what was decided: nothing waits for it.
         if reign.is_some() {
             self.remember(|remembered| remembered.reign = reign).await;
