@@ -92,7 +92,7 @@ fn what_the_records_say_against_it() {
         (|c| c.term = Some(revised(term_open("a", 4, false), 80)), Down::NotPromoted(Term(4))),
         (|c| c.term.as_mut().unwrap().value.reign = closed(), Down::Closed(Term(4))),
         (|c| drop(c.fences.insert(name("a"), fenced())), Down::Fenced),
-        (|c| drop(c.unreadable_fences.insert(name("a"))), Down::Fenced),
+        (|c| c.unreadable_fences.extend([name("a")]), Down::Fenced),
         (|c| c.mode_unreadable = true, Down::Unreadable),
         (|c| (c.term, c.terms_unreadable) = (None, true), Down::Unreadable),
         (|c| c.revision = 0, Down::NeverHeard),
