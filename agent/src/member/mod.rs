@@ -241,11 +241,8 @@ impl Member {
         self.look(eyes, &watched).await;
         self.state().looked_ms = Some(looked_ms);
         self.keep_fences(eyes, &watched, connected).await;
-        {
-            let mut state = self.state();
-            if connected {
-                state.term = core::term_in_force(&watched).map(|term| term_seen(&term.value));
-            }
+        if connected {
+            self.state().term = core::term_in_force(&watched).map(|term| term_seen(&term.value));
         }
         if self.disarmed_here() {
             return (false, self.stand_aside(&watched, connected).await);
@@ -262,9 +259,7 @@ impl Member {
         if let Some(why) = self.contradiction(&watched) {
             self.say_contradiction(&why);
             // What every host remembers is what a person goes on with.
-            if let Err(error) = act::facts::publish(self, &watched).await {
-                tracing::debug!(%error, "facts are not published");
-            }
+            self.publish_facts(&watched).await;
             return (false, TICK);
         }
         self.state().contradiction = None;
@@ -301,13 +296,17 @@ impl Member {
             self.remember(|remembered| remembered.reign = reign).await;
             self.keep_away().await;
         }
-        if let Err(error) = act::facts::publish(self, &cluster).await {
-            tracing::debug!(%error, "facts are not published");
-        }
+        self.publish_facts(&cluster).await;
         let tick = self.tick();
         let again = decision.again_in_ms.map_or(tick, Duration::from_millis).min(tick);
         // What was done changes what is seen: look again as soon as the watch can have told of it.
         (acted, if acted { again.min(AFTER_AN_ACTION) } else { again })
+    }
+
+    async fn publish_facts(&self, cluster: &Cluster) {
+        if let Err(error) = act::facts::publish(self, cluster).await {
+            tracing::debug!(%error, "facts are not published");
+        }
     }
 
     /// A linearizable read to act on.

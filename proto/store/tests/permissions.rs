@@ -141,22 +141,10 @@ async fn write(store: &EtcdStore, key: &str) -> Result<bool, StoreError> {
     Ok(matches!(outcome, TxnOutcome::Succeeded { .. }))
 }
 
-#[tokio::test]
-async fn etcd_refuses_what_the_table_does_not_give() {
-    let ground = Ground::new();
-    ground.issue("server", "e1");
-    ground.issue("root", "root");
-    let at = |name: &str| ground.at(name);
-    let (ca, cert, key) = (at("ca.crt"), at("server.crt"), at("server.key"));
-    let etcd = Etcd::start(1, Some(Pem { ca: &ca as &Path, cert: &cert, key: &key }));
-    until_it_answers(&ground.store(&etcd, "root")).await;
-    let region = RegionName::new("r1").unwrap();
-    let (namespace, scope) = (Namespace::new("service").unwrap(), Scope::new("main").unwrap());
-    let keys = ClusterKeys::new(&ClusterId { region: region.clone(), namespace, scope });
-    set_up(&ground, &etcd, &region, &keys);
-
+/// Keys of ours, of each kind.
+fn ours(keys: &ClusterKeys) -> Vec<String> {
     let (db1, db2) = (member("db1"), member("db2"));
-    let ours = [
+    vec![
         keys.mode(),
         keys.term(),
         keys.floor(),
@@ -178,7 +166,24 @@ async fn etcd_refuses_what_the_table_does_not_give() {
         keys.fence(&db1),
         keys.route(&host("pool1"), "a"),
         keys.route(&host("pool2"), "a"),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn etcd_refuses_what_the_table_does_not_give() {
+    let ground = Ground::new();
+    ground.issue("server", "e1");
+    ground.issue("root", "root");
+    let at = |name: &str| ground.at(name);
+    let (ca, cert, key) = (at("ca.crt"), at("server.crt"), at("server.key"));
+    let etcd = Etcd::start(1, Some(Pem { ca: &ca as &Path, cert: &cert, key: &key }));
+    until_it_answers(&ground.store(&etcd, "root")).await;
+    let region = RegionName::new("r1").unwrap();
+    let (namespace, scope) = (Namespace::new("service").unwrap(), Scope::new("main").unwrap());
+    let keys = ClusterKeys::new(&ClusterId { region: region.clone(), namespace, scope });
+    set_up(&ground, &etcd, &region, &keys);
+
+    let ours = ours(&keys);
     let mut lines: Vec<(String, Key<'_>)> =
         ours.iter().map(|key| (key.clone(), Key::Ours(keys.parse(key).unwrap()))).collect();
     lines.extend(
@@ -189,7 +194,7 @@ async fn etcd_refuses_what_the_table_does_not_give() {
         keys.patroni_sync(),
         keys.patroni_failover(),
         keys.patroni_config(),
-        keys.patroni_member(&db2),
+        keys.patroni_member(&member("db2")),
     ];
     lines.extend(of_patroni.iter().map(|key| (key.clone(), Key::Patroni(keys.parse_patroni(key).unwrap()))));
 

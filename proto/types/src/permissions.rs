@@ -176,23 +176,12 @@ mod tests {
     use crate::names::{ClusterId, Namespace, Scope};
     use crate::term::Term;
 
-    #[test]
-    fn the_permissions_of_etcd_say_what_the_table_says() {
-        let region = RegionName::new("r1").unwrap();
-        let (namespace, scope) = (Namespace::new("service").unwrap(), Scope::new("main").unwrap());
-        let keys = ClusterKeys::new(&ClusterId { region: region.clone(), namespace, scope });
-        let (db1, db2) = (MemberName::new("db1").unwrap(), MemberName::new("db2").unwrap());
-        let host = |name: &str| HostName::new(name).unwrap();
-        let holders = [
-            Holder::Database { host: host("db1"), member: db1.clone(), peers: vec![host("db2")] },
-            Holder::Patroni,
-            Holder::Pooler { host: host("pool1"), pooler: "a".into() },
-            Holder::Backup { host: host("backup1") },
-            Holder::Operator,
-            Holder::Viewer,
-            Holder::Stranger,
-        ];
-        let ours = [
+    fn host(name: &str) -> HostName {
+        HostName::new(name).unwrap()
+    }
+
+    fn ours(keys: &ClusterKeys, db1: &MemberName, db2: &MemberName) -> Vec<String> {
+        vec![
             keys.mode(),
             keys.term(),
             keys.floor(),
@@ -204,23 +193,41 @@ mod tests {
             keys.attest(Term(4)),
             keys.event(4),
             keys.audit(4),
-            keys.promise(&db1, Term(4)),
-            keys.promise(&db2, Term(4)),
-            keys.facts(&db1),
-            keys.facts(&db2),
-            keys.would(&db1),
-            keys.would(&db2),
-            keys.outside(&db1),
-            keys.outside(&db2),
-            keys.fenced(&db1, 4),
-            keys.fenced(&db2, 4),
-            keys.restart(&db1, 4),
-            keys.restart(&db2, 4),
-            keys.fence(&db1),
-            keys.fence(&db2),
+            keys.promise(db1, Term(4)),
+            keys.promise(db2, Term(4)),
+            keys.facts(db1),
+            keys.facts(db2),
+            keys.would(db1),
+            keys.would(db2),
+            keys.outside(db1),
+            keys.outside(db2),
+            keys.fenced(db1, 4),
+            keys.fenced(db2, 4),
+            keys.restart(db1, 4),
+            keys.restart(db2, 4),
+            keys.fence(db1),
+            keys.fence(db2),
             keys.route(&host("pool1"), "a"),
             keys.route(&host("pool2"), "a"),
+        ]
+    }
+
+    #[test]
+    fn the_permissions_of_etcd_say_what_the_table_says() {
+        let region = RegionName::new("r1").unwrap();
+        let (namespace, scope) = (Namespace::new("service").unwrap(), Scope::new("main").unwrap());
+        let keys = ClusterKeys::new(&ClusterId { region: region.clone(), namespace, scope });
+        let (db1, db2) = (MemberName::new("db1").unwrap(), MemberName::new("db2").unwrap());
+        let holders = [
+            Holder::Database { host: host("db1"), member: db1.clone(), peers: vec![host("db2")] },
+            Holder::Patroni,
+            Holder::Pooler { host: host("pool1"), pooler: "a".into() },
+            Holder::Backup { host: host("backup1") },
+            Holder::Operator,
+            Holder::Viewer,
+            Holder::Stranger,
         ];
+        let ours = ours(&keys, &db1, &db2);
         for holder in &holders {
             let grants = grants(holder, &region, &keys);
             let written = |key: &str| {

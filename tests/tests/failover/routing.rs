@@ -45,7 +45,7 @@ impl Watch {
         let script = format!(
             "sockets=({sockets})\n\
              while sleep 0.05; do\n\
-             answers=$(curl -s -Z --max-time 0.4 -w '%{{urlnum}} %{{http_code}}\\n' {urls})\n\
+             answers=$(curl -s -Z --max-time 0.4 -w '%{{urlnum}} %{{http_code}}\\n' {urls} 2>/dev/null)\n\
              echo round\n\
              while read n code; do [ \"$code\" = 200 ] || continue; echo \"up $n\"\n\
              echo \"recovery $n $(timeout 2 psql -qAtX -h ${{sockets[n]}} -U postgres -c 'select pg_is_in_recovery()' 2>/dev/null)\"\n\
@@ -70,7 +70,9 @@ impl Watch {
             let of = |number: &str| HOSTS[number.parse::<usize>().unwrap()].to_owned();
             match words[..] {
                 ["round"] => rounds.push(Round::default()),
-                ["up", number] => drop(rounds.last_mut().unwrap().up.insert(of(number))),
+                ["up", number] => {
+                    rounds.last_mut().unwrap().up.insert(of(number));
+                }
                 ["recovery", number, "t"] => {
                     rounds.last_mut().unwrap().in_recovery.insert(of(number));
                 }

@@ -239,7 +239,8 @@ fn a_crash_is_told_by_the_writers_own_agent_and_closed_by_the_others() {
 fn a_dead_agent_is_no_incident_and_a_hung_patroni_is_one_without_a_close() {
     let mut cluster = calm();
     let (mut a, mut b) = (agent("a", 0), agent("b", 100));
-    (a.round(&mut cluster, 0), b.round(&mut cluster, 0));
+    a.round(&mut cluster, 0);
+    b.round(&mut cluster, 0);
     cluster.sessions.remove(&SessionId(5));
     for now_ms in [1_000, 2_000] {
         assert_eq!(b.round(&mut cluster, now_ms), None, "its PostgreSQL gives signs of life");

@@ -88,11 +88,12 @@ fn the_writer_of_a_term_is_up_and_nobody_else() {
 #[test]
 fn what_the_records_say_against_it() {
     let said = |change: fn(&mut Cluster)| of_a(change, |_| ());
-    let table: [(fn(&mut Cluster), Down); 7] = [
+    type Case = (fn(&mut Cluster), Down);
+    let table: [Case; 7] = [
         (|c| c.term = Some(revised(term_open("a", 4, false), 80)), Down::NotPromoted(Term(4))),
         (|c| c.term.as_mut().unwrap().value.reign = closed(), Down::Closed(Term(4))),
         (|c| drop(c.fences.insert(name("a"), fenced())), Down::Fenced),
-        (|c| c.unreadable_fences = [name("a")].into(), Down::Fenced),
+        (|c| c.unreadable_fences.extend([name("a")]), Down::Fenced),
         (|c| c.mode_unreadable = true, Down::Unreadable),
         (|c| (c.term, c.terms_unreadable) = (None, true), Down::Unreadable),
         (|c| c.revision = 0, Down::NeverHeard),
@@ -120,7 +121,8 @@ fn what_the_records_say_against_it() {
 fn what_this_host_sees_against_it() {
     let seen = |see: fn(&mut View<'_>)| of_a(|_| (), see);
     let no_lease = || Down::NoLease(Term(4));
-    let table: [(fn(&mut View<'_>), Down); 9] = [
+    type Case = (fn(&mut View<'_>), Down);
+    let table: [Case; 9] = [
         (|v| v.fence = None, no_lease()),
         (|v| v.fence = Some(Fence::Expiring), no_lease()),
         (|v| v.now_ms = 12_000, no_lease()),
