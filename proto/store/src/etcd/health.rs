@@ -89,7 +89,7 @@ pub(super) async fn ask(options: &EtcdOptions) -> EtcdHealth {
     let mut asking = JoinSet::new();
     for (place, endpoint) in options.endpoints.iter().enumerate() {
         let one = EtcdOptions { endpoints: vec![endpoint.clone()], ..options.clone() };
-        asking.spawn(async move { (place, ask_one(one).await) });
+        asking.spawn(async move { (place, Box::pin(ask_one(one)).await) });
     }
     let mut answers = Vec::new();
     while let Some(joined) = asking.join_next().await {
