@@ -231,11 +231,8 @@ impl Member {
         self.look_for_order(eyes).await;
         self.look(eyes, &watched).await;
         self.keep_fences(eyes, &watched, connected).await;
-        {
-            let mut state = self.state();
-            if connected {
-                state.term = core::term_in_force(&watched).map(|term| term_seen(&term.value));
-            }
+        if connected {
+            self.state().term = core::term_in_force(&watched).map(|term| term_seen(&term.value));
         }
         if self.disarmed_here() {
             return (false, self.stand_aside(&watched, connected).await);
