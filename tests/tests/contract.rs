@@ -1,5 +1,5 @@
 //! Patroni does what the protocol rests on: the lab's own version here, all that are installed with
-//! `HOLDFAST_CONTRACT=all`. Needs root and `tests/setup`.
+//! `HOLDFAST_CONTRACT=all`. Needs `tests/setup`, and for the servers root.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -15,20 +15,31 @@ const LAB: &str = "t_contract";
 const DEADLINE_MS: u64 = 600_000;
 
 #[test]
-fn every_fact_that_the_protocol_rests_on_holds() {
+fn patronis_own_code_does_what_the_protocol_rests_on() {
+    let facts = FACTS.iter().filter(|fact| !fact.needs_servers).count();
+    ask(&["--without-servers"], facts);
+}
+
+#[test]
+#[ignore = "its steps were played by hand against 4.0.11 and 4.1.5; this program has not played them yet"]
+fn patronis_servers_do_what_the_protocol_rests_on() {
     // Takes down what it leaves behind.
     let lab = Lab::named(LAB);
-    let mut line = vec![env!("CARGO_BIN_EXE_holdfast-lab"), "contract", "-o", "json", "--name", lab.name()];
+    ask(&["--name", lab.name()], FACTS.len());
+}
+
+fn ask(options: &[&str], facts: usize) {
+    let program = [env!("CARGO_BIN_EXE_holdfast-lab"), "contract", "-o", "json"];
     let all = std::env::var("HOLDFAST_CONTRACT").is_ok_and(|word| word == "all");
-    line.extend(all.then_some("--all"));
-    let said = within(DEADLINE_MS, &line);
+    let versions: &[&str] = if all { &["--all"] } else { &[] };
+    let said = within(DEADLINE_MS, &[&program, options, versions].concat());
     let versions: Vec<Value> =
         serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
     for version in &versions {
         let answers = version["answers"].as_array().unwrap();
         let broken: Vec<&Value> = answers.iter().filter(|answer| answer["holds"] != true).collect();
         assert!(broken.is_empty(), "Patroni {}: {broken:#?}", version["version"]);
-        assert_eq!(answers.len(), FACTS.len(), "{answers:#?}");
+        assert_eq!(answers.len(), facts, "{answers:#?}");
         let own = text(&version["version"]);
         let minor: Vec<&str> = own.split('.').take(2).collect();
         assert!(
@@ -39,7 +50,7 @@ fn every_fact_that_the_protocol_rests_on_holds() {
     let tested =
         |minor: &&str| versions.iter().any(|one| text(&one["version"]).starts_with(&format!("{minor}.")));
     assert!(
-        !all || TESTED_PATRONI.iter().all(tested),
+        !all || TESTED_PATRONI.iter().all(|minor| tested(minor)),
         "not all of {TESTED_PATRONI:?} were asked"
     );
     assert!(said.success(), "{}", said.stderr);

@@ -115,6 +115,8 @@ fn synchronous(view: &ClusterView, check: &mut Check) {
         )),
         _ => {}
     }
+    // Patroni makes such a member a synchronous standby only where the others are too few, but its position counts as any
+    // other's at CLOSE.
     for (member, tag) in overriding::tagged_not_to_lead(view) {
         check.warn(format!(
             "{member} may not lead (tag {tag}): if the last writes have reached it alone, nobody follows until a person decides"

@@ -85,7 +85,7 @@ fn missing(region: &RegionPlan, instance: &Instance<'_>, seen: &Seen<'_>) -> Opt
     }
     if instance.cluster.class == Class::Quorum {
         let wanted: Vec<&str> =
-            others().filter(|host| host.host.may_be_synchronous()).map(HostPlan::name).collect();
+            others().filter(|host| host.host.is_synchronous()).map(HostPlan::name).collect();
         let count = instance.cluster.synchronous_node_count.min(wanted.len());
         if !wanted.is_empty() && !is_any(count, &seen.synchronous_standby_names, &wanted) {
             return Some(format!(

@@ -215,9 +215,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// Whether Patroni may make it a synchronous standby.
-    pub fn may_be_synchronous(&self) -> bool {
-        self.tags.get("nosync") != Some(&true.into()) && !self.tags.contains_key("replicatefrom")
+    /// Whether Patroni makes it a synchronous standby where there are others: in quorum mode one that may not lead is taken
+    /// only if the others are too few.
+    pub fn is_synchronous(&self) -> bool {
+        let is_set = |tag| self.tags.get(tag) == Some(&true.into());
+        !is_set("nosync") && !is_set("nofailover") && !self.tags.contains_key("replicatefrom")
     }
 }
 
