@@ -210,7 +210,8 @@ impl Region {
         let order = ["disarm", "--reason", "tidy", "--yes", "--wait"];
         eventually("the cluster is disarmed", || self.lab.holdfast(&order).success());
         if self.causes().iter().any(|cause| cause.contains("is disarmed on its host by")) {
-            let refused = self.lab.holdfast(&["arm", "--reason", "too early", "--yes", "--accept-unmeasured"]);
+            let refused =
+                self.lab.holdfast(&["arm", "--reason", "too early", "--yes", "--accept-unmeasured"]);
             assert_eq!(refused.code, Some(3), "{refused:?}");
             assert!(refused.stderr.contains("disarm --local --undo"), "{refused:?}");
             for name in HOSTS {
@@ -221,7 +222,9 @@ impl Region {
             }
         }
         eventually("the region is armed", || {
-            self.lab.holdfast(&["arm", "--reason", "mended", "--yes", "--accept-unmeasured", "--wait"]).success()
+            self.lab
+                .holdfast(&["arm", "--reason", "mended", "--yes", "--accept-unmeasured", "--wait"])
+                .success()
         });
         self.is_whole();
     }
