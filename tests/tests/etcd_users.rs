@@ -30,6 +30,7 @@ fn a_region_works_with_the_permissions_that_are_printed_and_no_more() {
     let described = lab.describe();
     eventually("the region is healthy", || lab.is_healthy());
     nobody_oversteps(&lab, &described);
+    the_gateway_takes_no_common_name(&lab, &described);
     the_viewer_looks(&lab);
     the_weaker_proof_is_shown(&lab);
 
@@ -79,6 +80,21 @@ fn nobody_oversteps(lab: &Lab, described: &Value) {
     }
     let said = put(lab, described, &lab_dir(lab).join("operator"), "operator", &ours("promise/db2/9"));
     assert!(!said.success() && said.stderr.contains("permission denied"), "{said:?}");
+}
+
+/// Why Patroni's certificate has no common name: the gateway takes none that has one.
+fn the_gateway_takes_no_common_name(lab: &Lab, described: &Value) {
+    let etcd = &described["regions"][0]["etcd"];
+    let url = format!("https://{}/v3/kv/range", text(&etcd["endpoints"][0]));
+    for (stem, refused) in [("host", true), ("etcd-client", false)] {
+        let [cert, key] =
+            ["crt", "key"].map(|end| certs(lab, "db1").join(format!("{stem}.{end}")).display().to_string());
+        let own =
+            ["--cacert", text(&etcd["ca"]), "--cert", &cert, "--key", &key, "--data", "{\"key\":\"YQ==\"}"];
+        let said = lab.exec("db1", &[&["curl", "-s", "--max-time", "5"][..], &own, &[url.as_str()]].concat());
+        // The other is answered that it has no token.
+        assert_eq!(said.stdout.contains("CommonName"), refused, "{stem}: {said:?}");
+    }
 }
 
 /// A viewer reads everything and orders nothing, neither by our command nor without it.
