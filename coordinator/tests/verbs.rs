@@ -1,6 +1,8 @@
 //! The verbs against a real etcd with planted records: what they print, what they write, how they exit.
-#![allow(clippy::unwrap_used)] // Helpers of tests are not seen as tests.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // Helpers of tests are not seen as tests.
 
+#[path = "verbs/etcd_users.rs"]
+mod etcd_users;
 mod ground;
 #[path = "../src/cli/permissions.rs"]
 mod permissions;

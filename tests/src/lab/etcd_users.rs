@@ -1,13 +1,14 @@
-//! The users of the lab's etcd, made as an operator would: with what `holdfast permissions etcd` prints. Then authentication is
-//! turned on, which our programs never do. Called by `up`, before anybody else knows this etcd.
+//! The users of the lab's etcd: what `holdfast permissions etcd` prints, and nothing else. Then authentication is turned on,
+//! which our programs never do. Called by `up`, before anybody else knows this etcd.
 
 use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 use super::plan::{Plan, RegionPlan, password_of};
 use super::spec::{EtcdAuth, Role};
-use super::{etcdctl, files, render, shell};
+use super::{etcdctl, shell};
 
-/// A command of etcdctl takes 50 ms, and a cluster has some hundred of them.
+/// All requests of a region take a second on a machine at rest.
 const DEADLINE_MS: u64 = 60_000;
 
 /// Makes users and roles, and turns authentication on.
@@ -15,21 +16,21 @@ pub async fn set_up(plan: &Plan, region: &RegionPlan) -> Result<()> {
     if region.etcd_auth == EtcdAuth::Off {
         return Ok(());
     }
+    let host = etcdctl::host(region)?;
+    let endpoint = region.etcd_endpoints().into_iter().next().context("a region has an etcd host")?;
+    let [ca, cert, key] = etcdctl::certificate(host);
+    // Options of one request are not those of the next.
+    let identity =
+        format!("cacert = \"{ca}\"\ncert = \"{cert}\"\nkey = \"{key}\"\nfail\nsilent\nshow-error\n");
+    let mut requests = String::new();
     for instance in plan.instances() {
-        let script = script(plan, region, &instance).await?;
-        let host = etcdctl::host(region)?;
-        let [ca, cert, key] = etcdctl::certificate(host);
-        let endpoint = region.etcd_endpoints().into_iter().next().context("a region has an etcd host")?;
-        let set = |name: &str, value: &str| format!("ETCDCTL_{name}={value}");
-        let environment =
-            [set("ENDPOINTS", &endpoint), set("CACERT", &ca), set("CERT", &cert), set("KEY", &key)];
-        let mut line = ["ip", "netns", "exec", &host.netns, "env"].map(str::to_owned).to_vec();
-        line.extend(environment);
-        line.extend(["sh", "-s"].map(str::to_owned));
-        // A shell reads its script as it goes, and etcdctl must not read it too.
-        let whole = format!("{{\n{script}\n}}\n");
-        shell::with_input(DEADLINE_MS, &line, &whole).await.context("users of etcd")?;
+        let users: Value = serde_json::from_str(&listed(plan, region, &instance).await?)?;
+        for user in users["users"].as_array().context("the command lists users")? {
+            add_requests(user, &endpoint, &identity, &mut requests)?;
+        }
     }
+    let line = ["ip", "netns", "exec", &host.netns, "curl", "--fail-early", "--config", "-"];
+    shell::with_input(DEADLINE_MS, &line, &requests).await.context("users of etcd")?;
     let plain = RegionPlan { etcd_auth: EtcdAuth::Off, ..region.clone() };
     let root = format!("root:{}", password_of("root"));
     for words in [
@@ -43,21 +44,71 @@ pub async fn set_up(plan: &Plan, region: &RegionPlan) -> Result<()> {
     Ok(())
 }
 
-/// What the command prints for one cluster.
-async fn script(plan: &Plan, region: &RegionPlan, instance: &super::plan::Instance<'_>) -> Result<String> {
-    let passwords = plan.dir().join("passwords");
+/// What etcd's gateway is asked for one user. One `curl` for all of them: a hundred of `etcdctl` take a minute on a busy machine.
+fn add_requests(user: &Value, endpoint: &str, identity: &str, requests: &mut String) -> Result<()> {
+    let text = |value: &Value| {
+        value.as_str().map(str::to_owned).context("a text is missing in what the command lists")
+    };
+    let (name, role) = (text(&user["user"])?, text(&user["role"])?);
+    let mut ask = |what: &str, body: &Value| {
+        if !requests.is_empty() {
+            requests.push_str("next\n");
+        }
+        let data = body.to_string().replace('\\', "\\\\").replace('"', "\\\"");
+        let line = format!(
+            "{identity}url = \"https://{endpoint}/v3/auth/{what}\"\ndata = \"{data}\"\noutput = \"/dev/null\"\n"
+        );
+        requests.push_str(&line);
+    };
+    ask("role/add", &json!({ "name": role }));
+    for grant in user["grants"].as_array().context("a user has permissions")? {
+        let key = text(&grant["key"])?;
+        let may = if grant["write"] == true { "READWRITE" } else { "READ" };
+        let mut perm = json!({ "permType": may, "key": base64(key.as_bytes()) });
+        if grant["prefix"] == true {
+            // etcd's word for all that begins so: up to the next text of that length. Ours end with a slash.
+            let mut end = key.into_bytes();
+            *end.last_mut().context("a prefix is not empty")? += 1;
+            perm["range_end"] = base64(&end).into();
+        }
+        ask("role/grant", &json!({ "name": role, "perm": perm }));
+    }
+    let mut added = json!({ "name": name });
+    match user["login"] == "certificate" {
+        true => added["options"] = json!({ "no_password": true }),
+        false => added["password"] = password_of(&name).into(),
+    }
+    ask("user/add", &added);
+    ask("user/grant", &json!({ "user": name, "role": role }));
+    Ok(())
+}
+
+/// As JSON carries bytes.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits =
+            (0..3).fold(0_usize, |bits, place| bits << 8 | usize::from(*chunk.get(place).unwrap_or(&0)));
+        for place in 0..4 {
+            let letter = LETTERS[bits >> (18 - 6 * place) & 63];
+            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+/// What the command prints for one cluster, as JSON.
+async fn listed(plan: &Plan, region: &RegionPlan, instance: &super::plan::Instance<'_>) -> Result<String> {
     let mut line: Vec<String> = vec![plan.program("holdfast").display().to_string()];
     let mut add = |words: &[&str]| line.extend(words.iter().map(|word| (*word).to_owned()));
     let by_password = region.etcd_auth == EtcdAuth::Password;
     let cluster = instance.cluster;
-    add(&["permissions", "etcd", "--output", "sh", "--region", &region.name]);
+    add(&["permissions", "etcd", "--output", "json", "--region", &region.name]);
     add(&["--namespace", &cluster.namespace, "--scope", &cluster.scope]);
     add(&["--login", if by_password { "password" } else { "certificate" }]);
     add(&["--operator", "lab", "--viewer", "wall"]);
-    add(&["--passwords", passwords.to_str().context("the lab's folder is UTF-8")?]);
-    let mut users = vec![region.etcd_user_of_patroni(cluster), render::OPERATOR.into(), "viewer/wall".into()];
     for host in &region.hosts {
-        users.push(region.etcd_user(host));
         match host.host.role {
             Role::Etcd => {}
             Role::Database => add(&["--database", host.name()]),
@@ -65,11 +116,18 @@ async fn script(plan: &Plan, region: &RegionPlan, instance: &super::plan::Instan
             Role::Backup | Role::Client => add(&["--host", host.name()]),
         }
     }
-    for user in users {
-        let file = passwords.join(&user);
-        let folder = file.parent().context("a file has a folder")?;
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        files::write_secret(&file, &format!("{}\n", password_of(&user)))?;
-    }
     Ok(shell::run(DEADLINE_MS, &line).await?.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_written_as_json_has_them() {
+        let pairs = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("/a/b0", "L2EvYjA=")];
+        for (plain, coded) in pairs {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
 }
