@@ -69,7 +69,7 @@ pub fn write_all(plan: &Plan) -> Result<()> {
 }
 
 fn write_host(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
-    if plan.spec.holdfast && render::agent::has_agent(host.host.role) {
+    if plan.spec.is_installed() && render::agent::has_agent(host.host.role) {
         write(&host.agent_config(), &render::agent::config(plan, region, host)?)?;
     }
     match host.host.role {
@@ -90,7 +90,7 @@ fn write_database(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<(
         fs::create_dir_all(&module).with_context(|| module.display().to_string())?;
         write(&module.join(render::clock::MODULE_FILE), render::clock::MODULE)?;
     }
-    if plan.spec.holdfast {
+    if plan.spec.is_installed() {
         let bin = host.dir.join("bin");
         fs::create_dir_all(&bin)?;
         std::os::unix::fs::symlink(plan.program("holdfast-agent"), bin.join("postgres"))?;

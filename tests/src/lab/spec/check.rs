@@ -44,6 +44,9 @@ impl Spec {
         if !retry.is_finite() || retry <= 0.0 {
             return Err("pgbouncer.server_login_retry must be greater than 0".into());
         }
+        if self.holdfast && self.adoptable {
+            return Err("adoptable is for a lab with holdfast = false".into());
+        }
         self.check_clusters()?;
         self.check_hosts()
     }
@@ -61,7 +64,8 @@ impl Spec {
             if !scopes.insert(scope) {
                 return Err(format!("cluster {scope} is there twice"));
             }
-            if *class == Class::On {
+            // A cluster that is brought in may come as it likes.
+            if *class == Class::On && !self.adoptable {
                 return Err(format!("cluster {scope}: class on is not built yet; use quorum or off"));
             }
         }
