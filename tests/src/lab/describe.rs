@@ -90,7 +90,7 @@ async fn describe_host(plan: &Plan, host: &HostPlan) -> Value {
             })
         })
         .collect();
-    let agent = plan.spec.holdfast && render::agent::has_agent(host.host.role);
+    let agent = plan.spec.is_installed() && render::agent::has_agent(host.host.role);
     let each = |path: &dyn Fn(&str) -> PathBuf| -> Vec<PathBuf> {
         host.host.tablespaces.iter().map(|name| path(name)).collect()
     };

@@ -80,7 +80,7 @@ pub fn write_secret(path: &Path, text: &str) -> Result<()> {
 }
 
 fn write_host(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
-    if plan.spec.holdfast && render::agent::has_agent(host.host.role) {
+    if plan.spec.is_installed() && render::agent::has_agent(host.host.role) {
         write(&host.agent_config(), &render::agent::config(plan, region, host)?)?;
         if region.etcd_auth == EtcdAuth::Password {
             write_secret(&host.etcd_password(), &password_of(&region.etcd_user(host)))?;
@@ -113,7 +113,7 @@ fn write_database(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<(
         fs::create_dir_all(&module).with_context(|| module.display().to_string())?;
         write(&module.join(render::clock::MODULE_FILE), render::clock::MODULE)?;
     }
-    if plan.spec.holdfast {
+    if plan.spec.is_installed() {
         let bin = host.dir.join("bin");
         fs::create_dir_all(&bin)?;
         std::os::unix::fs::symlink(plan.program("holdfast-agent"), bin.join("postgres"))?;

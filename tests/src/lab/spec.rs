@@ -27,6 +27,9 @@ pub struct Spec {
     /// Whether our agents run. Without them the poolers follow Patroni's `GET /primary`, which is the best routing that
     /// users have without us.
     pub holdfast: bool,
+    /// Whether the hosts of a lab without our agents have what a test needs to bring them in while the cluster runs: programs,
+    /// certificates, the units of guard and agent (down until somebody starts them). Patroni's files know nothing of us.
+    pub adoptable: bool,
     /// The agents' timings.
     pub profile: Profile,
     /// How long a second automatic failover waits for a person. A lab breaks things on purpose: it does not wait.
@@ -256,10 +259,18 @@ fn known() -> String {
     NAMED.map(|(name, _)| name).join(", ")
 }
 
+impl Spec {
+    /// Whether our programs are on the hosts, running or not.
+    pub fn is_installed(&self) -> bool {
+        self.holdfast || self.adoptable
+    }
+}
+
 impl Default for Spec {
     fn default() -> Self {
         Self {
             holdfast: true,
+            adoptable: false,
             profile: Profile::default(),
             second_failover_hold_ms: 0,
             arm: true,

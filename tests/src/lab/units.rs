@@ -29,6 +29,8 @@ pub struct Unit {
     pub delay_ms: u64,
     /// It is started only when the oneshots of the boot have succeeded.
     pub requires_oneshots: bool,
+    /// Installed and not enabled: no boot starts it.
+    pub is_disabled: bool,
 }
 
 /// What is run once at boot before everything else, as root.
@@ -42,13 +44,13 @@ pub fn oneshots(plan: &Plan, host: &HostPlan) -> Vec<Vec<String>> {
 /// The units of a host, in the order of their start.
 pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
     let mut units = Vec::new();
-    if plan.spec.holdfast && render::agent::has_agent(host.host.role) {
+    if plan.spec.is_installed() && render::agent::has_agent(host.host.role) {
         units.push(agent(plan, host));
     }
     match host.host.role {
         Role::Etcd => units.push(etcd(plan, region, host)),
         Role::Database => {
-            if plan.spec.holdfast {
+            if plan.spec.is_installed() {
                 units.insert(0, guard(plan, host));
             }
             units.extend(plan.instances().map(|instance| {
@@ -94,6 +96,7 @@ fn unit(name: &str, Policy { delay_ms, .. }: Policy) -> Unit {
         environment: Vec::new(),
         delay_ms,
         requires_oneshots: false,
+        is_disabled: false,
     }
 }
 
@@ -112,6 +115,7 @@ fn agent(plan: &Plan, host: &HostPlan) -> Unit {
         cgroup: host.cgroup.join("agent"),
         command: words(&[&plan.program("holdfast-agent"), &"run", &"--config", &host.agent_config()]),
         environment: own_clock(plan, host, render::clock::preloaded),
+        is_disabled: plan.spec.adoptable,
         ..unit("agent", systemd::agent())
     }
 }
@@ -121,6 +125,7 @@ fn guard(plan: &Plan, host: &HostPlan) -> Unit {
     Unit {
         cgroup: host.cgroup.join("guard"),
         command: words(&[&plan.program("holdfast-guard"), &"--socket", &socket]),
+        is_disabled: plan.spec.adoptable,
         ..unit("guard", systemd::guard())
     }
 }
@@ -172,10 +177,20 @@ mod tests {
     use super::*;
 
     fn names(holdfast: bool, host: &str) -> Vec<String> {
-        let spec = Spec { holdfast, ..Spec::default() };
+        names_in(Spec { holdfast, ..Spec::default() }, host)
+    }
+
+    fn names_in(spec: Spec, host: &str) -> Vec<String> {
         let plan = Plan::new("a", spec, std::path::Path::new("/cg"), "/bin".into());
         let (region, host) = plan.host(host).unwrap();
         units(&plan, region, host).into_iter().map(|unit| unit.name).collect()
+    }
+
+    #[test]
+    fn a_lab_that_can_be_adopted_has_what_it_has_without_us_and_our_units_beside_it() {
+        let adoptable = || Spec { holdfast: false, adoptable: true, ..Spec::default() };
+        assert_eq!(names_in(adoptable(), "db1"), ["guard", "agent", "patroni-main"]);
+        assert_eq!(names_in(adoptable(), "pool1"), ["agent", "pgbouncer", "repoint-main"]);
     }
 
     #[test]

@@ -64,7 +64,7 @@ async fn check(plan: &Plan) -> Result<()> {
     if plan.spec.fake_clock && !faketime_is_there() {
         bail!("libfaketime is missing, which fake_clock = true needs; tests/setup installs it");
     }
-    let ours = if plan.spec.holdfast {
+    let ours = if plan.spec.is_installed() {
         ["holdfast", "holdfast-agent", "holdfast-guard"].as_slice()
     } else {
         &["holdfast"]

@@ -40,14 +40,30 @@ impl Load {
 
     /// The same in a cluster that has so many synchronous standbys.
     pub fn beside(lab: &Lab, name: &str, synchronous: u32) -> Self {
+        Self::paced(lab, name, synchronous, &["--rate", "10", "--clients", "1"], |_| true)
+    }
+
+    /// Clients of that pace on the routes of these kinds.
+    pub fn paced(
+        lab: &Lab,
+        name: &str,
+        synchronous: u32,
+        pace: &[&str],
+        wants: impl Fn(&str) -> bool,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("describe.json");
-        std::fs::write(&file, lab.describe().to_string()).unwrap();
+        let mut described = lab.describe();
+        std::fs::write(&file, described.to_string()).unwrap();
         let describe = Describe::read(&file).unwrap();
+        let routes = described["regions"][0]["clusters"][0]["routes"].as_array_mut().unwrap();
+        routes.retain(|route| wants(route["kind"].as_str().unwrap()));
+        std::fs::write(&file, described.to_string()).unwrap();
         on_writer(&describe, async |session| rows::create_table(&session.client).await.unwrap());
         let clients = Command::new(PROGRAM)
             .args(["exec", lab.name(), "client", "--", BENCH, "clients", "--until-stdin-closes"])
-            .args(["--rate", "10", "--clients", "1", "--deadline-ms", "30000", "--run", name, "--describe"])
+            .args(pace)
+            .args(["--deadline-ms", "30000", "--run", name, "--describe"])
             .arg(&file)
             .arg("--out")
             .arg(folder.path().join("recording"))
@@ -94,12 +110,18 @@ impl Load {
     }
 
     /// Stops the clients and judges: against the rows of the one who is the writer now, and from `fault_us` on.
-    pub fn end(mut self, fault_us: u64) -> Verdict {
+    pub fn end(self, fault_us: u64) -> Verdict {
+        self.recorded(fault_us).0
+    }
+
+    /// The same, and everything that the clients wrote down.
+    pub fn recorded(mut self, fault_us: u64) -> (Verdict, Recording) {
         drop(self.clients.stdin.take());
         assert!(self.clients.wait().unwrap().success(), "the clients failed");
         let found =
             on_writer(&self.describe, async |session| rows::read(&session.client, &self.name).await.unwrap());
-        judge(&Recording::read(&self.recording()).unwrap(), &found, Some(fault_us))
+        let recording = Recording::read(&self.recording()).unwrap();
+        (judge(&recording, &found, Some(fault_us)), recording)
     }
 }
 

@@ -36,7 +36,8 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan, instance: &Inst
         },
         "postgresql": postgresql(plan, host, instance),
         "tags": host.host.tags,
-        "watchdog": { "mode": "off" },
+        // Whoever adopts a cluster must say so; until then Patroni's default stands.
+        "watchdog": if plan.spec.adoptable { json!({}) } else { json!({ "mode": "off" }) },
     });
     serde_json::to_string_pretty(&config).expect("a JSON value is written without an error")
 }

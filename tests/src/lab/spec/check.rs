@@ -55,6 +55,9 @@ impl Spec {
                 "patroni.hook and patroni.gate are for labs without Holdfast, which brings its own".into()
             );
         }
+        if self.holdfast && self.adoptable {
+            return Err("adoptable is for a lab with holdfast = false".into());
+        }
         self.check_clusters()?;
         self.check_hosts()
     }
@@ -75,7 +78,8 @@ impl Spec {
             if *synchronous_node_count == 0 {
                 return Err(format!("cluster {scope}: synchronous_node_count must be at least 1"));
             }
-            if *class == Class::On {
+            // A cluster that is brought in may come as it likes.
+            if *class == Class::On && !self.adoptable {
                 return Err(format!("cluster {scope}: class on is not built yet; use quorum or off"));
             }
         }

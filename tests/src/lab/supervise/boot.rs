@@ -37,7 +37,7 @@ impl Supervisor {
             }
             if unit.unit().requires_oneshots && !denied {
                 eprintln!("{}: not started, because what it requires has failed", unit.name());
-            } else if !keep_down.iter().any(|name| name == unit.name()) {
+            } else if !unit.unit().is_disabled && !keep_down.iter().any(|name| name == unit.name()) {
                 unit.start();
             }
         }
