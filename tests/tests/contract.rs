@@ -49,9 +49,6 @@ fn ask(options: &[&str], facts: usize) {
     }
     let tested =
         |minor: &&str| versions.iter().any(|one| text(&one["version"]).starts_with(&format!("{minor}.")));
-    assert!(
-        !all || TESTED_PATRONI.iter().all(tested),
-        "not all of {TESTED_PATRONI:?} were asked"
-    );
+    assert!(!all || TESTED_PATRONI.iter().all(tested), "not all of {TESTED_PATRONI:?} were asked");
     assert!(said.success(), "{}", said.stderr);
 }
