@@ -15,7 +15,7 @@ use holdfast_lab::checker::monotonic_us;
 use holdfast_lab::checker::record::{Outcome, Recording};
 use holdfast_lab::lab::control::{self, Request};
 use holdfast_lab::lab::files;
-use holdfast_lab::lab::plan::{HostPlan, PATRONICTL, Plan};
+use holdfast_lab::lab::plan::{HostPlan, Plan};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -23,6 +23,8 @@ use support::load::{Load, gap_ms};
 use support::{Lab, Output, eventually, text};
 
 /// As somebody may run it: one synchronous standby by name, no failsafe mode, Patroni's own watchdog setting, none of our hooks.
+/// Patroni's command line.
+const PATRONICTL: &str = "/opt/holdfast-lab/venv/bin/patronictl";
 const BY_HAND: &str = r#"
 holdfast = false
 adoptable = true
