@@ -1,5 +1,5 @@
 //! A cluster that was made by hand with Patroni alone is brought in, watched, armed, fails over once, is disarmed and taken out
-//! again, by the very texts that `holdfast adopt plan` and `remove plan` print, with 200 transactions a second through PgBouncer
+//! again, by the very texts that `holdfast adopt plan` and `remove plan` print, under clients that ask for 200 transactions a second through PgBouncer
 //! all the time: no PostgreSQL is restarted by it, and no client meets an error but in the failover. What is left is Patroni
 //! alone, with nothing of ours on the hosts. Needs root, `tests/setup`, and the built workspace.
 
