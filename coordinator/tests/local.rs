@@ -1,5 +1,5 @@
 //! `disarm --local` as a person calls it, where it may be called beside everything else: what it refuses, and how it is
-//! undone. What it opens is shown in a lab, which has hosts of its own (`tests/tests/common_mode.rs`).
+//! undone. What it opens is shown in a lab, which has hosts of its own (`tests/tests/untimed/common_mode.rs`).
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 

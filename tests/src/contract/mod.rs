@@ -1,6 +1,6 @@
 //! What the protocol rests on in Patroni, asked of each version of it: of its code ([`asked`]) and of its servers ([`seen`]).
 //!
-//! [`fact`] is the list. Called by `holdfast-lab contract` and by `tests/tests/contract.rs`. A version whose facts all hold
+//! [`fact`] is the list. Called by `holdfast-lab contract` and by `tests/tests/untimed/contract.rs`. A version whose facts all hold
 //! may stand in `holdfast_types::patroni_versions`.
 
 mod asked;

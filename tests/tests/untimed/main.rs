@@ -7,7 +7,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adopt;
 mod come_back;
+mod common_mode;
+mod contract;
+mod etcd_users;
 mod observe;
 mod outside;
 mod overriding;

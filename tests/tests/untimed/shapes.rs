@@ -43,7 +43,6 @@ const NEVER_LEADS: &str = "db.5";
 const ROWS: &str = "select count(*) from kept";
 
 #[test]
-#[ignore = "has not been run yet"]
 fn the_shapes_that_people_have_are_failed_over_and_fenced() {
     wide();
     two();

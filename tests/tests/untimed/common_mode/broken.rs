@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use holdfast_lab::lab::plan;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType, date_time_ymd};
 
+use super::{HOSTS, Region};
 use crate::support::{eventually, host, text};
-use crate::{HOSTS, Region};
 
 /// Long enough for every agent to take its certificate (it looks at the files every two seconds), and for a look at it.
 const SHORT: Duration = Duration::from_secs(15);

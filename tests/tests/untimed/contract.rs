@@ -1,14 +1,10 @@
 //! Patroni does what the protocol rests on: the lab's own version here, all that are installed with
 //! `HOLDFAST_CONTRACT=all`. Needs `tests/setup`, and for the servers root.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
-
+use crate::support::{Lab, text, within};
 use holdfast_lab::contract::fact::FACTS;
 use holdfast_types::patroni_versions::TESTED_PATRONI;
 use serde_json::Value;
-use support::{Lab, text, within};
 
 const LAB: &str = "t_contract";
 /// A version takes about a minute.
@@ -21,7 +17,6 @@ fn patronis_own_code_does_what_the_protocol_rests_on() {
 }
 
 #[test]
-#[ignore = "its steps were played by hand against 4.0.11 and 4.1.5; this program has not played them yet"]
 fn patronis_servers_do_what_the_protocol_rests_on() {
     // Takes down what it leaves behind.
     let lab = Lab::named(LAB);

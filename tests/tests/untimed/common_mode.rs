@@ -3,22 +3,16 @@
 //! etcd or the certificates are gone) gives the cluster back to Patroni alone, which then does its work by itself. With real
 //! servers under load; needs root, `tests/setup`, and the built workspace.
 
-// The helpers of a test are a test.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
-
-#[path = "common_mode/broken.rs"]
 mod broken;
 
 use std::time::{Duration, Instant};
 
+use crate::support::load::Load;
+use crate::support::{Lab, Output, Session, eventually, text};
 use holdfast_lab::checker::monotonic_us;
 use serde_json::Value;
-use support::load::Load;
-use support::{Lab, Output, Session, eventually, text};
 
-const SPEC: &str = include_str!("../specs/quick.toml");
+const SPEC: &str = include_str!("../../specs/quick.toml");
 const HOSTS: [&str; 4] = ["db1", "db2", "db3", "db4"];
 const PATRONICTL: &str = "/opt/holdfast-lab/venv/bin/patronictl";
 /// Back to Patroni alone: what the issue asks for.

@@ -2,21 +2,16 @@
 //! certificates, Patroni by a password, and standbys log in to their writer by SCRAM. It comes up, is armed and healthy, and
 //! what each may not do is refused by etcd. Needs root, `tests/setup`, and the built workspace.
 
-// The helpers of a test are a test.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::{Lab, eventually, text};
 use holdfast_host::run::Output;
 use holdfast_lab::lab::plan;
 use serde_json::Value;
-use support::{Lab, eventually, text};
 
 /// Tokens end while the test goes on.
 const TOKEN_TTL_S: u64 = 3;
-const SPEC: &str = include_str!("../specs/quick.toml");
+const SPEC: &str = include_str!("../../specs/quick.toml");
 
 #[test]
 fn a_region_works_with_the_permissions_that_are_printed_and_no_more() {
