@@ -23,16 +23,12 @@ pub fn agent(view: &ClusterView, member: &MemberName, profile: Profile, etcd: &[
         Some(Class::Quorum | Class::On) | None => Class::Quorum,
     };
     let cluster = &view.cluster;
-    let member_line = match rest.starts_with("https://") {
-        true => format!("patroni_url = \"{rest}\"\n"),
-        false => format!("patroni_url = \"{rest}\"   # must become https: restapi.certfile and keyfile\n"),
-    };
     format!(
         "{}[[instance]]\nnamespace = \"{}\"\nscope = \"{}\"\nmember = \"{member}\"\nclass = \"{class}\"\n\
          data_dir = \"/var/lib/postgresql/15/main\"   # postgresql.data_dir of its patroni.yml\n\
          bin_dir = \"/usr/lib/postgresql/15/bin\"     # postgresql.bin_dir\n\
          socket_dir = \"/var/run/postgresql\"         # unix_socket_directories\n\
-         port = {port}\naddress = \"{address}\"\n{member_line}\
+         port = {port}\naddress = \"{address}\"\npatroni_url = \"{rest}\"\n\
          sql_role = \"{ROLE}\"\n\
          cgroup = \"/sys/fs/cgroup/system.slice/patroni.service\"   # systemctl show -p ControlGroup patroni\n",
         head(view, &host, address, profile, etcd),
