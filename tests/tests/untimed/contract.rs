@@ -17,6 +17,7 @@ fn patronis_own_code_does_what_the_protocol_rests_on() {
 }
 
 #[test]
+#[ignore = "a minute; tests/all --long"]
 fn patronis_servers_do_what_the_protocol_rests_on() {
     // Takes down what it leaves behind.
     let lab = Lab::named(LAB);

@@ -43,6 +43,7 @@ const NEVER_LEADS: &str = "db.5";
 const ROWS: &str = "select count(*) from kept";
 
 #[test]
+#[ignore = "two minutes; tests/all --long"]
 fn the_shapes_that_people_have_are_failed_over_and_fenced() {
     wide();
     two();
