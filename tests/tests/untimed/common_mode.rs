@@ -22,6 +22,7 @@ const ORDER_MAX: Duration = Duration::from_secs(10);
 const AN_HOUR: &str = "+3600";
 
 #[test]
+#[ignore = "two minutes; tests/all --long"]
 fn whatever_breaks_everywhere_at_once_patroni_alone_is_one_command_away() {
     let spec = format!("fake_clock = true\n{SPEC}");
     let lab = Lab::up("g_common", &spec);

@@ -17,6 +17,7 @@ const TOKEN_TTL_S: u64 = 3;
 const SPEC: &str = include_str!("../../specs/quick.toml");
 
 #[test]
+#[ignore = "minutes; tests/all --long"]
 fn a_region_works_with_the_permissions_that_are_printed_and_no_more() {
     let own = format!(
         "etcd_auth = \"certificate\"\netcd_token_ttl_s = {TOKEN_TTL_S}\nreplication_auth = \"password\"\n"
