@@ -15,7 +15,7 @@ use holdfast_host::{nftables, sockets};
 use holdfast_types::ClusterId;
 use holdfast_types::keys::ClusterKeys;
 
-use crate::local;
+use crate::local_disarm;
 use crate::world::World;
 
 /// What failed is tried again after this.
@@ -32,7 +32,7 @@ pub struct Client {
     /// `None` until it has been put in place: an earlier start of the agent may have left a table.
     refused: Option<BTreeSet<(String, u16)>>,
     state_dir: PathBuf,
-    order: local::Reader,
+    order: local_disarm::Reader,
 }
 
 impl Client {
@@ -45,7 +45,7 @@ impl Client {
             refuse: nftables::Refuse::new(&format!("client.{}.{}", cluster.namespace, cluster.scope)),
             refused: None,
             state_dir: state_dir.to_owned(),
-            order: local::Reader::default(),
+            order: local_disarm::Reader::default(),
         }
     }
 

@@ -35,7 +35,7 @@ const CERTIFICATE_LOOK: Duration = Duration::from_secs(10);
 
 /// Rule 6: replication is denied from the boot on, where the cluster was armed when this host was last up.
 pub async fn boot_deny(config: &Config) -> Result<()> {
-    if let Some(local) = gate::local::standing(&config.state_dir) {
+    if let Some(local) = gate::local_disarm::standing(&config.state_dir) {
         eprintln!("holdfast-agent: replication is not denied: {local}");
         return Ok(());
     }

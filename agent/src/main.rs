@@ -10,7 +10,7 @@ mod daemon;
 mod disk;
 mod gate;
 mod history;
-mod local;
+mod local_disarm;
 mod member;
 mod observe;
 mod pooler;
@@ -127,7 +127,7 @@ fn with_configuration(arguments: Arguments) -> Result<u8> {
         Ok(config) => config,
         Err(problems) => {
             let said = usage(problems);
-            let host = gate::without::Host::of(&arguments.config);
+            let host = gate::without_configuration::Host::of(&arguments.config);
             return match arguments.verb {
                 Verb::PromoteGate { .. } => Ok(gate::promote::without_configuration(&host)),
                 // Patroni's unit requires this one: nothing of ours is in its way where nothing is armed.

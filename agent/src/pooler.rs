@@ -22,7 +22,7 @@ use tokio_postgres::NoTls;
 use crate::act::{incident, trace};
 use crate::config::{Config, Pooler};
 use crate::disk::Disk;
-use crate::local;
+use crate::local_disarm;
 use crate::telemetry::Telemetry;
 use crate::world::World;
 
@@ -43,7 +43,7 @@ pub struct Router {
     applied: Option<Route>,
     disk: Disk,
     /// A person's order to this host alone.
-    order: local::Reader,
+    order: local_disarm::Reader,
     /// Clients may be paused, or a writer refused, by this start of the agent or by an earlier one: kept on disk before it is
     /// done, so that whoever comes after us lets go of it.
     held: bool,
@@ -68,7 +68,7 @@ impl Router {
         let held = held_file(&config, &pooler).exists();
         Self {
             disk: Disk::default(),
-            order: local::Reader::default(),
+            order: local_disarm::Reader::default(),
             held,
             pooler,
             config,

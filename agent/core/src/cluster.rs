@@ -375,7 +375,7 @@ mod tests {
         assert!(cluster.candidates()[0].eligible && cluster.holder_could_lead());
         let disarm = |cluster: &mut Cluster, member: &str| {
             let facts = cluster.facts.get_mut(&name(member)).unwrap();
-            facts.local_disarm = Some(crate::local::tests::disarmed(false));
+            facts.local_disarm = Some(crate::local_disarm::tests::disarmed(false));
         };
         disarm(&mut cluster, "b");
         assert!(cluster.binding_promises().is_empty() && !cluster.candidates()[0].eligible);

@@ -21,7 +21,7 @@
 //! | [`lease`] | until when the writer may accept writes | 19, 22, 24 |
 //! | [`grant`] | whether a member grants the writer a lease without etcd | 22 |
 //! | [`start_gate`] | whether a postmaster may start | 9, I5, I12 |
-//! | [`local`] | what a local disarm opens on its host | |
+//! | [`local_disarm`] | what a local disarm opens on its host | |
 //! | [`member`] | what a database member does now: the composition of all of these | 4 to 23 |
 //! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
@@ -50,7 +50,7 @@ pub mod hold;
 pub mod hung;
 pub mod in_force;
 pub mod lease;
-pub mod local;
+pub mod local_disarm;
 pub mod member;
 pub mod mutant;
 pub mod observe;

@@ -6,7 +6,7 @@
 use holdfast_types::record::{LocalDisarm, TermRecord};
 use holdfast_types::{MemberName, Mode, SessionId};
 
-use crate::local;
+use crate::local_disarm;
 use crate::mutant::{Mutant, left_out};
 
 /// How PostgreSQL would come up.
@@ -70,7 +70,7 @@ pub fn decide(view: &View<'_>) -> Answer {
         return Answer::Pass;
     }
     let me = view.me;
-    match local::opens(view.local, view.fenced, me) {
+    match local_disarm::opens(view.local, view.fenced, me) {
         Some(Ok(())) => return Answer::Pass,
         Some(Err(why)) => return refuse(why),
         None => {}
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_local_disarm_opens_everything_but_a_fence() {
-        let local = crate::local::tests::disarmed(false);
+        let local = crate::local_disarm::tests::disarmed(false);
         let anothers = open("b");
         for agent_gone in [true, false] {
             let judge = |change: &dyn Fn(&mut View<'_>)| {
@@ -235,9 +235,9 @@ mod tests {
             assert!(judge(&|v| v.contradiction = Some("term 4, not 5")));
             assert!(!judge(&|v| v.fenced = Some("by ann")), "promise I5");
         }
-        let over = crate::local::tests::disarmed(true);
+        let over = crate::local_disarm::tests::disarmed(true);
         assert!(judge(|v| (v.local, v.fenced) = (Some(&over), Some("by ann"))));
-        let ended = crate::local::tests::ended();
+        let ended = crate::local_disarm::tests::ended();
         assert!(!judge(|v| (v.local, v.mode, v.term) = (Some(&ended), None, None)));
     }
 

@@ -4,9 +4,9 @@
 //! without it they fall back on what the agent has left on disk ([`Remembered`]). Blocking code: they are programs of
 //! milliseconds, and `postgres` must become the same process.
 
-pub mod local;
+pub mod local_disarm;
 pub mod promote;
 pub mod protocol;
 pub mod remembered;
 pub mod start;
-pub mod without;
+pub mod without_configuration;

@@ -3,20 +3,20 @@
 //! It waits for the agent's answer (Patroni goes on renewing the lock meanwhile, measured over 40 s), at most
 //! [`WAIT_MAX`], by its own clock: an agent that hangs, or starts again and again, must not hold the lock for ever. It
 //! ends at once on SIGTERM, by the signal's default action: Patroni's loop would block 10 s otherwise. With the agent gone
-//! it waits for it to come back. A person's order to this host alone ([`local`]) is looked for all the time, also while an
+//! it waits for it to come back. A person's order to this host alone ([`local_disarm`]) is looked for all the time, also while an
 //! agent that hangs keeps the question.
 
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use holdfast_agent_core::local as order;
+use holdfast_agent_core::local_disarm as order;
 use holdfast_types::record::LocalDisarm;
 use holdfast_types::{ClusterId, Mode, Namespace, Scope};
 
 use super::protocol::{Answer, Question, SOCKET, ask};
 use super::remembered::Remembered;
-use super::{local, without};
+use super::{local_disarm, without_configuration};
 use crate::config::Config;
 
 /// The agent refuses after twice Patroni's ttl. This is for an agent that cannot, and longer than twice the default of 30 s.
@@ -30,7 +30,7 @@ pub fn run(config: &Config, namespace: Namespace, scope: Scope) -> u8 {
     let cluster = ClusterId { region: config.region.clone(), namespace, scope };
     let begun = Instant::now();
     loop {
-        if let Some(local) = local::standing(&config.state_dir) {
+        if let Some(local) = local_disarm::standing(&config.state_dir) {
             return opened(config, &cluster, &local);
         }
         let waited = begun.elapsed();
@@ -67,7 +67,7 @@ pub fn run(config: &Config, namespace: Namespace, scope: Scope) -> u8 {
 }
 
 /// Without a usable configuration: a left-over hook lets pass where nothing was armed, or where a person has opened the host.
-pub fn without_configuration(host: &without::Host) -> u8 {
+pub fn without_configuration(host: &without_configuration::Host) -> u8 {
     match host.lets_pass() {
         Ok(why) => {
             eprintln!("holdfast: promoted, without a configuration: {why}");
@@ -100,7 +100,7 @@ fn ask_looking(config: &Config, question: Question, deadline: Duration) -> Asked
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
-        if let Some(local) = local::standing(&config.state_dir) {
+        if let Some(local) = local_disarm::standing(&config.state_dir) {
             return Asked::Opened(local);
         }
     }

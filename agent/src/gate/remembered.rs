@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::durable;
-use holdfast_types::record::local::REMEMBERED_FILE;
+use holdfast_types::record::local_disarm::REMEMBERED_FILE;
 use holdfast_types::record::{RestartEnd, Stored};
 use holdfast_types::{ClusterId, Mode, Term};
 use serde::{Deserialize, Serialize};

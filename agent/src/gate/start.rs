@@ -15,7 +15,7 @@ use holdfast_types::{Class, Mode};
 
 use super::protocol::{Answer, Question, SOCKET, ask};
 use super::remembered::Remembered;
-use super::{local, without};
+use super::{local_disarm, without_configuration};
 use crate::config::{self, Config, Instance};
 
 /// For how long the agent may think; the rest of the 2 s is for starting and reading files.
@@ -76,7 +76,7 @@ fn decide(file: &Path, arguments: &[OsString]) -> Result<Option<PathBuf>, String
     }
     let standby = instance.data_dir.join("standby.signal").exists();
     let question = Question::Start { data_dir: instance.data_dir.clone(), standby };
-    let answer = match local::standing(&config.state_dir) {
+    let answer = match local_disarm::standing(&config.state_dir) {
         // A person's order to this host: the agent, which may hang, is not asked.
         Some(local) => {
             eprintln!("holdfast: {local}; until: holdfast disarm --local --undo");
@@ -103,7 +103,7 @@ fn without_configuration(
     let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let not_usable =
         format!("the agent's configuration {} is not usable: {}", file.display(), all.join("; "));
-    let host = without::Host::of(file);
+    let host = without_configuration::Host::of(file);
     let data_dir = data_dir(arguments);
     let server = || {
         host.server(data_dir.as_deref()).ok_or_else(|| {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::expired;
-use holdfast_agent_core::local;
+use holdfast_agent_core::local_disarm;
 use holdfast_agent_core::member::{OwnSession, term_in_force};
 use holdfast_agent_core::open;
 use holdfast_agent_core::start_gate::{self, StartAs};
@@ -212,7 +212,7 @@ impl Member {
     fn opened_by_a_person(&self) -> Option<Promotion> {
         let state = self.state();
         let fenced = state.remembered.fenced.as_deref();
-        let opens = local::opens(state.disarmed_here(), fenced, &self.instance.member)?;
+        let opens = local_disarm::opens(state.disarmed_here(), fenced, &self.instance.member)?;
         Some(opens.map_or_else(Promotion::Refuse, |()| Promotion::Pass))
     }
 

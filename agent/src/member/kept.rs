@@ -13,7 +13,7 @@ use holdfast_agent_core::rollback::{self, KnownMode};
 use holdfast_host::{clock, durable};
 use holdfast_types::Mode;
 use holdfast_types::record::Stored;
-use holdfast_types::record::local::PROMISE_FILE as PHASE_FILE;
+use holdfast_types::record::local_disarm::PROMISE_FILE as PHASE_FILE;
 
 use super::Member;
 use crate::act;

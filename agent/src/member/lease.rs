@@ -13,7 +13,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
-use holdfast_agent_core::local;
+use holdfast_agent_core::local_disarm;
 use holdfast_agent_core::member::{OwnSession, term_in_force};
 use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_agent_core::rollback::KnownReign;
@@ -125,7 +125,7 @@ impl Member {
         let forgotten = contradiction.map(|_| reign.is_some_and(is_last));
         let says = cluster.known_mode().filter(|_| was_heard && forgotten.is_none());
         let mode = says.unwrap_or(state.remembered.mode);
-        let mode = local::mode_here(Some(mode), state.disarmed_here());
+        let mode = local_disarm::mode_here(Some(mode), state.disarmed_here());
         lease::View {
             now_ms: clock::boottime_ms(),
             me: &self.instance.member,

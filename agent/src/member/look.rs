@@ -20,7 +20,7 @@ use holdfast_types::{MemberName, Mode, Position};
 use tokio::task::JoinHandle;
 
 use super::{Member, setup};
-use crate::local;
+use crate::local_disarm;
 use crate::observe::processes::{self, Postmaster, Seen};
 use crate::observe::{control_data, patroni_rest, synchronous_standby_names};
 
@@ -46,7 +46,7 @@ pub struct Eyes {
     asking: Option<JoinHandle<patroni_rest::Heard>>,
     rest_silences: u32,
     /// A person's order to this host alone.
-    pub(super) order: local::Reader,
+    pub(super) order: local_disarm::Reader,
     /// PostgreSQL's log.
     pub(super) log: super::warned::Log,
 }

@@ -9,7 +9,7 @@ mod hooks;
 mod journal;
 mod kept;
 mod lease;
-mod local;
+mod local_disarm;
 mod look;
 mod network;
 mod pulse;
@@ -135,7 +135,7 @@ impl Member {
         let granted_until_ms = now_ms + grant_ms;
         let phase = kept::load_phase(&folder)?;
         // Before anything of this start acts.
-        let (local_disarm, local_problem) = match gate::local::load(&config.state_dir) {
+        let (local_disarm, local_problem) = match gate::local_disarm::load(&config.state_dir) {
             Ok(found) => (found, None),
             Err(problem) => (None, Some(problem)),
         };

@@ -12,7 +12,7 @@ use holdfast_types::{Mode, Profile};
 
 use super::agents;
 use super::exit::{Exit, Failure};
-use super::local::{self, LocalOptions};
+use super::local_disarm::{self, LocalOptions};
 use super::order::{ATTEMPTS, Action, Order, Settled};
 use super::target::{Session, Target, now_wall_ms};
 use crate::view::arming::{self, Check};
@@ -72,7 +72,7 @@ pub async fn arm(options: &ArmOptions) -> Result<Exit, Failure> {
 pub async fn disarm(options: &DisarmOptions) -> Result<Exit, Failure> {
     let DisarmOptions { common, local } = options;
     if local.local {
-        return local::disarm(local, &common.order, common.target.output).await;
+        return local_disarm::disarm(local, &common.order, common.target.output).await;
     }
     set(common, "disarm", Mode::Disarmed, Wanted::default()).await
 }

@@ -11,7 +11,7 @@ mod exit;
 mod failover;
 mod fence;
 mod hold;
-mod local;
+mod local_disarm;
 mod maintenance;
 mod order;
 #[cfg(test)]

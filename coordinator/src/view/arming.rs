@@ -7,7 +7,7 @@ use holdfast_types::{Class, MemberName, Mode};
 use serde::Serialize;
 
 use super::cluster::ClusterView;
-use super::{class, limits, local, maintenance, overriding, setup, text};
+use super::{class, local_disarm, maintenance, overriding, setup, text, unsupported};
 
 /// One reason why an order is refused, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,13 +61,13 @@ pub fn check(view: &ClusterView) -> Check {
     for fault in setup::faults(view) {
         check.block(format!("{}: {}", fault.cause, fault.effect), fault.remedy);
     }
-    for (problem, fix) in limits::refusals(view) {
+    for (problem, fix) in unsupported::refusals(view) {
         check.block(problem, fix);
     }
     check.warnings.extend(setup::unknown(view));
     check.warnings.extend(setup::notes(view));
-    check.warnings.extend(limits::warnings(view));
-    for (cause, effect, next) in local::findings(view) {
+    check.warnings.extend(unsupported::warnings(view));
+    for (cause, effect, next) in local_disarm::findings(view) {
         check.block(format!("{cause}: {effect}"), next);
     }
     members(view, &mut check);

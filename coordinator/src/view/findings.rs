@@ -11,7 +11,7 @@ use serde::Serialize;
 
 pub use self::reign::evidence_word;
 use super::cluster::ClusterView;
-use super::{local, maintenance, setup, text};
+use super::{local_disarm, maintenance, setup, text};
 
 /// How bad a finding is. The order is the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -47,7 +47,7 @@ impl Finding {
 pub fn find(view: &ClusterView, etcd: Option<&EtcdHealth>) -> Vec<Finding> {
     let mut list = List { view, findings: Vec::new() };
     // Before everything else: a promise that does not hold.
-    for (cause, effect, next) in local::findings(view) {
+    for (cause, effect, next) in local_disarm::findings(view) {
         list.risk(cause, effect, next);
     }
     // Whatever etcd says besides is not the last word.

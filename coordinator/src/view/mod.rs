@@ -15,8 +15,8 @@ pub mod events;
 pub mod fenced;
 pub mod fencing;
 pub mod findings;
-pub mod limits;
-pub mod local;
+
+pub mod local_disarm;
 pub mod maintenance;
 pub mod overriding;
 pub mod patroni;
@@ -26,6 +26,7 @@ pub mod setup;
 pub mod stalls;
 pub mod status;
 pub mod text;
+pub mod unsupported;
 pub mod upgrade;
 pub mod warned;
 pub mod would;

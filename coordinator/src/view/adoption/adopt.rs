@@ -8,7 +8,7 @@ use holdfast_types::{Class, MemberName, Mode, Profile, Timings};
 use super::{Done, PlanReport, ROLE, all_members, any_file, etcd, files, patronictl};
 use crate::view::arming::{self, Blocker};
 use crate::view::cluster::ClusterView;
-use crate::view::{class, limits, setup, text};
+use crate::view::{class, setup, text, unsupported};
 
 /// Patroni's default.
 const PATRONI_TTL_S: u64 = 30;
@@ -33,13 +33,13 @@ pub fn plan(view: &ClusterView, profile: Profile, etcd_servers: &[String]) -> Pl
 
 /// What no step mends, and what to know.
 fn before(view: &ClusterView, plan: &mut PlanReport) {
-    let refusals = limits::refusals(view).into_iter();
+    let refusals = unsupported::refusals(view).into_iter();
     plan.refused.extend(refusals.map(|(problem, fix)| Blocker { problem, fix }));
     if view.patroni.config.as_ref().is_some_and(|config| config["standby_cluster"].is_object()) {
         let fix = "prepare it now, and arm it after its promotion".into();
         plan.refused.push(Blocker { problem: "this is a standby cluster".into(), fix });
     }
-    plan.notes.extend(limits::warnings(view));
+    plan.notes.extend(unsupported::warnings(view));
     plan.notes.extend(class::loss(&view.patroni));
     if all_members(view, |member| view.agent_alive(member)) != Done::Yes {
         plan.notes.push(

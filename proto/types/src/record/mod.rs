@@ -8,7 +8,7 @@ mod account;
 mod cluster;
 mod fenced;
 mod format;
-pub mod local;
+pub mod local_disarm;
 mod observed;
 mod outside;
 mod overriding;
@@ -22,7 +22,7 @@ pub use cluster::{
 };
 pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
 pub use format::{FIRST_FORMAT, FormatRecord, written};
-pub use local::{LocalDisarm, LocalEnd};
+pub use local_disarm::{LocalDisarm, LocalEnd};
 pub use observed::{OBSERVED_LINES_MAX, ObservedReason, ObservedRecord};
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;

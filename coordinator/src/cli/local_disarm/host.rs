@@ -6,12 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use holdfast_host::durable;
-use holdfast_types::record::local::{PROMISE_FILE, REMEMBERED_FILE, RUN_DIR, RememberedMode, STATE_DIR};
+use holdfast_types::record::local_disarm::{
+    PROMISE_FILE, REMEMBERED_FILE, RUN_DIR, RememberedMode, STATE_DIR,
+};
 use holdfast_types::record::{LocalDisarm, Stored};
 
 use super::LocalOptions;
 use crate::cli::exit::{Exit, Failure};
-use crate::view::local::Memory;
+use crate::view::local_disarm::Memory;
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 

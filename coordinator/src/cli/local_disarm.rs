@@ -23,7 +23,7 @@ use super::exit::{Exit, Failure};
 use super::order::Order;
 use super::print;
 use super::target::{Output, now_wall_ms};
-use crate::view::local::{self, LocalReport, Outcome};
+use crate::view::local_disarm::{self, LocalReport, Outcome};
 use crate::view::text;
 
 /// A live agent looks for the record every 2 s; what it puts back until then is opened again.
@@ -83,7 +83,7 @@ async fn open(
     order: &Order,
     report: &mut LocalReport,
 ) -> Result<Exit, Failure> {
-    report.check = local::before(&host.memories);
+    report.check = local_disarm::before(&host.memories);
     report.check.warnings.extend(host.notes.iter().cloned());
     let would = "open this host: its gates let everything pass, nothing of ours fences it, Patroni alone decides on it";
     if order.dry_run {
@@ -220,7 +220,7 @@ async fn remove_tables(removed: &mut BTreeSet<String>) -> Result<(), nftables::N
 
 /// Promise I5: the order does not lift it by itself.
 fn fence(host: &Host, record: &LocalDisarm, report: &mut LocalReport) {
-    let fences = local::fences(&host.memories).join("; ");
+    let fences = local_disarm::fences(&host.memories).join("; ");
     if fences.is_empty() {
         return;
     }
@@ -254,7 +254,7 @@ async fn gates(report: &mut LocalReport) {
 
 async fn undo(host: &Host, order: &Order, report: &mut LocalReport) -> Result<Exit, Failure> {
     let standing = host.record.as_ref().map(|record| &record.body);
-    report.check = local::undo(standing, &host.memories);
+    report.check = local_disarm::undo(standing, &host.memories);
     let Some(standing) = standing.filter(|record| record.stands()) else {
         report.check = crate::view::arming::Check::default();
         (report.result, report.text) = ("unchanged", "is not disarmed locally, nothing was changed".into());

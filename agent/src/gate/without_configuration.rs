@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use holdfast_host::durable;
 use holdfast_types::Mode;
-use holdfast_types::record::local::{REMEMBERED_FILE, RUN_DIR, RememberedMode, STATE_DIR};
+use holdfast_types::record::local_disarm::{REMEMBERED_FILE, RUN_DIR, RememberedMode, STATE_DIR};
 use holdfast_types::record::{LocalDisarm, Stored};
 
-use super::local;
+use super::local_disarm;
 use super::protocol::SOCKET;
 
 /// Where Debian's packages and PostgreSQL's own put the programs of one major version: before it, and after it.
@@ -93,7 +93,7 @@ impl Host {
 
     /// Also where the command line puts it when it cannot read the file either.
     fn local(&self) -> Option<LocalDisarm> {
-        local::standing(&self.state_dir)
+        local_disarm::standing(&self.state_dir)
     }
 }
 

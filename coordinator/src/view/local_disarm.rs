@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use holdfast_types::Mode;
 use holdfast_types::record::LocalDisarm;
-use holdfast_types::record::local::RememberedMode;
+use holdfast_types::record::local_disarm::RememberedMode;
 use serde::Serialize;
 
 use super::arming::Check;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use holdfast_types::record::LocalDisarm;
 use tokio::task::JoinHandle;
 
-use crate::gate::local;
+use crate::gate::local_disarm;
 
 /// Reading a small file takes microseconds; a disk that has not answered by then is left to its thread.
 const READ_DEADLINE: Duration = Duration::from_millis(200);
@@ -26,8 +26,9 @@ impl Reader {
     /// Reads it again; `None`: the disk does not answer, and what was known stands.
     pub async fn read(&mut self, state_dir: &Path) -> Option<Found> {
         let folder = state_dir.to_owned();
-        let reading =
-            self.reading.get_or_insert_with(|| tokio::task::spawn_blocking(move || local::load(&folder)));
+        let reading = self
+            .reading
+            .get_or_insert_with(|| tokio::task::spawn_blocking(move || local_disarm::load(&folder)));
         let read = tokio::time::timeout(READ_DEADLINE, reading).await.ok()?;
         self.reading = None;
         read.ok()
