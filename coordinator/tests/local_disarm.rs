@@ -98,6 +98,11 @@ fn a_dry_run_changes_nothing_and_tells_of_a_promise() {
     assert_eq!(report["result"], "would_do");
     assert!(report["warnings"][0].as_str().unwrap().contains("last writer is down"), "{report}");
     assert!(!host.record_file().exists());
+    // What cannot be read is said, and not taken for absent.
+    fs::write(host.record_file(), "{").unwrap();
+    let said = host.local(&["--undo", "--yes"]);
+    let report: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert!(report["warnings"][0].as_str().unwrap().contains("counts for nothing"), "{report}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod client;
 pub mod convert;
 pub mod decoders;
 mod file;
+pub mod left_behind;
 pub mod message;
 pub mod server;
 #[cfg(test)]

@@ -8,32 +8,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use holdfast_host::durable;
+use holdfast_proto::left_behind::{Configuration, memories};
 use holdfast_types::Mode;
-use holdfast_types::record::local_disarm::{REMEMBERED_FILE, RUN_DIR, RememberedMode, STATE_DIR};
-use holdfast_types::record::{LocalDisarm, Stored};
+use holdfast_types::record::LocalDisarm;
+use holdfast_types::record::local_disarm::{RUN_DIR, RememberedMode, STATE_DIR};
 
 use super::local_disarm;
 use super::protocol::SOCKET;
 
 /// Where Debian's packages and PostgreSQL's own put the programs of one major version: before it, and after it.
 const SERVERS: [(&str, &str); 2] = [("/usr/lib/postgresql/", "/bin"), ("/usr/pgsql-", "/bin")];
-const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// What a file that cannot be used still says.
-#[derive(Debug, Default)]
-struct Remains {
-    /// There is no file.
-    absent: bool,
-    state_dir: Option<PathBuf>,
-    /// Data directory and directory of the programs of each instance.
-    instances: Vec<(PathBuf, PathBuf)>,
-}
 
 /// A host whose configuration cannot be used.
 #[derive(Debug)]
 pub struct Host {
-    remains: Remains,
+    remains: Configuration,
     state_dir: PathBuf,
     run_dir: PathBuf,
 }
@@ -41,7 +30,7 @@ pub struct Host {
 impl Host {
     /// What is left of the configuration `file`.
     pub fn of(file: &Path) -> Self {
-        let remains = remains(file);
+        let remains = Configuration::read(file);
         let state_dir = remains.state_dir.clone().unwrap_or_else(|| STATE_DIR.into());
         Self { remains, state_dir, run_dir: RUN_DIR.into() }
     }
@@ -51,7 +40,8 @@ impl Host {
         let at = self.state_dir.display();
         let memories = memories(&self.state_dir);
         if let Some(local) = self.local() {
-            let fenced = memories.iter().flatten().find_map(|memory| memory.fenced.clone());
+            let remembered = memories.iter().filter_map(|memory| memory.remembered.as_ref());
+            let fenced = remembered.filter_map(|remembered| remembered.fenced.clone()).next();
             return match fenced.filter(|_| !local.over_fence) {
                 Some(why) => Err(format!(
                     "a member of this host is fenced ({why}); validate and clear it with: holdfast unfence; or: holdfast \
@@ -61,7 +51,7 @@ impl Host {
             };
         }
         let is_free = |memory: &RememberedMode| matches!(memory.mode, Mode::Observe | Mode::Disarmed);
-        if !memories.iter().all(|memory| memory.as_ref().is_some_and(is_free)) {
+        if !memories.iter().all(|memory| memory.remembered.as_ref().is_some_and(is_free)) {
             return Err(format!(
                 "{at} says that a cluster of this host is armed; repair the configuration, or: holdfast disarm --local"
             ));
@@ -97,49 +87,6 @@ impl Host {
     }
 }
 
-fn remains(file: &Path) -> Remains {
-    let text = match holdfast_proto::read_text(file, FILE_BYTES_MAX) {
-        Ok(text) => text,
-        // Whoever may not look does not know.
-        Err(_) => return Remains { absent: matches!(file.try_exists(), Ok(false)), ..Remains::default() },
-    };
-    let Ok(table) = text.parse::<toml::Table>() else { return Remains::default() };
-    let path = |table: &toml::Table, key: &str| {
-        let path = PathBuf::from(table.get(key)?.as_str()?);
-        path.is_absolute().then_some(path)
-    };
-    let instances = table.get("instance").and_then(toml::Value::as_array);
-    let one = |instance: &toml::Value| {
-        let instance = instance.as_table()?;
-        Some((path(instance, "data_dir")?, path(instance, "bin_dir")?))
-    };
-    Remains {
-        absent: false,
-        state_dir: path(&table, "state_dir"),
-        instances: instances.into_iter().flatten().filter_map(one).collect(),
-    }
-}
-
-/// What is remembered of each cluster; `None` where it cannot be read.
-fn memories(state_dir: &Path) -> Vec<Option<RememberedMode>> {
-    let folders = match fs::read_dir(state_dir) {
-        Ok(folders) => folders,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
-        Err(_) => return vec![None],
-    };
-    let memory = |folder: PathBuf| {
-        let file = folder.join(REMEMBERED_FILE);
-        match durable::read_optional(&file) {
-            Ok(None) => None,
-            Ok(Some(bytes)) => {
-                Some(Stored::<RememberedMode>::decode("", &bytes).ok().map(|stored| stored.body))
-            }
-            Err(_) => Some(None),
-        }
-    };
-    folders.flatten().filter(|entry| entry.path().is_dir()).filter_map(|entry| memory(entry.path())).collect()
-}
-
 fn by_version(version: &str) -> Option<PathBuf> {
     let places =
         SERVERS.iter().map(|(before, after)| PathBuf::from(format!("{before}{}{after}", version.trim())));
@@ -154,6 +101,7 @@ fn newest() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_types::record::local_disarm::REMEMBERED_FILE;
 
     struct Fixture {
         folder: tempfile::TempDir,
@@ -181,10 +129,10 @@ mod tests {
         /// `named`: the damaged file still says where the state directory is; `None`: there is no file.
         fn lets_pass(&self, named: Option<bool>) -> bool {
             let at = |name: &str| self.folder.path().join(name);
-            let remains = Remains {
+            let remains = Configuration {
                 absent: named.is_none(),
                 state_dir: named.unwrap_or(false).then(|| at("state")),
-                ..Remains::default()
+                ..Configuration::default()
             };
             Host { remains, state_dir: at("state"), run_dir: at("run") }.lets_pass().is_ok()
         }
@@ -234,20 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn the_remains_of_a_file_are_found() {
+    fn the_remains_of_a_file_name_the_directories() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("agent.toml");
-        assert!(remains(&file).absent);
-        fs::write(
-            &file,
-            "state_dir = \"/s\"\nnonsense = 1\n[[instance]]\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n",
-        )
-        .unwrap();
+        let text = "state_dir = \"/s\"\nnonsense = 1\n[[instance]]\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n";
+        fs::write(&file, text).unwrap();
         let host = Host::of(&file);
         assert_eq!(host.state_dir, Path::new("/s"));
         assert_eq!(host.server(Some(Path::new("/d"))), Some("/b/postgres".into()));
         assert_eq!(host.server(None), Some("/b/postgres".into()));
-        fs::write(&file, "state_dir = ").unwrap();
-        assert!(!remains(&file).absent && remains(&file).state_dir.is_none());
     }
 }

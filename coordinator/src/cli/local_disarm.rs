@@ -99,8 +99,10 @@ async fn open(
     }
     let kept: Vec<String> = host.records().iter().map(|file| file.display().to_string()).collect();
     report.add("record", Outcome::Done, format!("{record}, kept in {}", kept.join(" and ")), "");
-    stand_down(host, report);
+    // At once, because its deadline may be near; and again after an agent that lives has seen the record, which is reported.
+    let _ = tell_guard(host);
     open_tables(host, report).await;
+    stand_down(host, report);
     fence(host, &record, report);
     gates(report).await;
     let effect = "I2 does not hold on this host, and its agent stands aside. Do the same on every host of the cluster, or, where \
@@ -157,8 +159,12 @@ async fn keep(host: &Host, record: &LocalDisarm) -> Result<(), String> {
 }
 
 /// The guard must not kill any more, nor leave the watchdog ticking.
+fn tell_guard(host: &Host) -> Result<(), GuardError> {
+    Client::connect(&host.guard())?.stand_down()
+}
+
 fn stand_down(host: &Host, report: &mut LocalReport) {
-    match Client::connect(&host.guard()).and_then(|guard| guard.stand_down()) {
+    match tell_guard(host) {
         Ok(()) => {
             report.add("guard", Outcome::Done, "guards nothing any more, and has let go of the watchdog", "")
         }
@@ -182,31 +188,34 @@ fn stand_down(host: &Host, report: &mut LocalReport) {
 async fn open_tables(host: &Host, report: &mut LocalReport) {
     let begun = Instant::now();
     let mut removed = BTreeSet::new();
-    let problem = loop {
+    let removing = loop {
         if let Err(error) = remove_tables(&mut removed).await {
-            break Some(error.to_string());
+            break Err(error);
         }
         if !host.agent_is_alive() || begun.elapsed() >= SETTLE {
-            break None;
+            break Ok(());
         }
         tokio::time::sleep(LOOK).await;
-        // It may have told the guard once more.
-        let _ = Client::connect(&host.guard()).and_then(|guard| guard.stand_down());
+        // It may have told the guard once more. What comes of the last time is reported.
+        let _ = tell_guard(host);
     };
-    let left = nftables::ours().await.unwrap_or_default();
+    let left = match removing {
+        Ok(()) => nftables::ours().await,
+        Err(error) => Err(error),
+    };
     let by_hand = "nft list tables; then for each of ours: nft delete table inet NAME";
-    match problem {
-        Some(problem) => report.add("packet filter", Outcome::Failed, problem, by_hand),
-        None if !left.is_empty() => report.add(
+    match left {
+        Err(problem) => report.add("packet filter", Outcome::Failed, problem.to_string(), by_hand),
+        Ok(left) if !left.is_empty() => report.add(
             "packet filter",
             Outcome::Failed,
             format!("{} came back: this agent does not know the order", left.join(", ")),
             "systemctl stop holdfast-agent, then give this order again",
         ),
-        None if removed.is_empty() => {
+        Ok(_) if removed.is_empty() => {
             report.add("packet filter", Outcome::Nothing, "no table of ours is there", "")
         }
-        None => report.add("packet filter", Outcome::Done, format!("removed {}", text::list(removed)), ""),
+        Ok(_) => report.add("packet filter", Outcome::Done, format!("removed {}", text::list(removed)), ""),
     }
 }
 
@@ -253,13 +262,13 @@ async fn gates(report: &mut LocalReport) {
 }
 
 async fn undo(host: &Host, order: &Order, report: &mut LocalReport) -> Result<Exit, Failure> {
-    let standing = host.record.as_ref().map(|record| &record.body);
-    report.check = local_disarm::undo(standing, &host.memories);
-    let Some(standing) = standing.filter(|record| record.stands()) else {
-        report.check = crate::view::arming::Check::default();
+    let standing = host.record.as_ref().map(|record| &record.body).filter(|record| record.stands());
+    let Some(standing) = standing else {
+        report.check.warnings.extend(host.notes.iter().cloned());
         (report.result, report.text) = ("unchanged", "is not disarmed locally, nothing was changed".into());
         return Ok(Exit::Done);
     };
+    report.check = local_disarm::undo(&host.memories);
     if !report.check.blockers.is_empty() {
         (report.result, report.text) = ("refused", "refused, nothing was changed".into());
         return Ok(Exit::Refused);

@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
+use holdfast_proto::left_behind::Memory;
 use holdfast_types::Mode;
-use holdfast_types::record::LocalDisarm;
 use holdfast_types::record::local_disarm::RememberedMode;
 use serde::Serialize;
 
@@ -102,17 +102,6 @@ impl LocalReport {
     }
 }
 
-/// One cluster of a host, by what its agent has left on the host's disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Memory {
-    /// The name of its folder.
-    pub cluster: String,
-    /// What is remembered; `None` when it cannot be read.
-    pub remembered: Option<RememberedMode>,
-    /// There is a promise that binds this host.
-    pub promised: bool,
-}
-
 /// What a person should know before the host is opened.
 pub fn before(memories: &[Memory]) -> Check {
     let mut check = Check::default();
@@ -126,7 +115,7 @@ pub fn before(memories: &[Memory]) -> Check {
     check
 }
 
-/// Fences that stand against members of the host; one that may stand counts.
+/// Fences that stand against members of the host, as far as that can be read: the gates know no others either.
 pub fn fences(memories: &[Memory]) -> Vec<String> {
     let why = |memory: &Memory| {
         Some(format!("{}: {}", memory.cluster, memory.remembered.as_ref()?.fenced.as_ref()?))
@@ -136,12 +125,8 @@ pub fn fences(memories: &[Memory]) -> Vec<String> {
 
 /// What stands in the way of letting Holdfast act on this host again. Patroni may have made another the leader meanwhile,
 /// which a term of before knows nothing of: only a newer order over the cluster puts that term out of force.
-pub fn undo(record: Option<&LocalDisarm>, memories: &[Memory]) -> Check {
+pub fn undo(memories: &[Memory]) -> Check {
     let mut check = Check::default();
-    if record.is_none_or(|record| !record.stands()) {
-        check.block("this host is not disarmed locally", "nothing is to be done");
-        return check;
-    }
     for memory in memories {
         match &memory.remembered {
             Some(RememberedMode { mode: Mode::Observe | Mode::Disarmed, .. }) => {}
@@ -184,6 +169,7 @@ pub fn findings(view: &ClusterView) -> Vec<(String, String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_types::record::LocalDisarm;
 
     fn memory(mode: Option<Mode>) -> Memory {
         let remembered = mode.map(|mode| RememberedMode { mode, fenced: None });
@@ -203,13 +189,12 @@ mod tests {
 
     #[test]
     fn it_is_undone_only_where_no_term_of_before_is_in_force() {
-        let blockers = |mode| undo(Some(&standing()), &[memory(mode)]).blockers;
+        let blockers = |mode| undo(&[memory(mode)]).blockers;
         assert_eq!(blockers(Some(Mode::Disarmed)), []);
         assert_eq!(blockers(Some(Mode::Observe)), []);
         assert!(blockers(Some(Mode::Armed))[0].fix.contains("holdfast disarm --wait"));
         assert!(blockers(None)[0].problem.contains("cannot be read"));
-        assert_eq!(undo(Some(&standing()), &[]).blockers, [], "nothing was ever armed here");
-        assert_eq!(undo(None, &[]).blockers.len(), 1);
+        assert_eq!(undo(&[]).blockers, [], "nothing was ever armed here");
     }
 
     #[test]

@@ -6,16 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use holdfast_host::durable;
-use holdfast_types::record::local_disarm::{
-    PROMISE_FILE, REMEMBERED_FILE, RUN_DIR, RememberedMode, STATE_DIR,
-};
+use holdfast_proto::left_behind::{Configuration, Memory, memories};
+use holdfast_types::record::local_disarm::{RUN_DIR, STATE_DIR};
 use holdfast_types::record::{LocalDisarm, Stored};
 
 use super::LocalOptions;
 use crate::cli::exit::{Exit, Failure};
-use crate::view::local_disarm::Memory;
-
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// This host.
 pub struct Host {
@@ -35,15 +31,6 @@ pub struct Host {
     run_dir: PathBuf,
 }
 
-/// What the agent's configuration says, as far as it can be read.
-#[derive(Default)]
-struct Named {
-    usable: bool,
-    state_dir: Option<PathBuf>,
-    run_dir: Option<PathBuf>,
-    bin_dir: Option<PathBuf>,
-}
-
 impl Host {
     /// Looks at it. Only root may open a host.
     pub fn look(options: &LocalOptions) -> Result<Self, Failure> {
@@ -52,26 +39,36 @@ impl Host {
         if !matches!(uid, Ok(0)) {
             return Err(Failure::new(Exit::Refused, "disarm --local opens this host: run it as root"));
         }
-        let named = named(&options.agent_config);
+        let named = Configuration::read(&options.agent_config);
+        let usable = named.state_dir.is_some();
         let mut notes = Vec::new();
         let file = options.agent_config.display();
         let state_dir = options.state_dir.clone().or(named.state_dir);
-        if !named.usable {
+        if !usable {
             notes.push(format!("{file} cannot be used; its gates look for the record in {STATE_DIR}"));
         }
         let mut state_dirs = vec![state_dir.clone().unwrap_or_else(|| STATE_DIR.into())];
         // A gate that cannot read the file knows no other directory.
-        if !named.usable && state_dirs[0] != Path::new(STATE_DIR) {
+        if !usable && state_dirs[0] != Path::new(STATE_DIR) {
             state_dirs.push(STATE_DIR.into());
         }
         let file = state_dirs[0].join(LocalDisarm::FILE);
-        let record = durable::read_optional(&file).ok().flatten();
+        let record = match read_record(&file) {
+            Ok(record) => record,
+            Err(why) => {
+                notes.push(format!(
+                    "{}: {why}; it counts for nothing, here and for the gates",
+                    file.display()
+                ));
+                None
+            }
+        };
         Ok(Self {
             name: read_line("/proc/sys/kernel/hostname"),
             user: user(),
-            bin_dir: options.bin_dir.clone().or(named.bin_dir),
+            bin_dir: options.bin_dir.clone().or_else(|| Some(named.instances.first()?.1.clone())),
             memories: memories(&state_dirs[0]),
-            record: record.and_then(|bytes| Stored::decode(&file.display().to_string(), &bytes).ok()),
+            record,
             notes,
             state_dirs,
             run_dir: options.run_dir.clone().or(named.run_dir).unwrap_or_else(|| RUN_DIR.into()),
@@ -94,41 +91,12 @@ impl Host {
     }
 }
 
-fn named(file: &Path) -> Named {
-    let Ok(text) = holdfast_proto::read_text(file, FILE_BYTES_MAX) else { return Named::default() };
-    let Ok(table) = text.parse::<toml::Table>() else { return Named::default() };
-    let path = |table: &toml::Table, key: &str| {
-        let path = PathBuf::from(table.get(key)?.as_str()?);
-        path.is_absolute().then_some(path)
+/// `None`: there was never one.
+fn read_record(file: &Path) -> Result<Option<Stored<LocalDisarm>>, String> {
+    let Some(bytes) = durable::read_optional(file).map_err(|error| error.to_string())? else {
+        return Ok(None);
     };
-    let instances = table.get("instance").and_then(toml::Value::as_array);
-    let first = instances.and_then(|all| all.first()?.as_table());
-    let state_dir = path(&table, "state_dir");
-    Named {
-        usable: state_dir.is_some(),
-        state_dir,
-        run_dir: path(&table, "run_dir"),
-        bin_dir: first.and_then(|instance| path(instance, "bin_dir")),
-    }
-}
-
-/// What the agent has left of each cluster.
-fn memories(state_dir: &Path) -> Vec<Memory> {
-    let one = |folder: PathBuf| {
-        let found = durable::read_optional(&folder.join(REMEMBERED_FILE));
-        let remembered = match found {
-            Ok(None) => return None,
-            Ok(Some(bytes)) => Stored::<RememberedMode>::decode("", &bytes).ok().map(|stored| stored.body),
-            Err(_) => None,
-        };
-        let cluster = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Some(Memory { cluster, remembered, promised: folder.join(PROMISE_FILE).exists() })
-    };
-    let folders = fs::read_dir(state_dir).into_iter().flatten().flatten();
-    let folders = folders.map(|entry| entry.path()).filter(|path| path.is_dir());
-    let mut memories: Vec<Memory> = folders.filter_map(one).collect();
-    memories.sort_by(|one, other| one.cluster.cmp(&other.cluster));
-    memories
+    Stored::decode(&file.display().to_string(), &bytes).map(Some).map_err(|error| error.to_string())
 }
 
 /// Who became root, if it can be told.
