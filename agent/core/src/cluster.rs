@@ -339,8 +339,7 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{at, facts, name, session, term_open};
-    use holdfast_types::record::StopKind;
+    use crate::testing::{at, facts, name, session, stopped, term_open};
     use holdfast_types::{Incarnation, Term};
 
     #[test]
@@ -354,15 +353,7 @@ mod tests {
             heard_wall_ms: None,
             at_wall_ms: 0,
         };
-        let word = Attestation {
-            term: Term(4),
-            holder: name("a"),
-            incarnation: Incarnation(1),
-            session: SessionId(5),
-            stop: StopKind::Stopped,
-            stuck: Vec::new(),
-            at_wall_ms: 0,
-        };
+        let word = stopped("a", 4);
         let mut cluster = Cluster {
             term: Some(Revised { value: term_open("a", 4, true), mod_revision: 2 }),
             promises: [(name("b"), Revised { value: promise, mod_revision: 3 })].into(),

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
     use crate::close::Revised;
     use crate::cluster::PatroniConfig;
-    use crate::testing::{name, patroni_config, term_open};
+    use crate::testing::{name, patroni_config, patroni_member, term_open};
     use holdfast_types::Mode;
     use holdfast_types::record::{Evidence, ModeRecord, Reign};
 
@@ -44,33 +44,24 @@ mod tests {
         patroni_hung: false,
     };
 
-    fn patroni() -> PatroniMember {
-        PatroniMember {
-            lease: 7,
-            address: "10.0.0.1".into(),
-            state: Some("streaming".into()),
-            nofailover: false,
-            failover_priority: 1,
-            nosync: false,
-            noloadbalance: false,
-            position: None,
-        }
-    }
-
     #[test]
     fn a_standby_whose_patroni_runs_may_lead_and_what_keeps_one_from_it() {
         let cluster = Cluster::default();
-        assert!(decide(&cluster, &patroni(), HOST));
-        assert!(!decide(&cluster, &PatroniMember { nofailover: true, ..patroni() }, HOST));
-        assert!(!decide(&cluster, &PatroniMember { failover_priority: 0, ..patroni() }, HOST));
-        assert!(!decide(&cluster, &PatroniMember { state: Some("starting".into()), ..patroni() }, HOST));
-        assert!(!decide(&cluster, &PatroniMember { state: None, ..patroni() }, HOST));
-        assert!(!decide(&cluster, &patroni(), Host { patroni_hung: true, ..HOST }));
-        assert!(!decide(&cluster, &patroni(), Host { patroni_alive: false, ..HOST }));
-        assert!(!decide(&cluster, &patroni(), Host { postgres: Postgres::Gone, ..HOST }));
-        assert!(!decide(&cluster, &patroni(), Host { postgres: Postgres::Unknown, ..HOST }));
+        assert!(decide(&cluster, &patroni_member(7), HOST));
+        assert!(!decide(&cluster, &PatroniMember { nofailover: true, ..patroni_member(7) }, HOST));
+        assert!(!decide(&cluster, &PatroniMember { failover_priority: 0, ..patroni_member(7) }, HOST));
+        assert!(!decide(
+            &cluster,
+            &PatroniMember { state: Some("starting".into()), ..patroni_member(7) },
+            HOST
+        ));
+        assert!(!decide(&cluster, &PatroniMember { state: None, ..patroni_member(7) }, HOST));
+        assert!(!decide(&cluster, &patroni_member(7), Host { patroni_hung: true, ..HOST }));
+        assert!(!decide(&cluster, &patroni_member(7), Host { patroni_alive: false, ..HOST }));
+        assert!(!decide(&cluster, &patroni_member(7), Host { postgres: Postgres::Gone, ..HOST }));
+        assert!(!decide(&cluster, &patroni_member(7), Host { postgres: Postgres::Unknown, ..HOST }));
         let config = Some(PatroniConfig { paused: true, ..patroni_config() });
-        assert!(!decide(&Cluster { config, ..Cluster::default() }, &patroni(), HOST));
+        assert!(!decide(&Cluster { config, ..Cluster::default() }, &patroni_member(7), HOST));
     }
 
     #[test]
@@ -82,7 +73,7 @@ mod tests {
             term: Some(Revised { value: term_open("a", 4, true), mod_revision: 2 }),
             ..Cluster::default()
         };
-        assert!(decide(&cluster, &patroni(), primary));
+        assert!(decide(&cluster, &patroni_member(7), primary));
         cluster.term.as_mut().unwrap().value.reign = Reign::Closed {
             holder: name("a"),
             floor: None,
@@ -91,7 +82,7 @@ mod tests {
             successor: None,
             at_wall_ms: 0,
         };
-        assert!(!decide(&cluster, &patroni(), primary));
-        assert!(decide(&cluster, &patroni(), HOST), "it has come back as a standby");
+        assert!(!decide(&cluster, &patroni_member(7), primary));
+        assert!(decide(&cluster, &patroni_member(7), HOST), "it has come back as a standby");
     }
 }

@@ -192,30 +192,7 @@ pub fn is_worth_saying(action: &Action) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{name, session, term_open};
-    use holdfast_types::HostName;
-    use holdfast_types::record::MemberFacts;
-
-    fn facts(member: &str) -> MemberFacts {
-        MemberFacts {
-            host: HostName::new(member).unwrap(),
-            address: "10.0.0.1".into(),
-            port: 5432,
-            rest_port: 8008,
-            grpc: String::new(),
-            patroni_state: None,
-            eligible: None,
-            failover_priority: 1,
-            streaming: None,
-            data_uuid: None,
-            highest_term: Term(0),
-            contradiction: None,
-            setup: None,
-            warned: None,
-            local_disarm: None,
-            certificate_ends_unix_s: None,
-        }
-    }
+    use crate::testing::{facts, name, session, term_open};
 
     fn led_by(leader: Option<&str>, alive: &[(&str, i64)]) -> Cluster {
         Cluster {

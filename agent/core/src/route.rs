@@ -100,7 +100,7 @@ fn is_away(cluster: &Cluster, member: &MemberName) -> bool {
 mod tests {
     use super::*;
     use crate::close::Revised;
-    use crate::testing::{event, name, session, term_open};
+    use crate::testing::{event, facts, name, session, term_open};
     use holdfast_types::Mode;
     use holdfast_types::record::{MemberFacts, ModeRecord};
 
@@ -109,20 +109,7 @@ mod tests {
         let facts = MemberFacts {
             host: holdfast_types::HostName::new("h").unwrap(),
             address: "10.0.0.1".into(),
-            port: 5432,
-            rest_port: 8008,
-            grpc: "10.0.0.1:7460".into(),
-            patroni_state: None,
-            eligible: None,
-            failover_priority: 1,
-            streaming: None,
-            data_uuid: None,
-            highest_term: Term(0),
-            contradiction: None,
-            setup: None,
-            warned: None,
-            local_disarm: None,
-            certificate_ends_unix_s: None,
+            ..facts("a")
         };
         Cluster {
             mode: Some(Revised { value: mode, mod_revision: 1 }),

@@ -67,6 +67,33 @@ pub(crate) fn patroni_config() -> crate::cluster::PatroniConfig {
     }
 }
 
+/// What Patroni publishes of a member that runs, on this lease.
+pub(crate) fn patroni_member(lease: i64) -> crate::cluster::PatroniMember {
+    crate::cluster::PatroniMember {
+        lease,
+        address: String::new(),
+        state: Some("running".into()),
+        nofailover: false,
+        failover_priority: 1,
+        nosync: false,
+        noloadbalance: false,
+        position: None,
+    }
+}
+
+/// The word of the holder of a term, in its session 5, that its PostgreSQL has stopped.
+pub(crate) fn stopped(holder: &str, term: u64) -> holdfast_types::record::Attestation {
+    holdfast_types::record::Attestation {
+        term: holdfast_types::Term(term),
+        holder: name(holder),
+        incarnation: holdfast_types::Incarnation(1),
+        session: holdfast_types::SessionId(5),
+        stop: holdfast_types::record::StopKind::Stopped,
+        stuck: Vec::new(),
+        at_wall_ms: 0,
+    }
+}
+
 /// An open term.
 pub fn term_open(holder: &str, term: u64, writable: bool) -> holdfast_types::record::TermRecord {
     use holdfast_types::{Incarnation, SessionId, Term};

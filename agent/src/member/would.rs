@@ -7,8 +7,9 @@ use holdfast_agent_core::member::{Action, Decision, Postgres};
 use holdfast_agent_core::observe;
 use holdfast_agent_core::observed::Look;
 use holdfast_host::clock;
-use holdfast_store::{Compare, Read, Txn, Write};
+use holdfast_store::{Compare, Read, Txn, TxnOutcome, Write};
 use holdfast_types::record::{ObservedRecord, Stored, WouldLine, WouldRecord};
+use holdfast_types::renewals::DAYS_KEPT;
 use holdfast_types::{Mode, Position};
 
 use super::{Member, State};
@@ -19,7 +20,7 @@ const FILE: &str = "observed.jsonl";
 /// A record has a kilobyte or two, and the file must stay readable in one go.
 const OBSERVED_MAX: usize = 200;
 /// For how long incidents are kept, in milliseconds.
-const OBSERVED_MS: i64 = 30 * 86_400_000;
+const OBSERVED_MS: i64 = DAYS_KEPT * 86_400_000;
 
 impl Member {
     /// The cluster that decisions are made on: as it is, or, while observing, as if it were armed.
@@ -105,8 +106,10 @@ impl Member {
         (record.promise, record.stop) = (said.promise.clone(), said.stop.clone());
         let compares = vec![Compare::ModRevision { key: key.clone(), is: found.mod_revision(&key) }];
         let writes = vec![Write::put(key, stored.with_body(record).encode())];
-        self.world.store.txn(Txn { compares, writes, otherwise_read: Vec::new() }).await?;
-        Ok(())
+        match self.world.store.txn(Txn { compares, writes, otherwise_read: Vec::new() }).await? {
+            TxnOutcome::Succeeded { .. } => Ok(()),
+            TxnOutcome::Refused { .. } => anyhow::bail!("somebody else has written it meanwhile"),
+        }
     }
 
     /// Keeps what belongs to an incident.

@@ -1,6 +1,6 @@
 //! `adopt plan`, `adopt check` and `remove plan`: what a person does to bring a cluster in or out. They read and print.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use holdfast_types::Profile;
 
 use super::exit::{Exit, Failure};
@@ -29,9 +29,9 @@ pub enum RemoveVerb {
 pub struct AdoptOptions {
     #[command(flatten)]
     target: Target,
-    /// The timings that the agents will have
-    #[arg(long, value_enum, default_value_t, value_name = "NAME")]
-    profile: ProfileName,
+    /// The timings that the agents will have: fast, normal or wide
+    #[arg(long, default_value_t, value_name = "NAME")]
+    profile: Profile,
 }
 
 /// Options of the others.
@@ -41,35 +41,13 @@ pub struct TargetOptions {
     target: Target,
 }
 
-/// A timing profile on the command line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum ProfileName {
-    /// Failover in about 4 s; for hosts and networks that never stall for long.
-    Fast,
-    /// Failover in about 6 s.
-    #[default]
-    Normal,
-    /// For slow hosts and long ways.
-    Wide,
-}
-
-impl From<ProfileName> for Profile {
-    fn from(name: ProfileName) -> Self {
-        match name {
-            ProfileName::Fast => Self::Fast,
-            ProfileName::Normal => Self::Normal,
-            ProfileName::Wide => Self::Wide,
-        }
-    }
-}
-
 /// Runs the verbs of `adopt`.
 pub async fn adopt(verb: &AdoptVerb) -> Result<Exit, Failure> {
     match verb {
         AdoptVerb::Plan(options) => {
             let session = options.target.session().await?;
             let view = session.view().await?;
-            let report = adoption::adopt(&view, options.profile.into(), &session.region.config.etcd);
+            let report = adoption::adopt(&view, options.profile, &session.region.config.etcd);
             print::report(options.target.output, &report, || report.text());
             Ok(Exit::Done)
         }

@@ -32,16 +32,11 @@ pub struct ArmOptions {
     #[command(flatten)]
     mode: ModeOptions,
     /// The timing profile that every agent is expected to run; refused if one runs another
-    #[arg(long, value_name = "NAME", value_parser = profile)]
+    #[arg(long, value_name = "NAME")]
     profile: Option<Profile>,
     /// Arm with the profile fast although it is not known how late session renewals of a host are
     #[arg(long)]
     accept_unmeasured: bool,
-}
-
-fn profile(text: &str) -> Result<Profile, String> {
-    let named = Profile::ALL.into_iter().find(|profile| profile.to_string() == text);
-    named.ok_or_else(|| "is no timing profile; say fast, normal or wide".to_owned())
 }
 
 /// Options of `arm` and `disarm`.

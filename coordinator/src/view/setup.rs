@@ -146,7 +146,7 @@ fn cascading(view: &ClusterView) -> impl Iterator<Item = (&MemberName, &str)> {
 }
 
 /// Patroni's default.
-const PATRONI_TTL_S: u64 = 30;
+pub(super) const PATRONI_TTL_S: u64 = 30;
 
 fn of_member(view: &ClusterView, member: &MemberName, setup: &SetupSeen, faults: &mut Vec<Fault>) {
     let mut add = |cause: String, effect, remedy: String| faults.push(Fault { cause, effect, remedy });

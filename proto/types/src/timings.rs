@@ -33,6 +33,15 @@ impl std::fmt::Display for Profile {
     }
 }
 
+impl std::str::FromStr for Profile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|profile| profile.to_string() == text);
+        named.ok_or_else(|| "is no timing profile; say fast, normal or wide".to_owned())
+    }
+}
+
 /// Timings that hold together. All in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Timings {

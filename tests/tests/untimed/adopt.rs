@@ -45,7 +45,7 @@ struct Walk {
 
 #[test]
 fn a_running_cluster_is_brought_in_and_out_without_a_client_noticing() {
-    let lab = Lab::up("adopt", BY_HAND);
+    let lab = Lab::up("t_adopt", BY_HAND);
     let plan = files::load(lab.name()).unwrap();
     let walk = Walk { lab, plan };
     let load = Load::paced(&walk.lab, "adopt", 1, &PACE, |kind| kind == "pgbouncer");

@@ -22,7 +22,7 @@ fn a_region_works_with_the_permissions_that_are_printed_and_no_more() {
     let own = format!(
         "etcd_auth = \"certificate\"\netcd_token_ttl_s = {TOKEN_TTL_S}\nreplication_auth = \"password\"\n"
     );
-    let lab = Lab::up("e_users", &format!("{own}{SPEC}"));
+    let lab = Lab::up("t_users", &format!("{own}{SPEC}"));
     let described = lab.describe();
     eventually("the region is healthy", || lab.is_healthy());
     nobody_oversteps(&lab, &described);

@@ -3,7 +3,7 @@ use holdfast_types::{Incarnation, Mode, Profile};
 
 use super::*;
 use crate::cluster::PatroniMember;
-use crate::testing::{at, facts, lasting, name, names, patroni_config, session, term_open};
+use crate::testing::{at, facts, lasting, name, names, patroni_config, patroni_member, session, term_open};
 
 const OWN: OwnSession = OwnSession { session: SessionId(6), incarnation: Incarnation(1) };
 
@@ -219,16 +219,8 @@ fn each_rule_that_can_be_left_out_is_what_these_tests_rest_on() {
 /// b and c may follow, c has more.
 fn followers(change: impl FnOnce(&mut Cluster)) -> Option<String> {
     let mut cluster = cluster();
-    let patroni = |lease, lsn| PatroniMember {
-        lease,
-        address: String::new(),
-        state: Some("streaming".into()),
-        nofailover: false,
-        failover_priority: 1,
-        nosync: true,
-        noloadbalance: false,
-        position: Some(at(2, lsn)),
-    };
+    let patroni =
+        |lease, lsn| PatroniMember { nosync: true, position: Some(at(2, lsn)), ..patroni_member(lease) };
     cluster.members =
         [(name("a"), patroni(60, 900)), (name("b"), patroni(61, 700)), (name("c"), patroni(62, 800))].into();
     change(&mut cluster);

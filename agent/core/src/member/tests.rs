@@ -11,10 +11,9 @@ use holdfast_types::{Configuration, Mode, Profile};
 use super::closing::{CLOSE_RANK_DELAY_MS, SUCCESSOR_PATIENCE_MS};
 use super::writer::{ATTESTATION_PATIENCE_MS, PROMOTION_POLL_MS};
 use super::*;
-use crate::cluster::PatroniMember;
 use crate::sync::SyncKey;
 use crate::testing::{
-    at, event, facts, lasting, name, names, overriding, patroni_config, session, term_open,
+    at, event, facts, lasting, name, names, overriding, patroni_config, patroni_member, session, term_open,
 };
 
 const A_SESSION: SessionId = SessionId(5);
@@ -48,16 +47,6 @@ fn cluster() -> Cluster {
         mod_revision: 90,
         create_revision: 10,
     };
-    let patroni = |lease| PatroniMember {
-        lease,
-        address: String::new(),
-        state: Some("running".into()),
-        nofailover: false,
-        failover_priority: 1,
-        nosync: false,
-        noloadbalance: false,
-        position: None,
-    };
     Cluster {
         mode: Some(revised(mode, 50)),
         term: Some(revised(term_open("a", 4, true), 80)),
@@ -66,7 +55,12 @@ fn cluster() -> Cluster {
         sessions: [(A_SESSION, session("a")), (SessionId(6), session("b")), (SessionId(7), session("c"))]
             .into(),
         leader_key: Some(revised(name("a"), 70)),
-        members: [(name("a"), patroni(60)), (name("b"), patroni(61)), (name("c"), patroni(62))].into(),
+        members: [
+            (name("a"), patroni_member(60)),
+            (name("b"), patroni_member(61)),
+            (name("c"), patroni_member(62)),
+        ]
+        .into(),
         facts: [(name("a"), facts("a")), (name("b"), facts("b")), (name("c"), facts("c"))].into(),
         config: Some(patroni_config()),
         ..Cluster::default()

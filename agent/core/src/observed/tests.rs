@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::close::Revised;
-use crate::cluster::PatroniMember;
 use crate::member::{Local, Memory, Network, Suspicion, decide};
 use crate::sync::SyncKey;
-use crate::testing::{at, facts, name, names, patroni_config, session};
+use crate::testing::{at, facts, name, names, patroni_config, patroni_member, session};
 use holdfast_types::record::WouldRecord;
 use holdfast_types::{Class, Namespace, Now, Position, RegionName, Scope, Term, Timings};
 
@@ -16,19 +15,6 @@ fn id() -> ClusterId {
         region: RegionName::new("r1").unwrap(),
         namespace: Namespace::new("service").unwrap(),
         scope: Scope::new("main").unwrap(),
-    }
-}
-
-fn patroni(lease: i64) -> PatroniMember {
-    PatroniMember {
-        lease,
-        address: String::new(),
-        state: Some("running".into()),
-        nofailover: false,
-        failover_priority: 1,
-        nosync: false,
-        noloadbalance: false,
-        position: None,
     }
 }
 
@@ -50,7 +36,7 @@ fn calm() -> Cluster {
     };
     for (member, lease) in [("a", 5), ("b", 6), ("c", 7)] {
         cluster.sessions.insert(SessionId(lease), session(member));
-        cluster.members.insert(name(member), patroni(lease + 100));
+        cluster.members.insert(name(member), patroni_member(lease + 100));
         let mut facts = facts(member);
         facts.data_uuid = None;
         cluster.facts.insert(name(member), facts);

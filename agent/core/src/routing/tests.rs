@@ -1,9 +1,7 @@
 use super::*;
 use crate::close::Revised;
-use crate::cluster::PatroniMember;
-use crate::testing::{lasting, name, term_open};
-use holdfast_types::record::{Attestation, Evidence, FenceReason, FenceRecord, ModeRecord, StopKind};
-use holdfast_types::{Incarnation, SessionId};
+use crate::testing::{lasting, name, patroni_member, stopped, term_open};
+use holdfast_types::record::{Evidence, FenceReason, FenceRecord, ModeRecord};
 
 fn revised<T>(value: T, mod_revision: i64) -> Revised<T> {
     Revised { value, mod_revision }
@@ -15,22 +13,12 @@ fn mode(mode: Mode) -> Revised<ModeRecord> {
 
 /// `a` writes in term 4 and `b` is a standby, both tagged with nothing.
 fn cluster() -> Cluster {
-    let patroni = || PatroniMember {
-        lease: 60,
-        address: String::new(),
-        state: Some("running".into()),
-        nofailover: false,
-        failover_priority: 1,
-        nosync: false,
-        noloadbalance: false,
-        position: None,
-    };
     Cluster {
         revision: 90,
         mode: Some(mode(Mode::Armed)),
         term: Some(revised(term_open("a", 4, true), 80)),
         leader_key: Some(revised(name("a"), 70)),
-        members: [(name("a"), patroni()), (name("b"), patroni())].into(),
+        members: [(name("a"), patroni_member(60)), (name("b"), patroni_member(60))].into(),
         leader_optime: Some(Lsn(1_000)),
         ..Cluster::default()
     }
@@ -102,15 +90,7 @@ fn what_the_records_say_against_it() {
         assert_eq!(said(change), Err(down));
     }
     let attested = |cluster: &mut Cluster| {
-        let word = Attestation {
-            term: Term(4),
-            holder: name("a"),
-            incarnation: Incarnation(1),
-            session: SessionId(5),
-            stop: StopKind::Stopped,
-            stuck: Vec::new(),
-            at_wall_ms: 0,
-        };
+        let word = stopped("a", 4);
         cluster.attestation = Some(revised(word, 81));
         assert_eq!(writer_of(cluster), None);
     };

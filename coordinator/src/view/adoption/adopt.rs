@@ -5,13 +5,11 @@
 
 use holdfast_types::{Class, MemberName, Mode, Profile, Timings};
 
-use super::{Done, PlanReport, ROLE, all_members, any_file, etcd, files, patronictl};
+use super::{Done, PlanReport, ROLE, all_members, any_file, etcd, file_of, files, patronictl};
 use crate::view::arming::{self, Blocker};
 use crate::view::cluster::ClusterView;
 use crate::view::{class, setup, text, unsupported};
 
-/// Patroni's default.
-const PATRONI_TTL_S: u64 = 30;
 /// What is proposed where the present one does not fit, the first that does.
 const TTLS_S: [u64; 4] = [20, 30, 60, 90];
 const DATABASES: &str = "every database host";
@@ -128,7 +126,8 @@ fn wanted(view: &ClusterView, profile: Profile) -> (Vec<String>, Vec<String>) {
         // Nobody is made synchronous behind his back: it costs latency.
         Some(Class::Off) | None => {}
     }
-    let ttl_s = patroni.config.as_ref().and_then(|config| config["ttl"].as_u64()).unwrap_or(PATRONI_TTL_S);
+    let ttl_s =
+        patroni.config.as_ref().and_then(|config| config["ttl"].as_u64()).unwrap_or(setup::PATRONI_TTL_S);
     let fits = |ttl_s: &u64| Timings::of(profile).check_patroni_ttl(ttl_s * 1_000).is_ok();
     match fits(&ttl_s) {
         true => there.push(format!("ttl={ttl_s}")),
@@ -167,9 +166,7 @@ fn config(view: &ClusterView, profile: Profile, plan: &mut PlanReport) {
 
 fn hooks(view: &ClusterView, plan: &mut PlanReport) {
     for (member, data) in &view.patroni.members {
-        let file =
-            view.facts.get(member).and_then(|facts| Some(facts.setup.as_ref()?.file.as_ref()?.path.clone()));
-        let file = file.unwrap_or_else(|| any_file(view));
+        let file = file_of(view, member);
         let reload = patronictl(&file, &format!("reload {} {member} --force", view.cluster.scope));
         plan.step(
             format!("{file} on the host of {member}"),

@@ -3,6 +3,7 @@
 use holdfast_proto::tls::PersonName;
 use holdfast_types::{HostName, MemberName};
 
+use super::host_of;
 use crate::view::cluster::ClusterView;
 use crate::view::etcd_users::{self, EtcdUsers, Login, Site};
 
@@ -39,16 +40,11 @@ fn users(view: &ClusterView) -> Result<EtcdUsers, String> {
 
 /// Members whose host is told by its agent, or has the member's name, as it mostly is.
 fn databases(view: &ClusterView) -> impl Iterator<Item = (HostName, MemberName)> {
-    view.patroni.members.keys().filter_map(|member| Some((host(view, member)?, member.clone())))
+    view.patroni.members.keys().filter_map(|member| Some((host_of(view, member)?, member.clone())))
 }
 
 fn unknown(view: &ClusterView) -> impl Iterator<Item = &MemberName> {
-    view.patroni.members.keys().filter(|member| host(view, member).is_none())
-}
-
-fn host(view: &ClusterView, member: &MemberName) -> Option<HostName> {
-    let told = view.facts.get(member).map(|facts| facts.host.clone());
-    told.or_else(|| HostName::new(member.as_str()).ok())
+    view.patroni.members.keys().filter(|member| host_of(view, member).is_none())
 }
 
 #[cfg(test)]

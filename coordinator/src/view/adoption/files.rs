@@ -1,10 +1,10 @@
 //! The texts of files: what a person writes on each host.
 
-use holdfast_types::{Class, HostName, MemberName, Profile};
+use holdfast_types::{Class, MemberName, Profile};
 
 use crate::view::cluster::ClusterView;
 
-use super::{AGENT, GATE, ROLE};
+use super::{AGENT, GATE, ROLE, host_of};
 
 /// The agent's default port.
 const GRPC_PORT: u16 = 7460;
@@ -16,8 +16,7 @@ pub fn agent(view: &ClusterView, member: &MemberName, profile: Profile, etcd: &[
     let (address, port) = address.rsplit_once(':').unwrap_or((address, "5432"));
     let rest = data.api_url.as_deref().map(|url| url.trim_end_matches("/patroni").trim_end_matches('/'));
     let rest = rest.map_or_else(|| format!("https://{address}:8008"), str::to_owned);
-    let host =
-        view.facts.get(member).map(|facts| facts.host.to_string()).unwrap_or_else(|| member.to_string());
+    let host = host_of(view, member).map_or_else(|| "HOST".to_owned(), |host| host.to_string());
     let class = match view.patroni.class() {
         Some(Class::Off) => Class::Off,
         Some(Class::Quorum | Class::On) | None => Class::Quorum,
@@ -67,9 +66,7 @@ pub fn certificates(view: &ClusterView) -> String {
     for (member, data) in &view.patroni.members {
         let address =
             data.address().and_then(|address| address.rsplit_once(':')).map_or("ADDRESS", |(host, _)| host);
-        let host = view.facts.get(member).map(|facts| facts.host.clone());
-        let host = host.or_else(|| HostName::new(member.as_str()).ok());
-        let host = host.map_or_else(|| "HOST".to_owned(), |host| host.to_string());
+        let host = host_of(view, member).map_or_else(|| "HOST".to_owned(), |host| host.to_string());
         lines.push(format!(
             "holdfast pki host --dir PKI --region {region} --host {host} --address {address} --out {host}"
         ));

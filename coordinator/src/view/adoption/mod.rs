@@ -8,6 +8,8 @@ mod etcd;
 mod files;
 mod remove;
 
+use holdfast_types::record::MemberFacts;
+use holdfast_types::{HostName, MemberName};
 use serde::{Serialize, Serializer};
 
 use super::arming::Blocker;
@@ -141,14 +143,28 @@ fn patronictl(file: &str, rest: &str) -> String {
     format!("patronictl -c {file} {rest}")
 }
 
+/// Patroni's file on the host of a member, by what its agent has told; else that of another host.
+fn file_of(view: &ClusterView, member: &MemberName) -> String {
+    view.facts.get(member).and_then(told_file).unwrap_or_else(|| any_file(view))
+}
+
 /// Patroni's file of a host that has told it; else the usual place.
 fn any_file(view: &ClusterView) -> String {
-    let told = view.facts.values().find_map(|facts| Some(facts.setup.as_ref()?.file.as_ref()?.path.clone()));
-    told.unwrap_or_else(|| "/etc/patroni/config.yml".into())
+    view.facts.values().find_map(told_file).unwrap_or_else(|| "/etc/patroni/config.yml".into())
+}
+
+fn told_file(facts: &MemberFacts) -> Option<String> {
+    Some(facts.setup.as_ref()?.file.as_ref()?.path.clone())
+}
+
+/// The host of a member: told by its agent, or of the member's name, as it mostly is.
+fn host_of(view: &ClusterView, member: &MemberName) -> Option<HostName> {
+    let told = view.facts.get(member).map(|facts| facts.host.clone());
+    told.or_else(|| HostName::new(member.as_str()).ok())
 }
 
 /// Whether everybody who is a member has it, by what their agents tell.
-fn all_members(view: &ClusterView, has: impl Fn(&holdfast_types::MemberName) -> Option<bool>) -> Done {
+fn all_members(view: &ClusterView, has: impl Fn(&MemberName) -> Option<bool>) -> Done {
     let members = view.patroni.members.keys();
     let said: Vec<Option<bool>> = members.map(has).collect();
     if said.is_empty() || said.contains(&None) {

@@ -5,7 +5,7 @@
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::{MemberName, Mode};
 
-use super::{Done, PlanReport, ROLE, all_members, any_file, etcd, patronictl};
+use super::{Done, PlanReport, ROLE, all_members, any_file, etcd, file_of, patronictl};
 use crate::view::cluster::ClusterView;
 use crate::view::text;
 
@@ -46,9 +46,7 @@ fn hooks(view: &ClusterView, plan: &mut PlanReport) {
         );
     }
     for member in view.patroni.members.keys() {
-        let file =
-            view.facts.get(member).and_then(|facts| Some(facts.setup.as_ref()?.file.as_ref()?.path.clone()));
-        let file = file.unwrap_or_else(|| any_file(view));
+        let file = file_of(view, member);
         plan.step(
             format!("{file} on the host of {member}"),
             "pre_promote and bin_name.postgres go out; watchdog as it was before. A reload is enough: PostgreSQL is not restarted, \
@@ -84,13 +82,12 @@ fn programs(view: &ClusterView, plan: &mut PlanReport) {
         "rm /etc/systemd/system/{patroni,pgbouncer,etcd}.service.d/holdfast.conf\nsystemctl daemon-reload",
         Done::Unknown,
     );
-    let running = view.sessions.keys().next().is_some();
     let gone = all_members(view, |member| Some(view.agent_alive(member) != Some(true)));
     plan.step(
         "every host",
         "agents and guards are stopped",
         "systemctl disable --now holdfast-agent holdfast-guard holdfast-boot-deny",
-        if running { gone } else { Done::Yes },
+        if view.sessions.is_empty() { Done::Yes } else { gone },
     );
     plan.step(
         "every host",

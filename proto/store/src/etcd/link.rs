@@ -150,13 +150,10 @@ impl Link {
 
     /// Leaves a connection that is of no use any more.
     async fn judge(&self, error: StoreError, generation: u64, has_token: bool) -> StoreError {
+        // etcd has got its users since we connected.
+        let unknown = self.credentials.is_some() && !has_token && errors::is_permission(&error);
         let error = match error {
-            // etcd has got its users since we connected.
-            StoreError::Refused { call, why }
-                if self.credentials.is_some() && !has_token && why.contains("permission denied") =>
-            {
-                StoreError::Unauthenticated { call, why }
-            }
+            StoreError::Refused { call, why } if unknown => StoreError::Unauthenticated { call, why },
             error => error,
         };
         if error.outcome_unknown() || matches!(error, StoreError::Unauthenticated { .. }) {
