@@ -348,6 +348,14 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// The guard's proof. Its clients end when their processes do, which is before the guard has seen the last one go.
+pub fn eventually_proved(described: &Value, name: &str) {
+    let log = text(&host(described, name)["logs"]["guard"]);
+    eventually(&format!("the guard's proof in {log}"), || {
+        fs::read_to_string(log).unwrap().contains("all are gone")
+    });
+}
+
 /// Everything on this machine that bears the lab's name: namespaces, cgroups, mounts, directories, processes.
 pub fn leftovers(lab: &str) -> Vec<String> {
     let mut found = Vec::new();
