@@ -244,7 +244,7 @@ impl Router {
 
     /// Says in etcd where the clients are, and adds the step to the incident.
     async fn report(&self, term: Term, target: Option<&MemberName>) -> Result<()> {
-        let record = RouteRecord { term, target: target.cloned(), paused: target.is_none() };
+        let record = RouteRecord { term, target: target.cloned(), paused: target.is_none(), done: None };
         let key = self.keys.route(&self.config.host, &self.pooler.name);
         let write = Write::put(key, Stored::new(record).encode());
         self.world.store.txn(Txn { writes: vec![write], ..Txn::default() }).await?;

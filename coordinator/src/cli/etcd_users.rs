@@ -50,6 +50,9 @@ pub struct EtcdOptions {
     /// A host for backups, or of applications, with an agent; may be repeated
     #[arg(long = "host", value_name = "HOST")]
     others: Vec<String>,
+    /// A host with a coordinator; may be repeated
+    #[arg(long = "coordinator", value_name = "HOST")]
+    coordinators: Vec<String>,
     /// A person who may give orders; may be repeated
     #[arg(long = "operator", value_name = "NAME")]
     operators: Vec<String>,
@@ -116,6 +119,7 @@ fn site(options: &EtcdOptions) -> Result<Site, Failure> {
         databases: options.databases.iter().map(database).collect::<Result<_, Failure>>()?,
         poolers: options.poolers.iter().map(pooler).collect::<Result<_, Failure>>()?,
         others: options.others.iter().map(|name| host(name)).collect::<Result<_, _>>()?,
+        coordinators: options.coordinators.iter().map(|name| host(name)).collect::<Result<_, _>>()?,
         operators: people(&options.operators)?,
         viewers: people(&options.viewers)?,
     })

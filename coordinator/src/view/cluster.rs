@@ -6,8 +6,9 @@ use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
     self, Attestation, AuditRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord, FormatRecord,
-    HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, OutsideRecord, Promise,
-    RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    HeldRecord, HoldRecord, IntentRecord, MaintenanceRecord, MemberFacts, ModeRecord, OperationRecord,
+    OutsideRecord, PhaseDone, Promise, RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord,
+    WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -29,6 +30,21 @@ impl<T> Seen<T> {
     pub fn body(&self) -> &T {
         &self.record.body
     }
+}
+
+/// A request for an operation.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The etcd user under whose name it stands.
+    pub user: String,
+    /// The last part of its key.
+    pub id: String,
+    /// Its key.
+    pub key: String,
+    /// Its `mod_revision`.
+    pub revision: i64,
+    /// What is asked for, or why that cannot be read.
+    pub intent: Result<Stored<IntentRecord>, String>,
 }
 
 /// Everything that is known of one cluster.
@@ -76,6 +92,16 @@ pub struct ClusterView {
     pub restarts: Vec<RestartRecord>,
     /// Where the poolers send their clients, by `host.name`.
     pub routes: BTreeMap<String, RouteRecord>,
+    /// The operation that runs, or ran last.
+    pub operation: Option<Seen<OperationRecord>>,
+    /// Revision of its key, 0 when it is absent; a record that cannot be read has one too.
+    pub operation_revision: i64,
+    /// The operations that have ended, oldest first.
+    pub operations: Vec<OperationRecord>,
+    /// The requests that no coordinator has taken yet, oldest first.
+    pub intents: Vec<Asked>,
+    /// How the last phase of an operation went, by the agents of members.
+    pub done: BTreeMap<MemberName, PhaseDone>,
     /// The last incidents, oldest first.
     pub events: Vec<EventRecord>,
     /// What each member's agent would have done in mode observe.
@@ -129,6 +155,11 @@ impl ClusterView {
             fenced: Vec::new(),
             restarts: Vec::new(),
             routes: BTreeMap::new(),
+            operation: None,
+            operation_revision: 0,
+            operations: Vec::new(),
+            intents: Vec::new(),
+            done: BTreeMap::new(),
             events: Vec::new(),
             would: BTreeMap::new(),
             audits: Vec::new(),
@@ -150,6 +181,8 @@ impl ClusterView {
         }
         view.events.sort_by_key(|event| event.number);
         view.audits.sort_by_key(|audit| audit.number);
+        view.operations.sort_by_key(|operation| operation.number);
+        view.intents.sort_by_key(|asked| asked.revision);
         // Each agent counts for itself, so only time gives them an order.
         view.fenced.sort_by_key(|fenced| fenced.done_wall_ms);
         view.restarts.sort_by_key(|restart| restart.back_wall_ms);
@@ -192,6 +225,23 @@ impl ClusterView {
             OurKey::Fence(member) => {
                 if let (Some(name), Some(fence)) = (name(member, pair, problems), seen(pair, problems)) {
                     self.fences.insert(name, fence);
+                }
+            }
+            OurKey::Operation => {
+                self.operation_revision = pair.mod_revision;
+                self.operation = seen(pair, problems);
+            }
+            OurKey::EndedOperation(_) => self.operations.extend(body::<OperationRecord>(pair, problems)),
+            OurKey::Intent { user, id } => self.intents.push(Asked {
+                user: keys::user_of(user),
+                id: id.to_owned(),
+                key: pair.key.clone(),
+                revision: pair.mod_revision,
+                intent: decode(pair).map_err(|problem| problem.to_string()),
+            }),
+            OurKey::Done(member) => {
+                if let (Some(name), Some(found)) = (name(member, pair, problems), body(pair, problems)) {
+                    self.done.insert(name, found);
                 }
             }
             OurKey::Fenced { .. } => self.fenced.extend(body::<FencedRecord>(pair, problems)),

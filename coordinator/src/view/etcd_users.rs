@@ -26,6 +26,8 @@ pub struct Site {
     pub poolers: Vec<(HostName, String)>,
     /// Hosts with an agent that only announces itself: for backups, or of applications.
     pub others: Vec<HostName>,
+    /// Hosts with a coordinator.
+    pub coordinators: Vec<HostName>,
     /// People who may give orders.
     pub operators: Vec<PersonName>,
     /// People who may only look.
@@ -124,7 +126,14 @@ fn holders(site: &Site) -> Result<Vec<(Peer, Holder)>, PeerError> {
     for name in &site.others {
         all.push((host(name)?, Holder::Backup { host: name.clone() }));
     }
-    all.extend(site.operators.iter().map(|name| (Peer::Operator(name.clone()), Holder::Operator)));
+    for name in &site.coordinators {
+        all.push((host(name)?, Holder::Coordinator));
+    }
+    all.extend(site.operators.iter().map(|name| {
+        let peer = Peer::Operator(name.clone());
+        let user = peer.common_name();
+        (peer, Holder::Operator { user })
+    }));
     all.extend(site.viewers.iter().map(|name| (Peer::Viewer(name.clone()), Holder::Viewer)));
     Ok(all)
 }
@@ -203,6 +212,7 @@ mod tests {
             databases: vec![(host("db1"), member("db1")), (host("db2"), member("pg2"))],
             poolers: vec![(host("db2"), "bouncer".into())],
             others: vec![host("backup1")],
+            coordinators: vec![host("backup1")],
             operators: vec![PersonName::new("ann").unwrap()],
             viewers: vec![],
         }

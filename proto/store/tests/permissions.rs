@@ -101,7 +101,8 @@ fn holders() -> Vec<(&'static str, Holder)> {
         ("r1/patroni/service/main", Holder::Patroni),
         ("r1/host/pool1", Holder::Pooler { host: host("pool1"), pooler: "a".into() }),
         ("r1/host/backup1", Holder::Backup { host: host("backup1") }),
-        ("operator/ann", Holder::Operator),
+        ("r1/host/coordinator1", Holder::Coordinator),
+        ("operator/ann", Holder::Operator { user: "operator/ann".into() }),
         ("viewer/wall", Holder::Viewer),
         // The same host name in another region, a host that nobody has put in, a PostgreSQL role.
         ("r2/host/db1", Holder::Stranger),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! /holdfast/v1/<region>/session/<host>                       on the session's lease: who is up
+//! /holdfast/v1/<region>/coordinator                          on a lease: which coordinator works
 //! /holdfast/v1/<region>/<namespace>/<scope>/mode             observe | armed | disarmed
 //!                                          /term             OPEN or CLOSED: the reign
 //!                                          /floor            floor record of the present writer
@@ -17,6 +18,10 @@
 //!                                          /override         a person accepts a loss, so that one member may follow
 //!                                          /route/<pooler>   where a pooler sends its clients; it stays when the session goes, and is then no longer known to be true
 //!                                          /would/<member>   what its agent would have done, in mode observe
+//!                                          /intents/<user>/<id>  a request for an operation, under the etcd user that made it
+//!                                          /operation        the operation that runs, or ran last
+//!                                          /operations/<nn>  a ring of the operations that have ended
+//!                                          /done/<member>    how a phase of an operation went, by the agent of a member
 //!                                          /format           up to which format records may be written
 //!                                          /event/<nn>       a ring of the last incidents
 //!                                          /audit/<nn>       a ring of the last orders of people
@@ -32,6 +37,8 @@ pub const EVENTS_KEPT: u64 = 64;
 pub const FENCED_KEPT: u64 = 32;
 /// How many restarts in place are kept of a member: the ring's keys are `restart/<member>/00` to `restart/<member>/07`.
 pub const RESTARTS_KEPT: u64 = 8;
+/// How many operations that have ended a cluster keeps: the ring's keys are `operations/00` to `operations/31`.
+pub const OPERATIONS_KEPT: u64 = 32;
 /// How many orders a cluster keeps, likewise.
 pub const AUDITS_KEPT: u64 = 64;
 
@@ -47,11 +54,26 @@ pub fn sessions(region: &RegionName) -> String {
     format!("{ROOT}/{region}/session/")
 }
 
+/// Which coordinator works in a region.
+pub fn coordinator(region: &RegionName) -> String {
+    format!("{ROOT}/{region}/coordinator")
+}
+
+/// An etcd user as one segment of a key.
+fn user_segment(user: &str) -> String {
+    user.replace('%', "%25").replace('/', "%2F")
+}
+
 /// The keys of one cluster, ours and Patroni's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterKeys {
     ours: String,
     patroni: String,
+}
+
+/// The etcd user that a segment of a key stands for.
+pub fn user_of(segment: &str) -> String {
+    segment.replace("%2F", "/").replace("%25", "%")
 }
 
 impl ClusterKeys {
@@ -135,6 +157,30 @@ impl ClusterKeys {
     pub fn overriding(&self) -> String {
         format!("{}override", self.ours)
     }
+    /// A request for an operation, by an etcd user.
+    pub fn intent(&self, user: &str, id: &str) -> String {
+        format!("{}{id}", self.intents_of(user))
+    }
+    /// Prefix of the requests of one etcd user.
+    pub fn intents_of(&self, user: &str) -> String {
+        format!("{}intents/{}/", self.ours, user_segment(user))
+    }
+    /// Prefix of all requests.
+    pub fn intents(&self) -> String {
+        format!("{}intents/", self.ours)
+    }
+    /// The operation that runs, or ran last.
+    pub fn operation(&self) -> String {
+        format!("{}operation", self.ours)
+    }
+    /// One place of the ring of operations that have ended.
+    pub fn ended_operation(&self, number: u64) -> String {
+        format!("{}operations/{:02}", self.ours, number % OPERATIONS_KEPT)
+    }
+    /// How a phase of an operation went, by the agent of a member.
+    pub fn done(&self, member: &MemberName) -> String {
+        format!("{}done/{member}", self.ours)
+    }
     /// Up to which format records of the cluster may be written.
     pub fn format(&self) -> String {
         format!("{}format", self.ours)
@@ -204,6 +250,7 @@ impl ClusterKeys {
                 "maintenance" => OurKey::Maintenance,
                 "override" => OurKey::Override,
                 "format" => OurKey::Format,
+                "operation" => OurKey::Operation,
                 _ => return None,
             },
             Some(("promise", path)) => {
@@ -222,6 +269,12 @@ impl ClusterKeys {
                 let (member, number) = path.rsplit_once('/')?;
                 OurKey::Restart { member, number: number.parse().ok()? }
             }
+            Some(("intents", path)) => {
+                let (user, id) = path.split_once('/')?;
+                OurKey::Intent { user, id }
+            }
+            Some(("operations", number)) => OurKey::EndedOperation(number.parse().ok()?),
+            Some(("done", member)) => OurKey::Done(member),
             Some(("route", pooler)) => OurKey::Route(pooler),
             Some(("would", member)) => OurKey::Would(member),
             Some(("audit", number)) => OurKey::Audit(number.parse().ok()?),
@@ -243,6 +296,10 @@ pub enum OurKey<'k> {
     Maintenance,
     Override,
     Format,
+    Operation,
+    EndedOperation(u64),
+    Intent { user: &'k str, id: &'k str },
+    Done(&'k str),
     Promise { member: &'k str, term: Term },
     Attest(Term),
     Facts(&'k str),
@@ -308,6 +365,12 @@ mod tests {
             keys.parse(&keys.restart(&db1, 9)),
             Some(OurKey::Restart { member: "db1.plant", number: 1 })
         );
+        assert_eq!(keys.parse(&keys.operation()), Some(OurKey::Operation));
+        assert_eq!(keys.parse(&keys.ended_operation(33)), Some(OurKey::EndedOperation(1)));
+        assert_eq!(keys.parse(&keys.done(&db1)), Some(OurKey::Done("db1.plant")));
+        let intent = keys.intent("operator/ann", "7f");
+        assert_eq!(intent, "/holdfast/v1/r1/service/main/intents/operator%2Fann/7f");
+        assert_eq!(keys.parse(&intent), Some(OurKey::Intent { user: "operator%2Fann", id: "7f" }));
         assert_eq!(keys.parse(&keys.would(&db1)), Some(OurKey::Would("db1.plant")));
         assert_eq!(keys.parse("/holdfast/v1/r1/service/main/later"), None);
         assert_eq!(keys.parse("/holdfast/v1/r1/service/other/term"), None);

@@ -39,8 +39,13 @@ pub enum Holder {
         /// The host.
         host: HostName,
     },
-    /// A person who may give orders.
-    Operator,
+    /// A host with a coordinator: this comes beside what else the host is.
+    Coordinator,
+    /// A person, or an automation, who may give orders.
+    Operator {
+        /// Its user of etcd.
+        user: String,
+    },
     /// A person who may only look.
     Viewer,
     /// Any other certificate: another region's host, a host that is in no cluster of this etcd, a PostgreSQL role.
@@ -52,6 +57,8 @@ pub enum Holder {
 pub enum Key<'k> {
     /// The session of a host.
     Session(&'k str),
+    /// Which coordinator works.
+    Coordinator,
     /// A key of the cluster of ours.
     Ours(OurKey<'k>),
     /// A key of Patroni's in the cluster.
@@ -60,9 +67,9 @@ pub enum Key<'k> {
 
 /// The table. A new kind of key does not compile without its line.
 pub fn may_write(holder: &Holder, key: Key<'_>) -> bool {
-    use Holder::{Backup, Database, Operator, Pooler};
+    use Holder::{Backup, Coordinator, Database, Operator, Pooler};
     let is_database = matches!(holder, Database { .. });
-    let is_operator = *holder == Operator;
+    let is_operator = matches!(holder, Operator { .. });
     let is_own_member = |name: &str| matches!(holder, Database { member, .. } if member.as_str() == name);
     match key {
         Key::Session(name) => match holder {
@@ -70,8 +77,9 @@ pub fn may_write(holder: &Holder, key: Key<'_>) -> bool {
                 host.as_str() == name || peers.iter().any(|peer| peer.as_str() == name)
             }
             Pooler { host, .. } | Backup { host } => host.as_str() == name,
-            Operator | Holder::Viewer | Holder::Patroni | Holder::Stranger => false,
+            Operator { .. } | Coordinator | Holder::Viewer | Holder::Patroni | Holder::Stranger => false,
         },
+        Key::Coordinator => *holder == Coordinator,
         // CLOSE and its repairs; everything else is Patroni's alone.
         Key::Patroni(key) => *holder == Holder::Patroni || (is_database && key != PatroniKey::Other),
         Key::Ours(key) => match key {
@@ -90,7 +98,14 @@ pub fn may_write(holder: &Holder, key: Key<'_>) -> bool {
             | OurKey::Would(member)
             | OurKey::Outside(member)
             | OurKey::Fenced { member, .. }
-            | OurKey::Restart { member, .. } => is_own_member(member),
+            | OurKey::Restart { member, .. }
+            | OurKey::Done(member) => is_own_member(member),
+            // Only a coordinator says what is being done, and only it takes a request away; who made one is told by its place.
+            OurKey::Operation | OurKey::EndedOperation(_) => *holder == Coordinator,
+            OurKey::Intent { user: place, .. } => match holder {
+                Operator { user } => keys::user_of(place) == *user,
+                _ => *holder == Coordinator,
+            },
             OurKey::Route(name) => {
                 matches!(holder, Pooler { host, pooler } if name == format!("{host}.{pooler}"))
             }
@@ -129,7 +144,16 @@ pub fn grants(holder: &Holder, region: &RegionName, keys: &ClusterKeys) -> Vec<G
             of_database(keys, member),
         ]
         .concat(),
-        Holder::Operator => vec![
+        Holder::Coordinator => {
+            vec![
+                one(keys::coordinator(region)),
+                one(keys.operation()),
+                inside("operations"),
+                below(keys.intents()),
+            ]
+        }
+        Holder::Operator { user } => vec![
+            below(keys.intents_of(user)),
             one(keys.mode()),
             one(keys.hold()),
             one(keys.held()),
@@ -160,6 +184,7 @@ fn of_database(keys: &ClusterKeys, member: &MemberName) -> Vec<Grant> {
         one(keys.facts(member)),
         one(keys.would(member)),
         one(keys.outside(member)),
+        one(keys.done(member)),
         inside(&format!("fenced/{member}")),
         inside(&format!("restart/{member}")),
         inside("event"),
@@ -205,6 +230,12 @@ mod tests {
             keys.fenced(db2, 4),
             keys.restart(db1, 4),
             keys.restart(db2, 4),
+            keys.done(db1),
+            keys.done(db2),
+            keys.operation(),
+            keys.ended_operation(4),
+            keys.intent("operator/ann", "1"),
+            keys.intent("operator/bob", "1"),
             keys.fence(db1),
             keys.fence(db2),
             keys.route(&host("pool1"), "a"),
@@ -223,7 +254,8 @@ mod tests {
             Holder::Patroni,
             Holder::Pooler { host: host("pool1"), pooler: "a".into() },
             Holder::Backup { host: host("backup1") },
-            Holder::Operator,
+            Holder::Coordinator,
+            Holder::Operator { user: "operator/ann".into() },
             Holder::Viewer,
             Holder::Stranger,
         ];
@@ -244,6 +276,8 @@ mod tests {
                 let key = keys::session(&region, &host(name));
                 assert_eq!(written(&key), may_write(holder, Key::Session(name)), "{holder:?} {key}");
             }
+            let key = keys::coordinator(&region);
+            assert_eq!(written(&key), may_write(holder, Key::Coordinator), "{holder:?} {key}");
             let of_patroni = [
                 keys.patroni_leader(),
                 keys.patroni_sync(),

@@ -6,9 +6,10 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_store::KeyValue;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{
-    Attestation, AuditRecord, EventRecord, FORMAT, FenceRecord, FencedRecord, FloorRecord, FormatRecord,
-    HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts, ModeRecord, ObservedRecord, OutsideRecord,
-    OverrideRecord, Promise, RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    Attestation, AuditRecord, CoordinatorRecord, EventRecord, FORMAT, FenceRecord, FencedRecord, FloorRecord,
+    FormatRecord, HeldRecord, HoldRecord, IntentRecord, MaintenanceRecord, MemberFacts, ModeRecord,
+    ObservedRecord, OperationRecord, OutsideRecord, OverrideRecord, PhaseDone, Promise, RestartRecord,
+    RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::renewals::RenewalDay;
 use holdfast_types::{ClusterId, HostName, MemberName, Namespace, RegionName, Scope, Term};
@@ -42,6 +43,10 @@ pub fn record(bytes: &[u8]) -> bool {
         stored::<HoldRecord>(bytes),
         stored::<MaintenanceRecord>(bytes),
         stored::<MemberFacts>(bytes),
+        stored::<CoordinatorRecord>(bytes),
+        stored::<IntentRecord>(bytes),
+        stored::<OperationRecord>(bytes),
+        stored::<PhaseDone>(bytes),
         stored::<RestartRecord>(bytes),
         stored::<ModeRecord>(bytes),
         stored::<OutsideRecord>(bytes),

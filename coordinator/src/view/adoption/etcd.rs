@@ -26,12 +26,14 @@ pub fn users_gone(view: &ClusterView) -> String {
 
 fn users(view: &ClusterView) -> Result<EtcdUsers, String> {
     let pooler = HostName::new("POOLERHOST").map_err(|error| error.to_string())?;
+    let coordinator = HostName::new("COORDINATORHOST").map_err(|error| error.to_string())?;
     let person = PersonName::new("NAME").map_err(|error| error.to_string())?;
     let site = Site {
         cluster: view.cluster.clone(),
         databases: databases(view).collect(),
         poolers: vec![(pooler, "pgbouncer".to_owned())],
         others: Vec::new(),
+        coordinators: vec![coordinator],
         operators: vec![person],
         viewers: Vec::new(),
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LocalDisarm, WarnedCommits};
+use super::{LocalDisarm, PhaseDone, WarnedCommits};
 use crate::{Class, HostName, Incarnation, MemberName, Mode, Position, Profile, Term};
 
 /// What a cluster lets Holdfast do, and who said so.
@@ -257,6 +257,9 @@ pub struct RouteRecord {
     pub target: Option<MemberName>,
     /// Whether clients wait.
     pub paused: bool,
+    /// How the last phase of an operation that concerned it went; absent before the first, and from builds that know none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<PhaseDone>,
 }
 
 /// One incident, from the first sign to the proving write.

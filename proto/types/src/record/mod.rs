@@ -10,6 +10,7 @@ mod fenced;
 mod format;
 pub mod local_disarm;
 mod observed;
+mod operation;
 mod outside;
 mod overriding;
 mod reign;
@@ -24,6 +25,10 @@ pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
 pub use format::{FIRST_FORMAT, FormatRecord, written};
 pub use local_disarm::{LocalDisarm, LocalEnd};
 pub use observed::{OBSERVED_LINES_MAX, ObservedReason, ObservedRecord};
+pub use operation::{
+    CoordinatorRecord, DRAIN_TIMEOUT_MS, DRAIN_TIMEOUT_MS_MAX, IntentRecord, OperationEnd, OperationPhase,
+    OperationRecord, OperationState, OperationStep, PAUSE_MS_MAX, PhaseDone, Switchover, Wanted,
+};
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
