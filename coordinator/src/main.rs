@@ -1,6 +1,7 @@
 //! `holdfast`: the operator's command line.
 
 mod cli;
+mod daemon;
 mod pki;
 mod view;
 
@@ -23,6 +24,8 @@ enum Command {
     /// What the users of etcd need, printed and never done
     #[command(subcommand)]
     Permissions(cli::etcd_users::Permissions),
+    /// Carry operations out, as a service on one to three hosts of a region
+    Coordinator(daemon::CoordinatorOptions),
     /// Make certificates for hosts, people and PostgreSQL roles
     Pki(pki::Pki),
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Cluster(verb) => cli::run(&verb),
         Command::Permissions(permissions) => cli::etcd_users::run(permissions),
+        Command::Coordinator(options) => cli::run_to_end(daemon::run(&options)),
         Command::Pki(pki) => make(pki),
     }
 }

@@ -13,12 +13,14 @@ mod fence;
 mod hold;
 mod local_disarm;
 mod maintenance;
+mod operation;
 mod order;
 #[cfg(test)]
 mod permissions;
 pub mod print;
 mod report;
 mod show;
+mod switchover;
 mod target;
 mod upgrade;
 mod watch;
@@ -29,7 +31,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 pub use self::exit::{Exit, Failure};
-pub use self::target::Output;
+pub use self::target::{Output, now_wall_ms};
 
 /// The verbs on a cluster.
 #[derive(Debug, Clone, Subcommand)]
@@ -50,6 +52,11 @@ pub enum Verb {
     Arm(arm::ArmOptions),
     /// Take Holdfast out of the way: Patroni alone decides
     Disarm(arm::DisarmOptions),
+    /// Make another member the writer, and let no client notice
+    Switchover(switchover::SwitchoverOptions),
+    /// Planned work: what runs, what ran, how it ended
+    #[command(subcommand)]
+    Operation(operation::OperationVerb),
     /// Make a member the writer although acknowledged writes may be lost by it
     Failover(failover::FailoverOptions),
     /// Keep a node out until it has been validated
@@ -77,9 +84,14 @@ pub enum Verb {
 
 /// Runs a verb to its end and says how the process exits.
 pub fn run(verb: &Verb) -> ExitCode {
+    run_to_end(dispatch(verb))
+}
+
+/// Runs one piece of work to its end and says how the process exits.
+pub fn run_to_end(work: impl Future<Output = Result<Exit, Failure>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(verb)),
+        Ok(runtime) => runtime.block_on(work),
         Err(error) => Err(Failure::new(Exit::Failed, format!("no runtime: {error}"))),
     };
     match result {
@@ -101,6 +113,8 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Watch(options) => watch::watch(options).await,
         Verb::Arm(options) => arm::arm(options).await,
         Verb::Disarm(options) => arm::disarm(options).await,
+        Verb::Switchover(options) => switchover::switchover(options).await,
+        Verb::Operation(verb) => operation::run(verb).await,
         Verb::Failover(options) => failover::failover(options).await,
         Verb::Fence(options) => fence::fence(options).await,
         Verb::Unfence(options) => fence::unfence(options).await,

@@ -170,6 +170,11 @@ fn choose(region: &RegionName, found: &[ClusterId], wanted: Option<&str>) -> Res
 }
 
 impl Region {
+    /// Our user of etcd: the name under which our requests stand.
+    pub fn etcd_user(&self) -> String {
+        self.config.etcd_user.clone().unwrap_or_else(|| self.identity.peer().common_name())
+    }
+
     /// The name in the operator's certificate, for records: `holdfast://operator/ann`.
     pub fn who(&self) -> String {
         self.identity.peer().to_string()

@@ -2,57 +2,12 @@
 
 use std::collections::BTreeMap;
 
+pub use holdfast_coordinator_core::check::{Blocker, Check};
 use holdfast_types::record::FORMAT as RECORD_FORMAT;
 use holdfast_types::{Class, MemberName, Mode};
-use serde::Serialize;
 
 use super::cluster::ClusterView;
 use super::{class, local_disarm, maintenance, overriding, setup, text, unsupported};
-
-/// One reason why an order is refused, with its remedy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Blocker {
-    /// What is wrong.
-    pub problem: String,
-    /// What to do about it.
-    pub fix: String,
-}
-
-impl Blocker {
-    pub(super) fn new(problem: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { problem: problem.into(), fix: fix.into() }
-    }
-}
-
-/// What an order would meet: reasons that refuse it, and things to know that do not.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// Why it is refused.
-    pub blockers: Vec<Blocker>,
-    /// What is not covered or not known.
-    pub warnings: Vec<String>,
-}
-
-impl Check {
-    /// Adds a reason to refuse.
-    pub fn block(&mut self, problem: impl Into<String>, fix: impl Into<String>) {
-        self.blockers.push(Blocker::new(problem, fix));
-    }
-
-    pub(super) fn warn(&mut self, text: impl Into<String>) {
-        self.warnings.push(text.into());
-    }
-
-    /// The blockers, numbered, and the warnings; empty if there is neither.
-    pub fn text(&self) -> String {
-        let mut lines: Vec<String> = Vec::new();
-        for (number, blocker) in self.blockers.iter().enumerate() {
-            lines.push(format!("blocker {}: {}\n           {}", number + 1, blocker.problem, blocker.fix));
-        }
-        lines.extend(self.warnings.iter().map(|warning| format!("note: {warning}")));
-        lines.join("\n")
-    }
-}
 
 /// Whether a cluster may be armed.
 pub fn check(view: &ClusterView) -> Check {

@@ -238,7 +238,14 @@ mod tests {
             let user = users.iter().find(|user| user.user == name).unwrap();
             user.grants.iter().filter(|grant| grant.write).map(|grant| grant.key.as_str()).collect()
         };
-        assert_eq!(written("r1/host/backup1"), ["/holdfast/v1/r1/session/backup1"]);
+        let of_a_coordinator = [
+            "/holdfast/v1/r1/session/backup1",
+            "/holdfast/v1/r1/coordinator",
+            "/holdfast/v1/r1/service/main/operation",
+            "/holdfast/v1/r1/service/main/operations/",
+            "/holdfast/v1/r1/service/main/intents/",
+        ];
+        assert_eq!(written("r1/host/backup1"), of_a_coordinator);
         assert_eq!(written("r1/patroni/service/main"), ["/service/main/"]);
         let both = written("r1/host/db2");
         for key in [

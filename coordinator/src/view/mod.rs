@@ -18,6 +18,7 @@ pub mod findings;
 
 pub mod local_disarm;
 pub mod maintenance;
+pub mod operation;
 pub mod overriding;
 pub mod patroni;
 pub mod report;

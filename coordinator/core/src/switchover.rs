@@ -1,0 +1,7 @@
+//! `switchover`: another member becomes the writer, and no client notices.
+
+mod preflight;
+mod steps;
+
+pub use preflight::{Plan, check};
+pub(crate) use steps::step;

@@ -1,0 +1,85 @@
+//! A healthy cluster of one writer, two synchronous standbys, an asynchronous one and two poolers, for tests.
+
+use std::collections::BTreeMap;
+
+use holdfast_types::record::{
+    IntentRecord, OperationPhase, OperationRecord, OperationStep, PhaseDone, Switchover, Wanted,
+};
+use holdfast_types::{Class, HostName, MemberName, Mode, Term};
+
+use crate::observation::{MemberSeen, Observation, PoolerSeen, ReignSeen, ReignState};
+use crate::request::Request;
+
+pub fn name(text: &str) -> MemberName {
+    MemberName::new(text).unwrap()
+}
+
+pub fn coordinator() -> HostName {
+    HostName::new("backup1").unwrap()
+}
+
+pub fn request(wanted: Wanted) -> Request {
+    let intent = IntentRecord { wanted, reason: "kernel".into(), from: None, until_wall_ms: None };
+    Request { user: "operator/ann".into(), id: "i1".into(), intent }
+}
+
+/// db1 writes in term 4.
+pub fn healthy() -> Observation {
+    let member = |synchronous: bool, streaming: Option<bool>, priority: i64| MemberSeen {
+        agent_alive: true,
+        eligible: Some(true),
+        synchronous,
+        streaming,
+        priority,
+        ..MemberSeen::default()
+    };
+    let pooler =
+        || PoolerSeen { alive: true, term: Term(4), target: Some(name("db1")), paused: false, done: None };
+    Observation {
+        mode: Some(Mode::Armed),
+        class: Some(Class::Quorum),
+        suspended: None,
+        requested_of_patroni: false,
+        reign: Some(ReignSeen { term: Term(4), holder: name("db1"), state: ReignState::Writable }),
+        members: BTreeMap::from([
+            (name("db1"), member(false, None, 1)),
+            (name("db2"), member(true, Some(true), 1)),
+            (name("db3"), member(true, Some(true), 1)),
+            (name("db4"), MemberSeen { eligible: Some(false), ..member(false, Some(true), 1) }),
+        ]),
+        poolers: BTreeMap::from([("pool1.a".into(), pooler()), ("pool2.a".into(), pooler())]),
+    }
+}
+
+/// Operation 3: from db1 to db2, in this phase.
+pub fn running(phase: OperationPhase) -> OperationRecord {
+    OperationRecord {
+        number: 3,
+        wanted: Wanted::Switchover(Switchover::default()),
+        by: "operator/ann".into(),
+        intent: "i0".into(),
+        from: None,
+        reason: "kernel".into(),
+        coordinator: coordinator(),
+        term: Some(Term(4)),
+        writer: Some(name("db1")),
+        successor: Some(name("db2")),
+        poolers: vec!["pool1.a".into(), "pool2.a".into()],
+        phase,
+        steps: vec![OperationStep { phase, at_wall_ms: 0 }],
+        findings: Vec::new(),
+        given_up: None,
+        traceparent: None,
+        ended: None,
+    }
+}
+
+/// The word for a phase of operation 3.
+pub fn done(phase: OperationPhase, problem: Option<&str>) -> Option<PhaseDone> {
+    Some(PhaseDone { operation: 3, phase, problem: problem.map(str::to_owned) })
+}
+
+/// Another reign than that of [`healthy`].
+pub fn reign(seen: &mut Observation, term: u64, holder: &str, state: ReignState) {
+    seen.reign = Some(ReignSeen { term: Term(term), holder: name(holder), state });
+}
