@@ -12,6 +12,7 @@ mod lease;
 mod local_disarm;
 mod look;
 mod network;
+mod preflight;
 mod pulse;
 mod rest;
 mod restart;
@@ -20,6 +21,7 @@ mod setup;
 pub mod sql;
 mod state;
 mod suspect;
+mod talk;
 mod warned;
 mod would;
 
