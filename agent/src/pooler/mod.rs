@@ -1,33 +1,37 @@
-//! One PgBouncer of this host: holds its clients when the writer is lost, and sends them to the next.
+//! One PgBouncer of this host: holds its clients when the writer is lost, or for a planned operation, and sends them to the
+//! next.
 //!
 //! The order is measured (`facts/baseline.md` 5.1): PAUSE, and at the same time refuse and close every connection to the
 //! lost writer, because PAUSE holds new statements back at once and ends only when the old ones have; on the new term the
-//! target, RELOAD, RESUME.
+//! target, RELOAD, RESUME. Nothing stands between the end of PAUSE, or RESUME, and the word of it in etcd.
 
-use std::path::{Path, PathBuf};
+mod admin;
+mod hold;
+mod report;
+mod target;
+mod verify;
+
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
+use holdfast_agent_core::planned::Seen;
 use holdfast_agent_core::route::{self, Route};
-use holdfast_host::{durable, nftables, sockets};
+use holdfast_host::{clock, durable, nftables, sockets};
 use holdfast_proto::message::PoolerStatus;
-use holdfast_proto::trace::TraceContext;
-use holdfast_store::{Txn, Write};
 use holdfast_types::keys::ClusterKeys;
-use holdfast_types::record::{RouteRecord, Step, Stored};
-use holdfast_types::{MemberName, Mode, Term};
-use tokio_postgres::NoTls;
+use holdfast_types::record::{PhaseDone, RouteRecord};
+use holdfast_types::{Mode, Term};
+use tokio::sync::{oneshot, watch};
 
-use crate::act::{incident, trace};
 use crate::config::{Config, Pooler};
 use crate::disk::Disk;
 use crate::local_disarm;
 use crate::telemetry::Telemetry;
-use crate::world::World;
+use crate::world::{Mirror, World};
+use admin::{Admin, unless};
 
-/// A command on the admin console takes milliseconds; PAUSE waits for server connections that are in use.
-const COMMAND_DEADLINE: Duration = Duration::from_millis(1_000);
 /// What failed is tried again after this.
 const RETRY: Duration = Duration::from_millis(200);
 /// The route is looked at this often when nothing changes.
@@ -36,10 +40,15 @@ const TICK: Duration = Duration::from_secs(10);
 /// The task of one PgBouncer.
 pub struct Router {
     pooler: Pooler,
+    /// `host.name`, as operations call it.
+    full_name: String,
+    admin: Admin,
     config: Arc<Config>,
     keys: ClusterKeys,
     world: Arc<World>,
     refuse: nftables::Refuse,
+    /// Whom the packet filter refuses; absent until this start has written it.
+    refused: Option<Vec<(String, u16)>>,
     applied: Option<Route>,
     disk: Disk,
     /// A person's order to this host alone.
@@ -49,6 +58,20 @@ pub struct Router {
     held: bool,
     term: Option<Term>,
     held_at: Option<SystemTime>,
+    /// What was seen of planned operations.
+    planned: Seen,
+    /// Clients are held for one, until then at the latest.
+    held_until_ms: Option<u64>,
+    /// The last answer to a phase of one.
+    done: Option<PhaseDone>,
+    /// The proof that a phase asks for.
+    proof: Option<(u64, oneshot::Receiver<PhaseDone>)>,
+    /// What stands in etcd of us, by this start.
+    reported: Option<RouteRecord>,
+    /// The term in which clients were last sent to its writer.
+    routed: Option<Term>,
+    /// The target file was replaced and may not be on disk yet.
+    unsynced: bool,
     telemetry: Telemetry,
     seen: Arc<Mutex<PoolerStatus>>,
 }
@@ -63,21 +86,29 @@ impl Router {
             target: None,
             paused: false,
         };
-        let keys = ClusterKeys::new(&pooler.cluster);
-        let refuse = nftables::Refuse::new(&pooler.name);
         let held = held_file(&config, &pooler).exists();
         Self {
+            full_name: format!("{}.{}", config.host, pooler.name),
+            admin: Admin::new(&pooler),
+            keys: ClusterKeys::new(&pooler.cluster),
+            refuse: nftables::Refuse::new(&pooler.name),
+            refused: None,
             disk: Disk::default(),
             order: local_disarm::Reader::default(),
             held,
             pooler,
             config,
-            keys,
             world,
-            refuse,
             applied: None,
             term: None,
             held_at: None,
+            planned: Seen::default(),
+            held_until_ms: None,
+            done: None,
+            proof: None,
+            reported: None,
+            routed: None,
+            unsynced: false,
             telemetry,
             seen: Arc::new(Mutex::new(seen)),
         }
@@ -93,69 +124,66 @@ impl Router {
         let mut changes = self.world.changes();
         loop {
             changes.mark_unchanged();
-            let (cluster, connected) = self.world.watched(&self.keys);
-            let stands_aside = self.order.stands(&self.config.state_dir).await;
-            let wanted =
-                if connected && !stands_aside { route::decide(&cluster, self.term) } else { Route::Leave };
-            let mut wait = TICK;
-            if wanted != Route::Leave && self.applied.as_ref() != Some(&wanted) {
-                match self.apply(&wanted).await {
-                    Ok(()) => {
-                        self.note(&wanted, trace::of_record(&cluster));
-                        self.applied = Some(wanted);
-                    }
-                    Err(error) => {
-                        tracing::warn!(pooler = self.pooler.name, "{error:#}; tried again");
-                        wait = RETRY;
-                    }
+            let again = match self.once(&changes).await {
+                Ok(again) => again,
+                Err(error) => {
+                    tracing::warn!(pooler = self.pooler.name, "{error:#}; tried again");
+                    RETRY
                 }
-            }
-            let is_free = matches!(cluster.known_mode(), Some(Mode::Observe | Mode::Disarmed));
-            let let_go = stands_aside || connected && is_free;
-            if let_go && (self.applied.is_some() || self.held) {
-                match self.release().await {
-                    Ok(()) => (self.applied, self.held_at) = (None, None),
-                    Err(error) => {
-                        tracing::warn!(pooler = self.pooler.name, "{error:#}; tried again");
-                        wait = RETRY;
-                    }
-                }
-            }
+            };
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep(wait) => {}
+                done = proved(&mut self.proof) => self.done = done.or(self.done.take()),
+                () = tokio::time::sleep(again) => {}
             }
         }
+    }
+
+    /// One look, and what it asks for. Returns when to look again at the latest.
+    async fn once(&mut self, changes: &watch::Receiver<Mirror>) -> Result<Duration> {
+        let (cluster, connected) = self.world.watched(&self.keys);
+        let stands_aside = self.order.stands(&self.config.state_dir).await;
+        let is_free = matches!(cluster.known_mode(), Some(Mode::Observe | Mode::Disarmed));
+        if stands_aside || connected && is_free {
+            return self.release().await.map(|()| TICK);
+        }
+        let now_ms = clock::boottime_ms();
+        if !connected {
+            return self.let_go_in_time(now_ms).await;
+        }
+        self.planned.look(&cluster, &self.full_name, now_ms);
+        let held = self.planned.held(&cluster, &self.full_name, now_ms);
+        let wanted = route::decide_held(&cluster, self.term, held.is_some());
+        if wanted != Route::Leave && self.applied.as_ref() != Some(&wanted) {
+            match (&wanted, held) {
+                (Route::Hold { term, lost: None }, Some(held)) => {
+                    if !self.hold_for(*term, held, changes.clone()).await? {
+                        return Ok(Duration::ZERO);
+                    }
+                }
+                _ => self.apply(&wanted).await?,
+            }
+            self.note(&wanted, &cluster);
+            self.applied = Some(wanted);
+        }
+        self.answer(&cluster, now_ms);
+        self.report().await?;
+        self.tidy().await?;
+        let until_ms = held.map(|held| held.until_ms.saturating_sub(now_ms));
+        Ok(until_ms.map_or(TICK, |until_ms| TICK.min(Duration::from_millis(until_ms))))
     }
 
     /// No longer armed, or disarmed on this host: nobody is refused, nobody waits; the target stays as it is, for whoever routes from now on.
     async fn release(&mut self) -> Result<()> {
-        self.refuse.only(&[]).await.context("refusing nobody")?;
-        self.but("not paused", "RESUME").await?;
+        if self.applied.is_none() && !self.held {
+            return Ok(());
+        }
+        self.refuse_only(Vec::new()).await?;
+        self.admin.resume().await?;
         self.keep_held(false).await?;
+        (self.applied, self.held_at, self.held_until_ms, self.reported) = (None, None, None, None);
         tracing::info!(pooler = self.pooler.name, "armed no longer, or not on this host: clients are let go");
         Ok(())
-    }
-
-    /// Keeps what was put in place, and records how long clients waited.
-    fn note(&mut self, route: &Route, context: Option<TraceContext>) {
-        let target = match route {
-            Route::To { writer, .. } => Some(writer.clone()),
-            Route::Hold { .. } | Route::Leave => None,
-        };
-        match (&target, self.held_at) {
-            (Some(writer), Some(since)) => {
-                let attributes =
-                    [("holdfast.pooler", self.pooler.name.clone()), ("holdfast.to", writer.to_string())];
-                trace::step(&self.telemetry, context, "route", since, &attributes);
-                self.held_at = None;
-            }
-            (None, None) => self.held_at = Some(SystemTime::now()),
-            _ => {}
-        }
-        let mut seen = self.seen.lock().expect("nobody panics while holding a route");
-        seen.paused = target.is_none();
-        seen.target = target;
     }
 
     async fn apply(&mut self, route: &Route) -> Result<()> {
@@ -163,27 +191,59 @@ impl Router {
             Route::Leave => Ok(()),
             Route::Hold { term, lost } => {
                 self.term = Some(*term);
+                self.held_until_ms = None;
                 self.keep_held(true).await?;
-                tokio::try_join!(self.leave(lost.as_ref()), self.but("already", "PAUSE"))?;
+                if lost.is_some() {
+                    self.refused = None;
+                }
+                let pause = async { unless("already", self.admin.commands(&["PAUSE"]).await) };
+                tokio::try_join!(self.leave(lost.as_ref()), pause)?;
+                if let Some(lost) = lost {
+                    self.refused = Some(vec![lost.clone()]);
+                }
                 tracing::warn!(
                     pooler = self.pooler.name,
                     term = term.0,
                     ?lost,
                     "clients wait: there is no writer"
                 );
-                self.report(*term, None).await
+                Ok(())
             }
             Route::To { term, writer, address } => {
                 self.term = Some(*term);
-                self.refuse.only(&[]).await.context("refusing nobody")?;
-                self.write_target(target(&address.0, address.1)).await.with_context(|| self.at())?;
-                self.admin("RELOAD").await?;
-                self.but("not paused", "RESUME").await?;
+                self.held_until_ms = None;
+                // Whom we refuse beside the writer costs its clients nothing: that is taken away when they have been let go.
+                if self.refused.as_ref().is_none_or(|refused| refused.contains(address)) {
+                    self.refuse_only(Vec::new()).await?;
+                }
+                self.write_target(target::text(&address.0, address.1)).await?;
+                self.admin.reload_and_resume().await?;
                 tracing::info!(pooler = self.pooler.name, term = term.0, %writer, "clients are sent to the writer");
-                self.keep_held(false).await?;
-                self.report(*term, Some(writer)).await
+                Ok(())
             }
         }
+    }
+
+    /// What was put off until clients were let go.
+    async fn tidy(&mut self) -> Result<()> {
+        if !matches!(self.applied, Some(Route::To { .. })) {
+            return Ok(());
+        }
+        if self.refused.as_ref().is_none_or(|refused| !refused.is_empty()) {
+            self.refuse_only(Vec::new()).await?;
+        }
+        if self.unsynced {
+            let path = self.pooler.target_file.clone();
+            self.disk.write(move || durable::sync(&path)).await.with_context(|| self.at())?;
+            self.unsynced = false;
+        }
+        self.keep_held(false).await
+    }
+
+    async fn refuse_only(&mut self, whom: Vec<(String, u16)>) -> Result<()> {
+        self.refuse.only(&whom).await.context("refusing nobody but a lost writer")?;
+        self.refused = Some(whom);
+        Ok(())
     }
 
     /// Refuses the lost writer and closes the connections to it.
@@ -204,77 +264,30 @@ impl Router {
         Ok(())
     }
 
-    async fn write_target(&self, text: String) -> std::io::Result<()> {
+    async fn write_target(&mut self, text: String) -> Result<()> {
         let path = self.pooler.target_file.clone();
-        let write = move || match durable::read_optional(&path)? {
-            Some(before) if before == text.as_bytes() => Ok(()),
-            _ => replace(&path, text.as_bytes()),
-        };
-        self.disk.write(write).await
+        let replaced = self.disk.write(move || target::replace(&path, text.as_bytes())).await;
+        self.unsynced |= replaced.with_context(|| self.at())?;
+        Ok(())
     }
 
     fn at(&self) -> String {
         format!("the target file {}", self.pooler.target_file.display())
     }
+}
 
-    /// A command that PgBouncer refuses with this text when it is already as it should be.
-    async fn but(&self, already: &str, command: &str) -> Result<()> {
-        match self.admin(command).await {
-            Err(error) if format!("{error:#}").contains(already) => Ok(()),
-            other => other,
+/// The answer of a proof, once it is there; without one it waits for ever.
+async fn proved(proof: &mut Option<(u64, oneshot::Receiver<PhaseDone>)>) -> Option<PhaseDone> {
+    match proof {
+        Some((_, receiver)) => {
+            let done = receiver.await.ok();
+            *proof = None;
+            done
         }
-    }
-
-    async fn admin(&self, command: &str) -> Result<()> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(&self.pooler.admin_socket_dir)
-            .port(self.pooler.port)
-            .user("pgbouncer")
-            .dbname("pgbouncer")
-            .connect_timeout(COMMAND_DEADLINE);
-        let work = async {
-            let (client, connection) = config.connect(NoTls).await?;
-            tokio::spawn(async move { drop(connection.await) });
-            client.simple_query(command).await.map(drop)
-        };
-        let what = || format!("{command} on the admin console of {}", self.pooler.name);
-        tokio::time::timeout(COMMAND_DEADLINE, work).await.with_context(what)?.with_context(what)
-    }
-
-    /// Says in etcd where the clients are, and adds the step to the incident.
-    async fn report(&self, term: Term, target: Option<&MemberName>) -> Result<()> {
-        let record = RouteRecord { term, target: target.cloned(), paused: target.is_none(), done: None };
-        let key = self.keys.route(&self.config.host, &self.pooler.name);
-        let write = Write::put(key, Stored::new(record).encode());
-        self.world.store.txn(Txn { writes: vec![write], ..Txn::default() }).await?;
-        if target.is_some() {
-            let (store, keys, closed) =
-                (Arc::clone(&self.world.store), self.keys.clone(), Term(term.0.saturating_sub(1)));
-            tokio::spawn(async move {
-                if let Err(error) = incident::add_step(&store, &keys, closed, Step::Routed, |_| ()).await {
-                    tracing::warn!(%error, "that clients were sent to the writer is not recorded in the incident");
-                }
-            });
-        }
-        Ok(())
+        None => std::future::pending().await,
     }
 }
 
 fn held_file(config: &Config, pooler: &Pooler) -> PathBuf {
     config.state_dir.join(format!("pooler-{}.held", pooler.name))
-}
-
-/// The file that PgBouncer's configuration includes: every database name goes to the writer.
-fn target(address: &str, port: u16) -> String {
-    format!(
-        "; written by holdfast-agent, which follows the term record\n[databases]\n* = host={address} port={port}\n"
-    )
-}
-
-/// Replaces the file and keeps its owner: PgBouncer reads it as its own user.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let owner = std::fs::metadata(path).ok().map(|before| (before.uid(), before.gid()));
-    durable::write_owned(path, bytes, owner)
 }
