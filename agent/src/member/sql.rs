@@ -1,5 +1,6 @@
 //! What the agent asks its own PostgreSQL, over the Unix socket, each time with a deadline. The role needs
-//! `pg_monitor` and nothing else: `holdfast adopt plan` prints how it is made.
+//! `pg_monitor`, and for planned operations `pg_checkpoint` and `pg_signal_backend`: `holdfast adopt plan` prints how it is
+//! made.
 //!
 //! One connection is kept and made again when it breaks; a statement that does not answer costs the connection, so
 //! that a stuck backend never holds up the next question (promise I8). Decides nothing.

@@ -55,6 +55,14 @@ pub fn transactions_older_than(age_ms: u64) -> String {
     )
 }
 
+/// Ends one of them, if it is still that old.
+pub fn terminate_sql(pid: u32, age_ms: u64) -> String {
+    format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid = {pid} \
+         and backend_type = 'client backend' and xact_start < clock_timestamp() - interval '{age_ms} ms'"
+    )
+}
+
 /// Reads the answer to [`transactions_sql`].
 pub fn transactions(rows: &Rows) -> OpenTransactions {
     let oldest = rows.iter().filter_map(|row| {
