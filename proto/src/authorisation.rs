@@ -33,6 +33,7 @@ pub const TABLE: &[(&str, &[Class])] = &[
     ("/holdfast.v1.Agent/Life", &[Host]),
     ("/holdfast.v1.Agent/Grant", &[Host]),
     ("/holdfast.v1.Agent/GetReport", &[Host, Operator, Viewer]),
+    ("/holdfast.v1.Agent/Preflight", &[Host, Operator, Viewer]),
 ];
 
 /// Decides one call in `region`.

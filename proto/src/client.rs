@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use holdfast_types::preflight::Preflight;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::convert::{ConvertError, envelope};
-use crate::message::{GrantAnswer, GrantQuestion, HostReport, HostStatus, LifeAnswer, LifeQuestion};
+use crate::message::{
+    GrantAnswer, GrantQuestion, HostReport, HostStatus, InstanceName, LifeAnswer, LifeQuestion,
+};
 use crate::tls::{Connector, Identity, Peer, Protocol, channel};
 use crate::trace::TraceContext;
 use crate::wire::{self, agent_client};
@@ -97,6 +100,13 @@ impl AgentClient {
     pub async fn report(&self, since_wall_ms: i64) -> Result<HostReport, CallError> {
         let request = wire::GetReportRequest { envelope: envelope(), since_wall_ms };
         let reply = self.calls.clone().get_report(request).await.map_err(|status| self.failure(&status))?;
+        reply.into_inner().try_into().map_err(|error| self.answer(error))
+    }
+
+    /// What one of its instances sees before a planned change of the writer.
+    pub async fn preflight(&self, instance: &InstanceName) -> Result<Preflight, CallError> {
+        let request = wire::PreflightRequest::from(instance);
+        let reply = self.calls.clone().preflight(request).await.map_err(|status| self.failure(&status))?;
         reply.into_inner().try_into().map_err(|error| self.answer(error))
     }
 

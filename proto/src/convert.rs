@@ -3,6 +3,7 @@
 //! What arrives is checked here once: names, enumerations, the envelope. An unknown enumeration value of a newer build is
 //! unknown, never a guess.
 
+mod preflight;
 mod report;
 
 use holdfast_types::record::FORMAT;

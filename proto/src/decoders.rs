@@ -6,11 +6,14 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_types::preflight::Preflight;
 use prost::Message;
 use rustls::pki_types::UnixTime;
 
 use crate::convert::opened;
-use crate::message::{GrantAnswer, GrantQuestion, HostReport, HostStatus, LifeAnswer, LifeQuestion};
+use crate::message::{
+    GrantAnswer, GrantQuestion, HostReport, HostStatus, InstanceName, LifeAnswer, LifeQuestion,
+};
 use crate::tls::files::{Content, check};
 use crate::tls::{Peer, TlsPaths};
 use crate::wire;
@@ -26,6 +29,8 @@ pub fn grpc(bytes: &[u8]) -> bool {
         message::<wire::GrantReply, GrantAnswer>(bytes, |answer| (*answer).into()),
         wire::GetReportRequest::decode(bytes).is_ok_and(|request| opened(request.envelope).is_ok()),
         message::<wire::HostReport, HostReport>(bytes, |report| report.into()),
+        message::<wire::PreflightRequest, InstanceName>(bytes, |instance| instance.into()),
+        message::<wire::PreflightReply, Preflight>(bytes, |preflight| preflight.into()),
     ];
     understood.contains(&true)
 }

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_types::RegionName;
+use holdfast_types::preflight::Preflight;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::authorisation::Authorisation;
 use crate::convert::{ConvertError, opened};
-use crate::message::{GrantAnswer, GrantQuestion, HostReport, HostStatus, LifeAnswer, LifeQuestion, Refusal};
+use crate::message::{
+    GrantAnswer, GrantQuestion, HostReport, HostStatus, InstanceName, LifeAnswer, LifeQuestion, Refusal,
+};
 use crate::tls::{AcceptLimits, Caller, Identity, incoming};
 use crate::trace::TraceContext;
 use crate::wire::{self, agent_server};
@@ -51,6 +54,8 @@ pub trait Host: Send + Sync + 'static {
     async fn grant(&self, question: GrantQuestion, asker: Asker) -> Result<GrantAnswer, Refusal>;
     /// What it has kept since a moment: wall clock, milliseconds since 1970. Never waits either.
     async fn report(&self, since_wall_ms: i64) -> HostReport;
+    /// What one instance sees before a planned change of the writer.
+    async fn preflight(&self, instance: InstanceName) -> Result<Preflight, Refusal>;
 }
 
 /// Serves until `until` is ready, then finishes the calls in flight.
@@ -119,6 +124,14 @@ impl agent_server::Agent for Service {
         let request = request.into_inner();
         opened(request.envelope)?;
         Ok(Response::new((&self.host.report(request.since_wall_ms).await).into()))
+    }
+
+    async fn preflight(
+        &self,
+        request: Request<wire::PreflightRequest>,
+    ) -> Result<Response<wire::PreflightReply>, Status> {
+        let instance = request.into_inner().try_into()?;
+        Ok(Response::new((&self.host.preflight(instance).await?).into()))
     }
 }
 

@@ -3,6 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use holdfast_types::preflight::{
+    Archiver, OpenTransaction, OpenTransactions, Preflight, StandbyLag, StandbyPreflight, WriterPreflight,
+};
 use holdfast_types::record::{ObservedReason, ObservedRecord, WouldLine};
 use holdfast_types::renewals::RenewalDay;
 use holdfast_types::{
@@ -101,6 +104,38 @@ pub fn report() -> HostReport {
     }
 }
 
+/// A preflight with every field filled, as no instance would: it is both a primary and a standby.
+pub fn preflight() -> Preflight {
+    let transaction = OpenTransaction {
+        pid: 4_711,
+        age_ms: 3_000,
+        idle_in_transaction: true,
+        user: "app".into(),
+        application_name: "loader".into(),
+    };
+    let standby = StandbyLag {
+        application_name: "db2".into(),
+        state: Some("streaming".into()),
+        flush_bytes: Some(0),
+        replay_bytes: Some(8_192),
+        replay_ms: Some(12),
+    };
+    Preflight {
+        server_version_num: Some(150_018),
+        data_free_bytes: Some(1 << 40),
+        wal_free_bytes: Some(1 << 30),
+        writer: Some(WriterPreflight {
+            transactions: Some(OpenTransactions { count: 2, oldest: vec![transaction] }),
+            prepared_transactions: Some(0),
+            lost_slots: Some(vec!["cdc".into()]),
+            archiver: Some(Archiver { is_on: true, fails: Some(false), waiting: Some(60) }),
+            wal_since_redo_bytes: Some(1 << 24),
+            standbys: Some(vec![standby]),
+        }),
+        standby: Some(StandbyPreflight { replay_bytes: Some(7), replay_paused: Some(false) }),
+    }
+}
+
 /// A host that keeps who asked it.
 #[derive(Default)]
 struct Recorder(Mutex<Vec<(LifeQuestion, Asker)>>);
@@ -112,6 +147,12 @@ impl server::Host for Recorder {
     }
     async fn report(&self, _: i64) -> HostReport {
         report()
+    }
+    async fn preflight(&self, asked: InstanceName) -> Result<Preflight, Refusal> {
+        match asked == instance() {
+            true => Ok(preflight()),
+            false => Err(Refusal::NotHere(asked.member.to_string())),
+        }
     }
     async fn life(&self, question: LifeQuestion, asker: Asker) -> Result<LifeAnswer, Refusal> {
         if question.term == Term(9) {
@@ -198,6 +239,9 @@ async fn call(client: &AgentClient, method: &str) -> Result<(), CallError> {
     match method {
         "/holdfast.v1.Agent/GetStatus" => client.status().await.map(drop),
         "/holdfast.v1.Agent/GetReport" => client.report(0).await.map(drop),
+        "/holdfast.v1.Agent/Preflight" => {
+            client.preflight(&instance()).await.map(|found| assert_eq!(found, preflight()))
+        }
         "/holdfast.v1.Agent/Life" => client.life(&question(4), None).await.map(drop),
         "/holdfast.v1.Agent/Grant" => {
             let writer = MemberName::new("db2").unwrap();

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{
     Attestation, EventRecord, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
-    MemberFacts, ModeRecord, OperationRecord, OutsideRecord, OverrideRecord, Promise, SessionRecord,
-    TermRecord, Unknown, WouldRecord,
+    MemberFacts, ModeRecord, OperationRecord, OutsideRecord, OverrideRecord, PhaseDone, Promise,
+    SessionRecord, TermRecord, Unknown, WouldRecord,
 };
 use holdfast_types::{HostName, Lsn, MemberName, Mode, Position, SessionId};
 
@@ -110,6 +110,8 @@ pub struct Cluster {
     pub overriding: Option<Revised<OverrideRecord>>,
     /// The operation that runs, or ran last. One that this build cannot read is none: nobody here takes part in it.
     pub operation: Option<Revised<OperationRecord>>,
+    /// What members' agents say of a phase of it, or of one before. One that cannot be read is none.
+    pub done: BTreeMap<MemberName, PhaseDone>,
     /// What observing agents would have promised or attested, by their members; without their lines.
     pub would: BTreeMap<MemberName, WouldRecord>,
     /// The incidents that are still in the ring.

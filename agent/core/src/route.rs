@@ -67,6 +67,15 @@ pub fn decide(cluster: &Cluster, applied: Option<Term>) -> Route {
     }
 }
 
+/// The same for a pooler whose clients are held for a planned operation: they wait, and nobody is refused, for as long as the
+/// writer is in office. Anything else is as it is without one.
+pub fn decide_held(cluster: &Cluster, applied: Option<Term>, held: bool) -> Route {
+    match decide(cluster, applied) {
+        Route::To { term, .. } if held => Route::Hold { term, lost: None },
+        other => other,
+    }
+}
+
 /// The writers that an application host should refuse, so that a client which tries every member of the cluster in turn
 /// does not wait for a dead one: libpq's shortest `connect_timeout` is 2 s, for every attempt.
 ///
@@ -123,6 +132,21 @@ mod tests {
     fn clients_wait_until_the_new_writer_is_promoted() {
         assert!(matches!(decide(&cluster(true), None), Route::To { term: Term(4), .. }));
         assert_eq!(decide(&cluster(false), None), Route::Hold { term: Term(4), lost: None });
+    }
+
+    #[test]
+    fn clients_that_are_held_wait_for_the_writer_in_office_and_refuse_nobody() {
+        let kept = Route::Hold { term: Term(4), lost: None };
+        assert_eq!(decide_held(&cluster(true), None, true), kept);
+        assert!(matches!(decide_held(&cluster(true), None, false), Route::To { .. }));
+        let mut stopped = cluster(true);
+        let word = crate::testing::stopped("a", 4);
+        stopped.attestation = Some(Revised { value: word, mod_revision: 3 });
+        let lost = Some(("10.0.0.1".to_owned(), 5432));
+        assert_eq!(decide_held(&stopped, None, true), Route::Hold { term: Term(4), lost });
+        let mut observed = cluster(true);
+        observed.mode = None;
+        assert_eq!(decide_held(&observed, None, true), Route::Leave);
     }
 
     #[test]

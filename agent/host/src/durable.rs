@@ -16,6 +16,23 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The same for a file that belongs to `owner` (user and group id) from its first moment on.
 pub fn write_owned(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
+    replace(path, bytes, owner, true)?;
+    sync_folder(folder_of(path)?)
+}
+
+/// The same without waiting for the disk: readers see the old file or the new one, and a host that dies before [`sync`] has
+/// an old, a new or an empty one.
+pub fn replace_unsynced(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
+    replace(path, bytes, owner, false)
+}
+
+/// Waits until a file that was replaced is on disk.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    sync_folder(folder_of(path)?)
+}
+
+fn replace(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>, synced: bool) -> io::Result<()> {
     let folder = folder_of(path)?;
     let name = path
         .file_name()
@@ -28,9 +45,10 @@ pub fn write_owned(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> io::
         fchown(&file, Some(user), Some(group))?;
     }
     file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    sync_folder(folder)
+    if synced {
+        file.sync_all()?;
+    }
+    fs::rename(&beside, path)
 }
 
 /// Reads a file of ours that may be absent; one that is too large to be ours is an error.
@@ -75,6 +93,10 @@ mod tests {
         let path = folder.path().join("record");
         assert_eq!(read_optional(&path).unwrap(), None);
         write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        replace_unsynced(&path, b"three", None).unwrap();
+        assert_eq!(read_optional(&path).unwrap().as_deref(), Some(&b"three"[..]));
+        sync(&path).unwrap();
         write(&path, b"two").unwrap();
         assert_eq!(read_optional(&path).unwrap().as_deref(), Some(&b"two"[..]));
         remove(&path).unwrap();

@@ -5,6 +5,7 @@
 #[cfg(feature = "mutants")]
 pub mod mutant;
 mod outside;
+pub mod pooler;
 mod reader;
 mod routing;
 
@@ -18,6 +19,7 @@ use holdfast_types::{
 };
 
 pub use outside::Device;
+pub use pooler::Pooler;
 pub use reader::Problem;
 use reader::{Reader, number, one_of, parsed, path, text, texts};
 pub use routing::RouteCommand;
@@ -111,21 +113,6 @@ pub struct Instance {
     pub patroni_ca: Option<PathBuf>,
     /// The cgroup that holds Patroni and PostgreSQL and nothing else.
     pub cgroup: PathBuf,
-}
-
-/// One PgBouncer process.
-#[derive(Debug, Clone)]
-pub struct Pooler {
-    /// Its name on this host.
-    pub name: String,
-    /// The cluster it serves.
-    pub cluster: ClusterId,
-    /// Directory of the Unix socket of its admin console.
-    pub admin_socket_dir: PathBuf,
-    /// Its port.
-    pub port: u16,
-    /// The file, included by its configuration, that names the writer.
-    pub target_file: PathBuf,
 }
 
 /// Reads and checks the file and the identity that it names. All problems come back together.
@@ -228,7 +215,7 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     let paging = top.table("paging", |paging| paging.optional("command", texts));
     let of_region = region.clone();
     let instances = top.tables("instance", |one| instance(one, of_region.as_ref()));
-    let poolers = top.tables("pooler", |one| pooler(one, of_region.as_ref()));
+    let poolers = top.tables("pooler", |one| pooler::pooler(one, of_region.as_ref()));
     let clients = top.tables("client", |one| cluster(one, of_region.as_ref()));
     let outside = top.tables("outside", |one| outside::device(one, host.as_ref()));
     twice(top, "instance", &instances, |one| one.cluster.to_string());
@@ -350,21 +337,6 @@ fn instance(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Instanc
         patroni_url: patroni_url?,
         patroni_ca,
         cgroup: cgroup?,
-    })
-}
-
-fn pooler(one: &mut Reader<'_>, region: Option<&RegionName>) -> Option<Pooler> {
-    let name = one.required("name", text);
-    let cluster = cluster(one, region);
-    let admin_socket_dir = one.required("admin_socket_dir", path);
-    let port = one.required("port", port);
-    let target_file = one.required("target_file", path);
-    Some(Pooler {
-        name: name?,
-        cluster: cluster?,
-        admin_socket_dir: admin_socket_dir?,
-        port: port?,
-        target_file: target_file?,
     })
 }
 
@@ -491,6 +463,19 @@ cgroup = "/sys/fs/cgroup/patroni-main"
             let found = nowhere(table);
             assert!(found.len() == 1 && found[0].starts_with(path), "{table}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_write_through_a_pooler_needs_a_role_and_a_database() {
+        let pooler = "[[pooler]]\nnamespace = \"service\"\nscope = \"main\"\nname = \"a\"\n\
+                      admin_socket_dir = \"/s\"\nport = 6432\ntarget_file = \"/t\"\n";
+        let with = |probe: &str| format!("{GOOD}{pooler}{probe}");
+        let of = |text: &str| parse(text).unwrap().0.unwrap().poolers[0].probe.clone();
+        assert_eq!(of(&with("")), None);
+        let probe = pooler::Probe { user: "app".into(), database: "postgres".into(), password_file: None };
+        assert_eq!(of(&with("probe = { user = \"app\", database = \"postgres\" }\n")), Some(probe));
+        let found = problems(&with("probe = { user = \"app\" }\n"));
+        assert!(found.len() == 1 && found[0].starts_with("pooler[0].probe.database:"), "{found:?}");
     }
 
     #[test]

@@ -76,6 +76,15 @@ impl<'p> Reader<'p> {
         result
     }
 
+    /// A table below this one that may be missing.
+    pub fn optional_table<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+    ) -> Option<T> {
+        if self.table.contains_key(key) { self.table(key, read) } else { None }
+    }
+
     /// An array of tables; absent is empty.
     pub fn tables<T>(&mut self, key: &str, mut read: impl FnMut(&mut Reader<'_>) -> Option<T>) -> Vec<T> {
         let array = |value| match value {

@@ -274,11 +274,7 @@ impl Member {
         }
         let again = eyes.rest_silences > 0 && eyes.rest_silences < SILENCES;
         if eyes.asking.is_none() && (ask || again) {
-            let tls = self.identity.client(Protocol::Plain);
-            let tls = self.patroni_verifier.as_ref().map_or_else(
-                || Arc::clone(&tls),
-                |verifier| holdfast_proto::tls::trusting(&tls, Arc::clone(verifier)),
-            );
+            let tls = self.patroni_tls();
             let url = self.instance.patroni_url.clone();
             eyes.asking =
                 Some(tokio::spawn(async move { patroni_rest::is_heard(&url, tls, REST_DEADLINE).await }));
@@ -286,6 +282,15 @@ impl Member {
         if !self.state().patroni_alive {
             eyes.rest_silences = 0;
         }
+    }
+
+    /// How Patroni's REST API is spoken to.
+    pub(super) fn patroni_tls(&self) -> Arc<rustls::ClientConfig> {
+        let tls = self.identity.client(Protocol::Plain);
+        self.patroni_verifier.as_ref().map_or_else(
+            || Arc::clone(&tls),
+            |verifier| holdfast_proto::tls::trusting(&tls, Arc::clone(verifier)),
+        )
     }
 
     /// A Patroni that we cannot speak to is not told from one that hangs: a person must know.

@@ -12,6 +12,8 @@ mod lease;
 mod local_disarm;
 mod look;
 mod network;
+mod operation;
+mod preflight;
 mod pulse;
 mod rest;
 mod restart;
@@ -20,6 +22,7 @@ mod setup;
 pub mod sql;
 mod state;
 mod suspect;
+mod talk;
 mod warned;
 mod would;
 
@@ -212,6 +215,7 @@ impl Member {
         tokio::spawn(Arc::clone(&self).keep_fence());
         tokio::spawn(Arc::clone(&self).feel_pulse());
         tokio::spawn(Arc::clone(&self).tell_restarts());
+        tokio::spawn(Arc::clone(&self).take_part());
         let mut changes = self.world.changes();
         let mut memory = Memory::default();
         let mut eyes = look::Eyes::default();

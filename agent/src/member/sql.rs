@@ -1,5 +1,6 @@
 //! What the agent asks its own PostgreSQL, over the Unix socket, each time with a deadline. The role needs
-//! `pg_monitor` and nothing else: `holdfast adopt plan` prints how it is made.
+//! `pg_monitor`, and for planned operations `pg_checkpoint` and `pg_signal_backend`: `holdfast adopt plan` prints how it is
+//! made.
 //!
 //! One connection is kept and made again when it breaks; a statement that does not answer costs the connection, so
 //! that a stuck backend never holds up the next question (promise I8). Decides nothing.
@@ -11,8 +12,10 @@ use std::time::Duration;
 use holdfast_agent_core::sync::AnySetting;
 use holdfast_types::{Lsn, MemberName, Position, Timeline};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
+use super::talk::Talk;
 use crate::observe::{synchronous_standby_names, wal_files};
 
 /// A statement over the local socket takes well under a millisecond; PostgreSQL that needs this long is no help.
@@ -32,6 +35,9 @@ pub enum SqlError {
     /// Not in time.
     #[error("PostgreSQL did not answer within {} ms", DEADLINE.as_millis())]
     Deadline,
+    /// Not within the time that all of a piece of work has.
+    #[error("PostgreSQL did not answer in time")]
+    Late,
     /// It said no, or the connection broke.
     #[error("PostgreSQL: {0}")]
     Failed(#[from] tokio_postgres::Error),
@@ -130,6 +136,12 @@ impl Sql {
         let patient = config.clone();
         config.connect_timeout(DEADLINE);
         Self { config, patient, client: Mutex::new(None) }
+    }
+
+    /// A session of its own for one piece of work, all of which ends at a moment.
+    pub async fn talk(&self, until: Instant) -> Result<Talk, SqlError> {
+        let connected = tokio::time::timeout_at(until, connect(&self.patient));
+        Ok(Talk::new(connected.await.map_err(|_| SqlError::Late)??, until))
     }
 
     async fn rows(&self, sql: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {

@@ -8,6 +8,7 @@ pub mod last_write;
 pub mod life;
 pub mod patroni_file;
 pub mod patroni_rest;
+pub mod preflight;
 pub mod processes;
 pub mod synchronous_standby_names;
 pub mod wal_files;

@@ -17,6 +17,7 @@ use holdfast_proto::message::{
 };
 use holdfast_proto::server::{Asker, Host};
 use holdfast_proto::tls::Identity;
+use holdfast_types::preflight::Preflight;
 use holdfast_types::record::ObservedRecord;
 use holdfast_types::renewals::RenewalDay;
 use holdfast_types::{Incarnation, certificate};
@@ -146,6 +147,10 @@ impl Host for Answers {
         }
         let age_ms = u64::try_from(start.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
         Ok(LifeAnswer { term, life, age_ms })
+    }
+
+    async fn preflight(&self, instance: InstanceName) -> Result<Preflight, Refusal> {
+        Ok(self.member(&instance)?.preflight().await)
     }
 
     async fn grant(&self, question: GrantQuestion, asker: Asker) -> Result<GrantAnswer, Refusal> {

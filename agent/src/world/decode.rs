@@ -115,12 +115,15 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
         }
         OurKey::Override => cluster.overriding = Some(record(pair, &mut cluster.unknown)?),
         OurKey::Operation => cluster.operation = Some(record(pair, &mut cluster.unknown)?),
+        OurKey::Done(name) => {
+            let found: Revised<_> = record(pair, &mut cluster.unknown)?;
+            cluster.done.insert(member(name)?, found.value);
+        }
         OurKey::Attest(_)
         | OurKey::Route(_)
         | OurKey::Format
         | OurKey::EndedOperation(_)
         | OurKey::Intent { .. }
-        | OurKey::Done(_)
         | OurKey::Audit(_)
         | OurKey::Fenced { .. }
         | OurKey::Restart { .. } => {}

@@ -14,12 +14,13 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use holdfast_proto::message::{
-    GrantAnswer, GrantQuestion, HostReport, HostStatus, LifeAnswer, LifeQuestion, Refusal,
+    GrantAnswer, GrantQuestion, HostReport, HostStatus, InstanceName, LifeAnswer, LifeQuestion, Refusal,
 };
 use holdfast_proto::server::{Asker, Host, serve};
 use holdfast_proto::tls::{Identity, TlsPaths};
 use holdfast_store::{EtcdOptions, EtcdStore, Read, Store, Txn, TxnOutcome, Write};
 use holdfast_types::Profile;
+use holdfast_types::preflight::Preflight;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -254,6 +255,9 @@ impl Host for Says {
     }
     async fn grant(&self, question: GrantQuestion, _: Asker) -> Result<GrantAnswer, Refusal> {
         Err(Refusal::NotHere(question.instance.member.to_string()))
+    }
+    async fn preflight(&self, instance: InstanceName) -> Result<Preflight, Refusal> {
+        Err(Refusal::NotHere(instance.member.to_string()))
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::message::HostReport;
-use crate::tests::{instance as name, report, status};
+use crate::tests::{instance as name, preflight, report, status};
 use holdfast_types::Profile;
+use holdfast_types::preflight::{Preflight, StandbyPreflight, WriterPreflight};
 
 #[test]
 fn a_status_survives_the_wire() {
@@ -63,6 +64,28 @@ fn a_report_survives_the_wire_and_what_cannot_be_read_of_it_is_counted() {
     sent.renewals.push(b"{}".to_vec());
     let read = HostReport::try_from(sent).unwrap();
     assert_eq!(read, HostReport { unreadable: 3, ..full });
+}
+
+#[test]
+fn a_preflight_survives_the_wire_and_what_is_unknown_stays_so() {
+    let full = preflight();
+    let knows_role_only = Preflight {
+        writer: Some(WriterPreflight::default()),
+        standby: Some(StandbyPreflight::default()),
+        ..Preflight::default()
+    };
+    let nothing_is_open = Preflight {
+        writer: Some(WriterPreflight {
+            lost_slots: Some(Vec::new()),
+            standbys: Some(Vec::new()),
+            ..WriterPreflight::default()
+        }),
+        ..Preflight::default()
+    };
+    for one in [full, knows_role_only, nothing_is_open, Preflight::default()] {
+        assert_eq!(Preflight::try_from(wire::PreflightReply::from(&one)).unwrap(), one);
+    }
+    assert_eq!(InstanceName::try_from(wire::PreflightRequest::from(&name())).unwrap(), name());
 }
 
 #[test]

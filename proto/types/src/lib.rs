@@ -13,6 +13,7 @@ pub mod now;
 pub mod patroni_versions;
 pub mod permissions;
 pub mod position;
+pub mod preflight;
 pub mod record;
 pub mod renewals;
 pub mod term;

@@ -79,10 +79,12 @@ pub fn certificates(view: &ClusterView) -> String {
 }
 
 /// The role that the agent logs in as, with what it needs: the views of replication and activity, the names of WAL files
-/// and of the log. Everything else that it asks may be asked by anybody.
+/// and of the log; for a planned switchover a checkpoint beforehand, and the end of transactions that a person wants ended.
+/// Everything else that it asks may be asked by anybody.
 pub fn role() -> String {
     format!(
-        "CREATE ROLE {ROLE} LOGIN;\nGRANT pg_monitor TO {ROLE};\n\
+        "CREATE ROLE {ROLE} LOGIN;\nGRANT pg_monitor, pg_signal_backend TO {ROLE};\n\
+         GRANT pg_checkpoint TO {ROLE};  -- PostgreSQL 15 and newer; before, a switchover takes as long as Patroni's checkpoint\n\
          -- PostgreSQL 16 and newer, with reserved_connections = 3: it gets in while clients hold every connection\n\
          -- GRANT pg_use_reserved_connections TO {ROLE};"
     )

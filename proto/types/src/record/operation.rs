@@ -230,6 +230,16 @@ pub struct PhaseDone {
     /// Why it did not succeed; absent: it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What is to be known of one that did, for people: a part that could not be done, or was not needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
+}
+
+impl PhaseDone {
+    /// Whether it speaks of this phase of this operation.
+    pub fn is_of(&self, operation: u64, phase: OperationPhase) -> bool {
+        self.operation == operation && self.phase == phase
+    }
 }
 
 /// Which coordinator works: the key hangs on its lease.

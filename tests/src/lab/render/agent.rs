@@ -124,6 +124,7 @@ fn poolers(plan: &Plan, host: &HostPlan) -> Value {
             "admin_socket_dir": host.pooler_socket_dir(),
             "port": instance.pooler_port,
             "target_file": host.target_file(&instance.pooler_unit()),
+            "probe": { "user": "app", "database": "app" },
         })
     };
     plan.instances().map(one).collect()
