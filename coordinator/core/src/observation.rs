@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_types::preflight::Preflight;
 use holdfast_types::record::{OperationPhase, PhaseDone};
 use holdfast_types::{Class, MemberName, Mode, Term};
 
@@ -69,6 +70,8 @@ pub struct MemberSeen {
     pub priority: i64,
     /// How the last phase of an operation went, by its agent.
     pub done: Option<PhaseDone>,
+    /// What its agent says of it before a planned change; absent when it was not asked, or does not answer.
+    pub preflight: Option<Preflight>,
 }
 
 /// One pooler.

@@ -1,5 +1,6 @@
 //! `switchover`: another member becomes the writer, and no client notices.
 
+mod facts;
 mod preflight;
 mod steps;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_types::preflight::{Preflight, StandbyPreflight, WriterPreflight};
 use holdfast_types::record::{
     IntentRecord, OperationPhase, OperationRecord, OperationStep, PhaseDone, Switchover, Wanted,
 };
@@ -27,6 +28,14 @@ pub fn request(wanted: Wanted) -> Request {
 pub fn healthy() -> Observation {
     let member = |synchronous: bool, streaming: Option<bool>, priority: i64| MemberSeen {
         agent_alive: true,
+        preflight: Some(Preflight {
+            server_version_num: Some(150_018),
+            data_free_bytes: Some(1 << 40),
+            wal_free_bytes: Some(1 << 40),
+            writer: streaming.is_none().then(WriterPreflight::default),
+            standby: streaming
+                .map(|_| StandbyPreflight { replay_bytes: Some(0), replay_paused: Some(false) }),
+        }),
         eligible: Some(true),
         synchronous,
         streaming,
@@ -76,7 +85,7 @@ pub fn running(phase: OperationPhase) -> OperationRecord {
 
 /// The word for a phase of operation 3.
 pub fn done(phase: OperationPhase, problem: Option<&str>) -> Option<PhaseDone> {
-    Some(PhaseDone { operation: 3, phase, problem: problem.map(str::to_owned) })
+    Some(PhaseDone { operation: 3, phase, problem: problem.map(str::to_owned), remark: None })
 }
 
 /// Another reign than that of [`healthy`].

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use holdfast_proto::client::{AgentClient, CallError};
 use holdfast_proto::message::{HostReport, HostStatus, InstanceName, InstanceStatus};
-use holdfast_proto::tls::Peer;
-use holdfast_types::{MemberName, Mode, Position, Scope};
+use holdfast_proto::tls::{Identity, Peer};
+use holdfast_types::preflight::Preflight;
+use holdfast_types::{ClusterId, MemberName, Mode, Position, Scope};
 use tokio::task::JoinSet;
 
 use super::target::{Region, Session, now_wall_ms};
@@ -128,12 +129,35 @@ pub async fn reports_of_all(
     asking.join_all().await.into_iter().collect()
 }
 
+/// What the agents of all members say before a planned change; members whose agent cannot be asked are absent. All are asked
+/// at once.
+pub async fn preflights(identity: &Identity, view: &ClusterView) -> BTreeMap<MemberName, Preflight> {
+    let mut asking = JoinSet::new();
+    for member in view.facts.keys() {
+        if let Some(client) = client_of(identity, view, member) {
+            let ClusterId { namespace, scope, .. } = view.cluster.clone();
+            let name = InstanceName { namespace, scope, member: member.clone() };
+            asking.spawn(async move { Some((name.member.clone(), client.preflight(&name).await.ok()?)) });
+        }
+    }
+    let mut told = BTreeMap::new();
+    while let Some(joined) = asking.join_next().await {
+        // A task that panicked is an agent without an answer.
+        told.extend(joined.ok().flatten());
+    }
+    told
+}
+
+fn client(session: &Session, view: &ClusterView, member: &MemberName) -> Option<AgentClient> {
+    client_of(&session.region.identity, view, member)
+}
+
 /// A way to the agent of a member. Another host may have taken the address since: only the host of the record is
 /// believed.
-fn client(session: &Session, view: &ClusterView, member: &MemberName) -> Option<AgentClient> {
+fn client_of(identity: &Identity, view: &ClusterView, member: &MemberName) -> Option<AgentClient> {
     let facts = view.facts.get(member)?;
-    let host = Peer::host(session.cluster.region.clone(), facts.host.clone()).ok()?;
-    Some(AgentClient::new(session.region.identity.clone(), &facts.grpc, Some(host), DEADLINE))
+    let host = Peer::host(view.cluster.region.clone(), facts.host.clone()).ok()?;
+    Some(AgentClient::new(identity.clone(), &facts.grpc, Some(host), DEADLINE))
 }
 
 /// What the agent of a member says of that member.

@@ -2,7 +2,7 @@
 //! what stands in the way of an order is decided by [`crate::view`].
 
 mod adopt;
-mod agents;
+pub mod agents;
 mod arm;
 mod config;
 mod doctor;

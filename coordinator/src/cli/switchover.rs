@@ -4,6 +4,7 @@ use clap::Args;
 use holdfast_coordinator_core::switchover;
 use holdfast_types::record::{DRAIN_TIMEOUT_MS, Switchover, Wanted};
 
+use super::agents;
 use super::exit::{Exit, Failure};
 use super::operation;
 use super::order::{Action, Order};
@@ -39,7 +40,8 @@ pub async fn switchover(options: &SwitchoverOptions) -> Result<Exit, Failure> {
         terminate: options.terminate,
     };
     let mut action = Action::new(&session, "switchover", to.as_ref(), &options.order, options.target.output);
-    let (check, plan) = switchover::check(&observe(&view), &wanted);
+    let told = agents::preflights(&session.region.identity, &view).await;
+    let (check, plan) = switchover::check(&observe(&view, &told), &wanted);
     let would = plan.as_ref().map_or_else(
         || "hand over".to_owned(),
         |plan| {

@@ -3,20 +3,22 @@
 //! Acts on nothing but the journal: one transaction that compares who coordinates and what was read. All the rest is done by
 //! agents, who read it. So this may end at any line, and whoever coordinates next goes on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use holdfast_coordinator_core::request::{self, Request, Taken, Taker};
 use holdfast_coordinator_core::step;
+use holdfast_proto::tls::Identity;
 use holdfast_store::{Compare, Store, Txn, TxnOutcome, Write};
 use holdfast_types::keys::{self, ClusterKeys};
-use holdfast_types::record::{OperationPhase, OperationRecord, Stored};
+use holdfast_types::record::{OperationPhase, OperationRecord, Stored, Wanted};
 use holdfast_types::{ClusterId, HostName};
 use tokio::sync::watch;
 
 use super::leader::Lead;
-use crate::cli::now_wall_ms;
+use crate::cli::{agents, now_wall_ms};
 use crate::view::cluster::{Asked, ClusterView};
 use crate::view::operation;
 
@@ -28,6 +30,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// The task of one cluster.
 pub struct Driver {
     store: Arc<dyn Store>,
+    identity: Identity,
     host: HostName,
     cluster: ClusterId,
     keys: ClusterKeys,
@@ -41,12 +44,13 @@ impl Driver {
     /// Prepares the task.
     pub fn new(
         store: Arc<dyn Store>,
+        identity: Identity,
         host: HostName,
         cluster: ClusterId,
         lead: watch::Receiver<Option<Lead>>,
     ) -> Self {
         let keys = ClusterKeys::new(&cluster);
-        Self { store, host, cluster, keys, lead, since: None, last_error: String::new() }
+        Self { store, identity, host, cluster, keys, lead, since: None, last_error: String::new() }
     }
 
     /// Runs until the runtime ends.
@@ -128,7 +132,7 @@ impl Driver {
             }
         };
         let phase_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let next = step::step(record, &operation::observe(view), phase_ms);
+        let next = step::step(record, &operation::observe(view, &BTreeMap::new()), phase_ms);
         let Some(after) = step::after(record, next, &self.host, now_wall_ms()) else { return Ok(false) };
         let text = operation::line(&after);
         let writes = self.store_operation(stored.with_body(after));
@@ -145,7 +149,12 @@ impl Driver {
         let request = Request { user: asked.user.clone(), id: asked.id.clone(), intent: intent.body.clone() };
         let by = Taker { host: &self.host, number: operation::next_number(view), now_wall_ms: now_wall_ms() };
         let running = operation::running(view);
-        let seen = operation::observe(view);
+        // Only a request that could begin needs to know more than etcd does.
+        let told = match intent.body.wanted {
+            Wanted::Switchover(_) if running.is_none() => agents::preflights(&self.identity, view).await,
+            _ => BTreeMap::new(),
+        };
+        let seen = operation::observe(view, &told);
         let taken = request::take(&request, running.map(|running| running.body()), &seen, by);
         let mut writes = vec![Write::Delete { key: asked.key.clone() }];
         let text = match taken {

@@ -47,7 +47,8 @@ pub async fn run(options: &CoordinatorOptions) -> Result<Exit, Failure> {
     let store: Arc<dyn Store> = Arc::new(EtcdStore::new(options));
     let (candidate, lead) = Candidate::new(Arc::clone(&store), &config.region, &config.host);
     for cluster in config.clusters() {
-        tokio::spawn(Driver::new(Arc::clone(&store), config.host.clone(), cluster, lead.clone()).run());
+        let (store, identity) = (Arc::clone(&store), identity.clone());
+        tokio::spawn(Driver::new(store, identity, config.host.clone(), cluster, lead.clone()).run());
     }
     tracing::info!(host = %config.host, version = env!("CARGO_PKG_VERSION"), "coordinator started");
     let ends = |kind| signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")));

@@ -1,21 +1,24 @@
 //! Operations for people and for the planner: one observation out of a view, and the report of a journal.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use holdfast_coordinator_core::observation::{MemberSeen, Observation, PoolerSeen, ReignSeen, ReignState};
-use holdfast_types::record::{OperationRecord, OperationState, Reign};
+use holdfast_types::MemberName;
+use holdfast_types::preflight::Preflight;
+use holdfast_types::record::{OperationRecord, OperationState, Reign, RouteRecord};
 use serde::Serialize;
 
 use super::cluster::{Asked, ClusterView, Seen};
 use super::status::FORMAT;
 use super::{maintenance, overriding, text};
 
-/// What a planner sees of a cluster.
-pub fn observe(view: &ClusterView) -> Observation {
+/// What a planner sees of a cluster. `told`: what the agents of members say before a planned change, where they were asked.
+pub fn observe(view: &ClusterView, told: &BTreeMap<MemberName, Preflight>) -> Observation {
     let mode_unreadable = view.problems.iter().any(|problem| problem.contains("/mode"));
-    let alive = |name: &holdfast_types::MemberName| view.agent_alive(name) == Some(true);
+    let alive = |name: &MemberName| view.agent_alive(name) == Some(true);
     let may_not_lead: Vec<_> = overriding::tagged_not_to_lead(view).map(|(name, _)| name.clone()).collect();
-    let member = |name: holdfast_types::MemberName| {
+    let member = |name: MemberName| {
         let facts = view.facts.get(&name);
         let seen = MemberSeen {
             agent_alive: alive(&name),
@@ -27,10 +30,11 @@ pub fn observe(view: &ClusterView) -> Observation {
             may_not_lead: may_not_lead.contains(&name),
             priority: facts.map_or(1, |facts| facts.failover_priority),
             done: view.done.get(&name).cloned(),
+            preflight: told.get(&name).cloned(),
         };
         (name, seen)
     };
-    let pooler = |(name, route): (&String, &holdfast_types::record::RouteRecord)| {
+    let pooler = |(name, route): (&String, &RouteRecord)| {
         let seen = PoolerSeen {
             alive: view.pooler_alive(name),
             term: route.term,
@@ -233,7 +237,7 @@ mod tests {
     #[test]
     fn a_healthy_cluster_is_observed_as_one() {
         let view = Built::healthy().view();
-        let seen = observe(&view);
+        let seen = observe(&view, &BTreeMap::new());
         assert_eq!(seen.writer(), Some((Term(4), &db(1))));
         assert_eq!((seen.mode, &seen.suspended), (Some(Mode::Armed), &None));
         assert!(seen.members[&db(2)].synchronous && seen.members[&db(2)].agent_alive);

@@ -113,7 +113,8 @@ async fn listed(plan: &Plan, region: &RegionPlan, instance: &super::plan::Instan
             Role::Etcd => {}
             Role::Database => add(&["--database", host.name()]),
             Role::Pooler => add(&["--pooler", &format!("{}/{}", host.name(), instance.pooler_unit())]),
-            Role::Backup | Role::Client => add(&["--host", host.name()]),
+            Role::Backup => add(&["--host", host.name(), "--coordinator", host.name()]),
+            Role::Client => add(&["--host", host.name()]),
         }
     }
     Ok(shell::run(DEADLINE_MS, &line).await?.stdout)

@@ -95,6 +95,9 @@ fn write_host(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<()> {
             let first = region.of(Role::Database).next().context("a region has a database host")?;
             write_pooler(plan, host, first.address)
         }
+        Role::Backup if plan.spec.is_installed() => {
+            write(&host.coordinator_config(), &render::agent::coordinator(plan, region, host)?)
+        }
         Role::Etcd | Role::Backup | Role::Client => Ok(()),
     }
 }

@@ -141,6 +141,10 @@ impl HostPlan {
     pub fn agent_config(&self) -> PathBuf {
         self.etc().join("agent.toml")
     }
+    /// The coordinator's configuration, where one runs.
+    pub fn coordinator_config(&self) -> PathBuf {
+        self.etc().join("coordinator.toml")
+    }
     /// PGDATA of a cluster.
     pub fn data_dir(&self, scope: &str) -> PathBuf {
         self.data.join("data").join(scope)

@@ -26,8 +26,9 @@ pub enum Restart {
 }
 
 /// Every file, by its path below `systemd/`.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("holdfast-agent.service", include_str!("../../../systemd/holdfast-agent.service")),
+    ("holdfast-coordinator.service", include_str!("../../../systemd/holdfast-coordinator.service")),
     ("holdfast-guard.service", include_str!("../../../systemd/holdfast-guard.service")),
     ("holdfast-boot-deny.service", include_str!("../../../systemd/holdfast-boot-deny.service")),
     ("patroni.service.d/holdfast.conf", include_str!("../../../systemd/patroni.service.d/holdfast.conf")),
@@ -96,6 +97,11 @@ pub fn agent() -> Policy {
 /// The guard.
 pub fn guard() -> Policy {
     named("holdfast-guard.service")
+}
+
+/// The coordinator.
+pub fn coordinator() -> Policy {
+    named("holdfast-coordinator.service")
 }
 
 /// Patroni.

@@ -80,6 +80,7 @@ pub fn units(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Vec<Unit> {
                 units.push(haproxy(host));
             }
         }
+        Role::Backup if plan.spec.is_installed() => units.push(coordinator(plan, host)),
         Role::Backup | Role::Client => {}
     }
     units
@@ -117,6 +118,15 @@ fn agent(plan: &Plan, host: &HostPlan) -> Unit {
         environment: own_clock(plan, host, render::clock::preloaded),
         is_disabled: plan.spec.adoptable,
         ..unit("agent", systemd::agent())
+    }
+}
+
+fn coordinator(plan: &Plan, host: &HostPlan) -> Unit {
+    Unit {
+        cgroup: host.cgroup.join("coordinator"),
+        command: words(&[&plan.program("holdfast"), &"coordinator", &"--config", &host.coordinator_config()]),
+        is_disabled: plan.spec.adoptable,
+        ..unit("coordinator", systemd::coordinator())
     }
 }
 
@@ -200,6 +210,10 @@ mod tests {
         assert_eq!(names(true, "pool1"), ["agent", "pgbouncer"]);
         assert_eq!(names(false, "pool1"), ["pgbouncer", "repoint-main"]);
         assert_eq!(names(true, "e1"), ["etcd"]);
+        assert_eq!(
+            (names(true, "backup1"), names(false, "backup1")),
+            (vec!["agent".to_owned(), "coordinator".into()], vec![])
+        );
         let spec = Spec { haproxy: true, ..Spec::default() };
         let plan = Plan::new("a", spec, std::path::Path::new("/cg"), "/bin".into());
         let (region, pool1) = plan.host("pool1").unwrap();

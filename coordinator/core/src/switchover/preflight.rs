@@ -6,6 +6,7 @@
 use holdfast_types::record::{DRAIN_TIMEOUT_MS_MAX, Switchover};
 use holdfast_types::{Class, MemberName, Mode, Term};
 
+use super::facts;
 use crate::check::Check;
 use crate::observation::{MemberSeen, Observation, ReignState};
 
@@ -30,6 +31,7 @@ pub fn check(seen: &Observation, wanted: &Switchover) -> (Check, Option<Plan>) {
     let successor = reign.as_ref().and_then(|(_, writer)| successor(seen, wanted, writer, &mut check));
     if let (Some((_, writer)), Some(successor)) = (&reign, &successor) {
         redundancy(seen, writer, successor, &mut check);
+        facts::check(seen, wanted, writer, successor, &mut check);
     }
     let poolers = reign.as_ref().map(|(_, writer)| poolers(seen, writer, &mut check)).unwrap_or_default();
     let plan = match (reign, successor) {

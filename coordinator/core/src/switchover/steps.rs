@@ -203,7 +203,8 @@ impl Course<'_> {
         }
         let writes = format!("{}, instead of {}", self.now(), self.writer);
         if left.is_empty() {
-            return Step::end(Done, writes);
+            let remarks = self.remarks().map(|remark| format!("; {remark}")).collect::<String>();
+            return Step::end(Done, format!("{writes}{remarks}"));
         }
         Step::end_with(PartlyDone, format!("{writes}; but {}", left.join("; ")), "holdfast status")
     }
@@ -219,6 +220,15 @@ impl Course<'_> {
             }
         };
         self.record.poolers.iter().filter_map(look).collect()
+    }
+
+    /// What is to be known of poolers that are well.
+    fn remarks(&self) -> impl Iterator<Item = String> {
+        self.record.poolers.iter().filter_map(|name| {
+            let done = self.seen.poolers.get(name)?.done.as_ref()?;
+            let remark = done.remark.as_ref().filter(|_| done.is_of(self.record.number, Verify))?;
+            Some(format!("pooler {name}: {remark}"))
+        })
     }
 
     fn release(&self) -> Step {

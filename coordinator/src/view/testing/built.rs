@@ -301,7 +301,8 @@ impl Built {
     }
 
     pub fn route(&mut self, pooler: &str, target: Option<u8>) {
-        let route = RouteRecord { term: Term(4), target: target.map(db), paused: target.is_none(), done: None };
+        let route =
+            RouteRecord { term: Term(4), target: target.map(db), paused: target.is_none(), done: None };
         let host = HostName::new("pool1").unwrap();
         self.record(&self.keys.route(&host, pooler), route);
         self.session_of(&host);

@@ -135,6 +135,25 @@ fn clients(plan: &Plan) -> Value {
     plan.instances().map(one).collect()
 }
 
+/// `coordinator.toml` of a host.
+pub fn coordinator(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<String, toml::ser::Error> {
+    let certs = host.certs();
+    let mut config = json!({
+        "host": host.name(),
+        "region": region.name,
+        "ca": certs.join("ca.crt"),
+        "cert": certs.join("host.crt"),
+        "key": certs.join("host.key"),
+        "etcd": region.etcd_endpoints(),
+        "cluster": clients(plan),
+    });
+    if region.etcd_auth == EtcdAuth::Password {
+        config["etcd_user"] = json!(region.etcd_user(host));
+        config["etcd_password_file"] = json!(host.etcd_password());
+    }
+    toml::to_string(&config)
+}
+
 /// `operator.toml` of the lab.
 pub fn operator(plan: &Plan) -> Result<String, toml::ser::Error> {
     let dir = plan.operator();
