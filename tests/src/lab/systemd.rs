@@ -168,7 +168,9 @@ fn directives(text: &str) -> Result<Vec<(&str, &str, &str)>, String> {
         }
         let section = section.ok_or_else(|| at("a directive without a section"))?;
         let (name, value) = line.split_once('=').ok_or_else(|| at("no directive"))?;
-        if !KNOWN.contains(&name) || value.is_empty() || value.ends_with('\\') {
+        // An empty list of capabilities is none; elsewhere an empty value takes back what a file before it has said.
+        let may_be_empty = name == "CapabilityBoundingSet";
+        if !KNOWN.contains(&name) || (value.is_empty() && !may_be_empty) || value.ends_with('\\') {
             return Err(at("not understood"));
         }
         if found.iter().any(|(_, other, _)| *other == name) {
@@ -205,6 +207,7 @@ mod tests {
         assert_eq!(of(patroni()), (Restart::Always, 1_000, true));
         assert_eq!(of(pgbouncer()), (Restart::Always, 100, false));
         assert_eq!(of(etcd()), (Restart::Always, 1_000, false));
+        assert_eq!(of(coordinator()), (Restart::Always, 1_000, false));
         assert_eq!(named(BOOT_DENY).restart, Restart::No);
     }
 

@@ -299,6 +299,17 @@ impl Session {
         self.answer()
     }
 
+    /// Begins a transaction, writes in it, and leaves it open.
+    pub fn begin(&mut self) -> Option<()> {
+        self.stdin.write_all(format!("BEGIN; {COMMIT} \\g /dev/null\n").as_bytes()).ok()
+    }
+
+    /// Commits what was begun; `None`: it is not acknowledged.
+    pub fn end(&mut self) -> Option<String> {
+        self.stdin.write_all(b"COMMIT; SELECT pg_backend_pid();\n").ok()?;
+        self.lines.recv_timeout(REFUSAL).ok()
+    }
+
     /// Sends one transaction whose answer is read later.
     pub fn begin_commit(&mut self) -> Option<()> {
         self.send("")
