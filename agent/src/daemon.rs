@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use holdfast_proto::message::PoolerStatus;
-use holdfast_proto::tls::{Identity, Protocol};
+use holdfast_proto::tls::{Identity, Protocol, TlsProblem};
 use holdfast_store::{EtcdOptions, EtcdStore, Store};
 use holdfast_types::{Class, Mode};
 use tokio::net::TcpListener;
@@ -73,7 +73,7 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     tokio::spawn(renewals.clone().keep());
     let tools = (identity.clone(), telemetry.clone());
     let members = start_members(&config, &world, &session, &tools)?;
-    serve_routing(&config, &members).await?;
+    serve_routing(&config, &members, &identity).await?;
     route_command::start(&config, &world);
     let routes = start_routers(&config, &world, &telemetry);
     for cluster in &config.clients {
@@ -171,12 +171,17 @@ fn start_routers(
     config.poolers.iter().map(start).collect()
 }
 
-async fn serve_routing(config: &Config, members: &Arc<[Arc<Member>]>) -> Result<()> {
-    let Some(listen) = config.routing_listen else { return Ok(()) };
-    let listener = TcpListener::bind(listen)
+async fn serve_routing(config: &Config, members: &Arc<[Arc<Member>]>, identity: &Identity) -> Result<()> {
+    let Some(listen) = &config.routing_listen else { return Ok(()) };
+    let told = |problems: Vec<TlsProblem>| {
+        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("routing: {}", all.join("; "))
+    };
+    let certificate = listen.tls.certificate(identity).map_err(told)?;
+    let listener = TcpListener::bind(listen.address)
         .await
-        .with_context(|| format!("routing.listen: cannot listen on {listen}"))?;
-    tokio::spawn(routing::serve(listener, Arc::clone(members)));
+        .with_context(|| format!("routing.listen: cannot listen on {}", listen.address))?;
+    tokio::spawn(routing::serve(listener, certificate, Arc::clone(members)));
     Ok(())
 }
 

@@ -46,6 +46,8 @@ pub struct View<'o> {
     pub forgotten: Option<bool>,
     /// A PostgreSQL that hung was ended here, and something of it may be left in the kernel (rule 9).
     pub ends_hung: bool,
+    /// Our PostgreSQL is gone, and its start gate is shut: its stop is attested, or is about to be (rule 9).
+    pub has_stopped: bool,
     /// Somebody works on the cluster by hand: Patroni was paused, or there was a maintenance, when it was last heard.
     pub paused: bool,
     /// Rule 24: the record stands by which nobody closes our term meanwhile.
@@ -118,11 +120,11 @@ pub fn decide(view: &View<'_>) -> Fence {
 }
 
 /// Whether members must be asked for grants: the session gives no lease, or its renewal is overdue by a quarter of an
-/// interval. A writer that is ended because it hung asks for none: whoever granted it one could not leave it for as long, and
-/// an agent that was started meanwhile, whose session is not in the term record yet, held its own successor up by it (seen in
-/// the lab: 4.5 s).
+/// interval. A writer that has stopped behind its shut gate, or is ended because it hung, asks for none: whoever granted it one
+/// could not leave it for as long, and an agent that was started meanwhile, whose session is not in the term record yet, held
+/// its own successor up by it (seen in the lab: 4.5 s).
 pub fn needs_grants(view: &View<'_>) -> bool {
-    if view.ends_hung {
+    if view.ends_hung || view.has_stopped {
         return false;
     }
     let Some(term) = view.term.filter(|term| view.fences && term.open_holder() == Some(view.me)) else {
@@ -216,6 +218,7 @@ mod tests {
             opening: None,
             forgotten: None,
             ends_hung: false,
+            has_stopped: false,
             paused: false,
             held: false,
             timings: lasting(Timings::of(Profile::Fast)),
@@ -366,6 +369,15 @@ mod tests {
         let after_close = View { term: Some(lasting(term_open("b", 3, true))), ..ended.clone() };
         assert_eq!(decide(&View { accepts_writes: Some(false), ..after_close }), Fence::Ended);
         assert_eq!(decide(&View { fences: false, ..ended }), Fence::None, "disarmed is disarmed");
+    }
+
+    #[test]
+    fn a_writer_that_has_stopped_behind_its_shut_gate_asks_nobody_and_keeps_the_lease_that_it_has() {
+        let restarted = View { own: None, accepts_writes: Some(false), ..view() };
+        assert!(needs_grants(&restarted), "it may come back in its term");
+        let stopped = View { has_stopped: true, ..restarted };
+        assert!(!needs_grants(&stopped), "a grant would hold its successor up");
+        assert_eq!(decide(&View { has_stopped: true, ..view() }), until(10_000 + LEASE_MS));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod routing;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use holdfast_proto::tls::{Identity, TlsPaths};
+use holdfast_proto::tls::{Identity, ShownCertificate, TlsPaths};
 use holdfast_store::EtcdUser;
 use holdfast_types::{
     Class, ClusterId, HostName, MemberName, Namespace, Profile, RegionName, Scope, Timings,
@@ -22,7 +22,7 @@ pub use outside::Device;
 pub use pooler::Pooler;
 pub use reader::Problem;
 use reader::{Reader, number, one_of, parsed, path, text, texts};
-pub use routing::RouteCommand;
+pub use routing::{RouteCommand, RoutingListen, RoutingTls};
 
 /// Where the configuration is, unless `HOLDFAST_CONFIG` or `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/holdfast/agent.toml";
@@ -54,7 +54,7 @@ pub struct Config {
     /// Where Prometheus reads us.
     pub metrics_listen: Option<SocketAddr>,
     /// Where load balancers ask for the writer and for replicas.
-    pub routing_listen: Option<SocketAddr>,
+    pub routing_listen: Option<RoutingListen>,
     /// What is run when the writer changes.
     pub route_command: Option<RouteCommand>,
     /// Where incidents' traces go.
@@ -144,7 +144,14 @@ fn other_files(config: &Config) -> Vec<Problem> {
         Some(Problem { path: format!("instance[{place}].patroni_ca"), text: error.to_string() })
     };
     let problems = config.instances.iter().enumerate().filter_map(of_instance);
-    config.etcd_user.as_ref().and_then(password).into_iter().chain(problems).collect()
+    let of_routing = config.routing_listen.as_ref().map_or(&RoutingTls::Off, |listen| &listen.tls);
+    let shown = match of_routing {
+        RoutingTls::Files { cert, key } => ShownCertificate::load(cert.clone(), key.clone()).err(),
+        RoutingTls::Off | RoutingTls::Own => None,
+    };
+    let shown = shown.unwrap_or_default().into_iter();
+    let shown = shown.map(|problem| Problem { path: "routing".into(), text: problem.to_string() });
+    config.etcd_user.as_ref().and_then(password).into_iter().chain(problems).chain(shown).collect()
 }
 
 /// What is wrong with the file of a password. It is read again whenever one is needed.
@@ -445,7 +452,15 @@ cgroup = "/sys/fs/cgroup/patroni-main"
         assert_eq!((none.routing_listen, none.route_command), (None, None));
         let both = "[routing]\nlisten = \"10.77.0.21:7462\"\ncommand = [\"/x\", \"y\"]\n";
         let config = of(&GOOD.replace("[[instance]]", &format!("{both}[[instance]]")));
-        assert_eq!(config.routing_listen, Some("10.77.0.21:7462".parse().unwrap()));
+        let listen = |tls| RoutingListen { address: "10.77.0.21:7462".parse().unwrap(), tls };
+        assert_eq!(config.routing_listen, Some(listen(RoutingTls::Off)));
+        let shown = |lines: &str| {
+            let text = both.replace("command", &format!("{lines}command"));
+            of(&GOOD.replace("[[instance]]", &format!("{text}[[instance]]"))).routing_listen
+        };
+        assert_eq!(shown("tls = true\n"), Some(listen(RoutingTls::Own)));
+        let files = RoutingTls::Files { cert: "/x/c".into(), key: "/x/k".into() };
+        assert_eq!(shown("cert = \"/x/c\"\nkey = \"/x/k\"\n"), Some(listen(files)));
         let line = vec!["/x".to_owned(), "y".to_owned()];
         assert_eq!(config.route_command, Some(RouteCommand { line, deadline_ms: 10_000 }));
         let nowhere = |table: &str| {
@@ -459,6 +474,10 @@ cgroup = "/sys/fs/cgroup/patroni-main"
             ("command_deadline_ms = 1000", "routing.command_deadline_ms: there is no"),
             ("listen = \"7462\"", "routing.listen: 7462 must be"),
             ("port = 1", "routing.port: is not a setting"),
+            ("tls = true", "routing.listen: is missing"),
+            ("cert = \"/x\"", "routing.key: is missing"),
+            ("key = \"/x\"", "routing.cert: is missing"),
+            ("tls = false\ncert = \"/x\"\nkey = \"/y\"", "routing.tls: is false"),
         ] {
             let found = nowhere(table);
             assert!(found.len() == 1 && found[0].starts_with(path), "{table}: {found:?}");

@@ -140,6 +140,14 @@ pub fn path(value: Value) -> Result<PathBuf, String> {
     if path.is_absolute() { Ok(path) } else { Err(format!("{} must be an absolute path", path.display())) }
 }
 
+/// Yes or no.
+pub fn switch(value: Value) -> Result<bool, String> {
+    match value {
+        Value::Boolean(on) => Ok(on),
+        other => Err(format!("must be true or false, not {}", other.type_str())),
+    }
+}
+
 /// A number between the bounds, both included.
 pub fn number(min: i64, max: i64) -> impl Fn(Value) -> Result<u64, String> {
     move |value| match value {

@@ -14,7 +14,7 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
 use holdfast_agent_core::local_disarm;
-use holdfast_agent_core::member::{OwnSession, term_in_force};
+use holdfast_agent_core::member::{OwnSession, Postgres, term_in_force};
 use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_agent_core::rollback::KnownReign;
 use holdfast_host::clock;
@@ -144,6 +144,7 @@ impl Member {
                 .map(|(term, _)| term),
             forgotten,
             ends_hung: state.remembered.ends_hung,
+            has_stopped: state.postgres == Some(Postgres::Gone) && state.remembered.attesting,
             paused: cluster.suspended(clock::wall_ms()) == Some(true),
             held: cluster.held_by(&self.instance.member).is_some(),
             timings: &self.config.timings,

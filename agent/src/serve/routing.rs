@@ -1,12 +1,14 @@
 //! The HTTP side of routing: `/writer` and `/replica?max_lag=` for the checks of a load balancer.
 //!
 //! 200 for a host that is to be used, 503 for one that is not, each with the reason as JSON. GET, HEAD and OPTIONS say the
-//! same, as with Patroni's REST API. It tells no more than who is up: there is no certificate on either side, and no secret.
+//! same, as with Patroni's REST API. It tells no more than who is up: nobody is asked for a certificate, and there is no secret.
+//! Over TLS, where it is wanted, the asker can be sure of whom it asks.
 //! What is answered is decided by `holdfast-agent-core`'s `routing`; nothing is looked up for an answer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_proto::tls::ShownCertificate;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -30,9 +32,9 @@ struct Question {
 }
 
 /// Answers until the runtime ends.
-pub async fn serve(listener: TcpListener, members: Arc<[Arc<Member>]>) {
+pub async fn serve(listener: TcpListener, tls: Option<ShownCertificate>, members: Arc<[Arc<Member>]>) {
     let respond = move |request: &Request<Incoming>| respond(request.method(), request.uri(), &members);
-    web::serve(listener, LIMITS, Arc::new(respond)).await;
+    web::serve(listener, tls, LIMITS, Arc::new(respond)).await;
 }
 
 fn respond(method: &Method, uri: &Uri, members: &[Arc<Member>]) -> Response<Full<Bytes>> {
@@ -129,7 +131,12 @@ fn bytes(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::web::ask;
+    use crate::serve::web::{ask, say};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    use std::path::Path;
+    use tokio::net::TcpStream;
 
     #[test]
     fn a_path_and_a_query_are_a_question() {
@@ -190,7 +197,7 @@ mod tests {
     async fn what_cannot_be_answered_is_refused_with_a_sentence() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, Vec::new().into()));
+        let server = tokio::spawn(serve(listener, None, Vec::new().into()));
         let said = ask(address, "POST /writer HTTP/1.1").await;
         assert!(said.starts_with("HTTP/1.1 405") && said.contains("only GET, HEAD and OPTIONS"), "{said}");
         // As HAProxy asks: no version of its own, and no host.
@@ -199,6 +206,65 @@ mod tests {
         assert!(said.contains("content-type: application/json"), "{said}");
         let said = ask(address, "HEAD / HTTP/1.1").await;
         assert!(said.starts_with("HTTP/1.1 404") && said.ends_with("\r\n\r\n"), "a HEAD has no body: {said}");
+        server.abort();
+    }
+
+    type Authority = CertifiedIssuer<'static, KeyPair>;
+
+    fn authority() -> Authority {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A certificate of a load balancer's own authority, which names no host of ours, and its key.
+    fn put_pair(folder: &Path, authority: &Authority) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        std::fs::write(folder.join("crt"), params.signed_by(&key, authority).unwrap().pem()).unwrap();
+        std::fs::write(folder.join("key"), key.serialize_pem()).unwrap();
+    }
+
+    /// What a client says that trusts this authority and has no certificate.
+    async fn ask_over_tls(address: std::net::SocketAddr, trusts: &Authority) -> std::io::Result<String> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(trusts.pem().as_bytes()).unwrap()).unwrap();
+        let config =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let name = "127.0.0.1".try_into().unwrap();
+        let stream = connector.connect(name, TcpStream::connect(address).await?).await?;
+        Ok(say(stream, "OPTIONS /writer?cluster=a/b HTTP/1.0").await)
+    }
+
+    #[tokio::test]
+    async fn over_tls_the_asker_knows_whom_it_asks_and_new_files_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = || ShownCertificate::load(folder.path().join("crt"), folder.path().join("key"));
+        let (first, second) = (authority(), authority());
+        put_pair(folder.path(), &first);
+        let shown = load().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Some(shown), Vec::new().into()));
+        let said = ask_over_tls(address, &first).await.unwrap();
+        assert!(said.starts_with("HTTP/1.0 400") && said.contains("has no cluster a/b"), "{said}");
+        let refused = ask_over_tls(address, &second).await.unwrap_err();
+        assert!(refused.to_string().contains("invalid peer certificate"), "{refused}");
+
+        put_pair(folder.path(), &second);
+        let begun = tokio::time::Instant::now();
+        while ask_over_tls(address, &second).await.is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the new certificate is not taken");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        std::fs::write(folder.path().join("key"), "no key").unwrap();
+        let problems = load().unwrap_err();
+        assert!(problems.len() == 1 && problems[0].to_string().contains("no private key"), "{problems:?}");
         server.abort();
     }
 }

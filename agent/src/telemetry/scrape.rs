@@ -18,7 +18,7 @@ pub type Exposition = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Answers scrapes until the runtime ends.
 pub async fn serve(listener: TcpListener, exposition: Exposition) {
-    web::serve(listener, LIMITS, Arc::new(move |request| respond(request, &exposition))).await;
+    web::serve(listener, None, LIMITS, Arc::new(move |request| respond(request, &exposition))).await;
 }
 
 fn respond(request: &Request<Incoming>, exposition: &Exposition) -> Response<Full<Bytes>> {

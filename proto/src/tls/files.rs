@@ -1,7 +1,5 @@
 //! Reads an identity from its three files and finds everything that is wrong with them. No state.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,10 +7,10 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::sign::CertifiedKey;
-use rustls::{InconsistentKeys, RootCertStore};
+use rustls::server::{NoServerSessionStorage, WantsServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig, WantsVerifier};
 use x509_parser::prelude::{FromDer as _, Validity, X509Certificate};
 
 use super::{Peer, TlsProblem};
@@ -54,17 +52,6 @@ pub(crate) struct Material {
     pub peer: Peer,
     /// Seconds since 1970.
     pub ends_unix_s: i64,
-}
-
-/// What tells that a file has been replaced or rewritten; `None` for one that cannot be looked at.
-pub(super) type Stamp = [Option<(u64, u64, i64, i64)>; 4];
-
-/// Looks at the files without reading them.
-pub(super) fn stamp(paths: &TlsPaths) -> Stamp {
-    [Some(&paths.ca), Some(&paths.cert), Some(&paths.key), paths.crl.as_ref()].map(|path| {
-        let found = fs::metadata(path?).ok()?;
-        Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
-    })
 }
 
 /// The one source of cryptography in all programs.
@@ -116,7 +103,7 @@ pub(crate) fn check(paths: &TlsPaths, content: &Content, now: UnixTime) -> Resul
     let described =
         chain.as_ref().and_then(|chain| describe(&paths.cert, &chain[0], now).map_err(&mut note).ok());
     let certified = match (chain.clone(), key) {
-        (Some(chain), Some(key)) => pair(paths, chain, key).map_err(&mut note).ok(),
+        (Some(chain), Some(key)) => pair((&paths.cert, &paths.key), chain, key).map_err(&mut note).ok(),
         _ => None,
     };
     let verifiers =
@@ -135,6 +122,56 @@ pub(crate) fn check(paths: &TlsPaths, content: &Content, now: UnixTime) -> Resul
         }
         _ => Err(problems),
     }
+}
+
+/// A certificate and its key that are no identity of ours.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Pair {
+    /// Reads and checks both.
+    pub(super) fn read(&self, now: UnixTime) -> Result<CertifiedKey, Vec<TlsProblem>> {
+        let bytes = |path: &PathBuf| {
+            let unreadable = |error| TlsProblem::Unreadable { path: path.clone(), error };
+            read_bounded(path, FILE_BYTES_MAX).map_err(unreadable)
+        };
+        let chain = bytes(&self.cert).and_then(|found| certificates(&self.cert, &found));
+        let chain = chain.and_then(|chain| {
+            in_force(&self.cert, parsed(&self.cert, &chain[0])?.validity(), now)?;
+            Ok(chain)
+        });
+        let key = bytes(&self.key).and_then(|found| private_key(&self.key, &found));
+        match (chain, key) {
+            (Ok(chain), Ok(key)) => pair((&self.cert, &self.key), chain, key).map_err(|one| vec![one]),
+            (chain, key) => Err(chain.err().into_iter().chain(key.err()).collect()),
+        }
+    }
+}
+
+/// A server that shows this certificate. `clients` says whose certificates it asks for.
+pub(super) fn server(
+    clients: impl FnOnce(
+        ConfigBuilder<ServerConfig, WantsVerifier>,
+    ) -> ConfigBuilder<ServerConfig, WantsServerCert>,
+    certified: &Arc<CertifiedKey>,
+) -> ServerConfig {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring serves TLS 1.2 and 1.3");
+    let mut config =
+        clients(builder).with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certified))));
+    // A resumed session would carry the identity of the connection it began on past a change of the files.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
+}
+
+/// One that asks nobody for a certificate.
+pub(super) fn shown(certified: Arc<CertifiedKey>) -> Arc<ServerConfig> {
+    Arc::new(server(|config| config.with_no_client_auth(), &certified))
 }
 
 /// What judges a server by the authorities in a file.
@@ -223,15 +260,15 @@ fn describe(path: &Path, der: &CertificateDer<'_>, now: UnixTime) -> Result<(Pee
 }
 
 fn pair(
-    paths: &TlsPaths,
+    (cert, key_path): (&Path, &Path),
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, TlsProblem> {
     CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            TlsProblem::KeyMismatch { key: paths.key.clone(), cert: paths.cert.clone() }
+            TlsProblem::KeyMismatch { key: key_path.to_owned(), cert: cert.to_owned() }
         }
-        other => unusable(&paths.key, other),
+        other => unusable(key_path, other),
     })
 }
 

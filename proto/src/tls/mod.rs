@@ -7,6 +7,8 @@ pub(crate) mod files;
 mod identity;
 mod peer;
 mod problem;
+mod reread;
+mod shown;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -18,3 +20,4 @@ pub use files::{TlsPaths, server_verifier};
 pub use identity::{Identity, Protocol, trusting};
 pub use peer::{Peer, PeerError, PersonName};
 pub use problem::TlsProblem;
+pub use shown::ShownCertificate;

@@ -172,7 +172,8 @@ fn repoint(plan: &Plan, host: &HostPlan, scope: &str) -> Unit {
 fn haproxy(host: &HostPlan) -> Unit {
     Unit {
         cgroup: host.cgroup.join("haproxy"),
-        command: words(&[&HAPROXY, &"-db", &"-f", &render::haproxy::file(host)]),
+        // With a master, as Debian's unit has it: SIGUSR2 reloads.
+        command: words(&[&HAPROXY, &"-W", &"-db", &"-f", &render::haproxy::file(host)]),
         ..unit("haproxy", systemd::pgbouncer())
     }
 }

@@ -9,7 +9,7 @@ use holdfast_lab::bench::tail::Tail;
 use holdfast_lab::checker::clients::routes;
 use holdfast_lab::checker::connect::{Session, Target};
 use holdfast_lab::checker::describe::{Choice, Describe, Instance};
-use holdfast_lab::checker::record::{Recording, RouteKind, Standbys};
+use holdfast_lab::checker::record::{Outcome, Recording, RouteKind, Standbys};
 use holdfast_lab::checker::verdict::{Verdict, judge};
 use holdfast_lab::checker::{monotonic_us, rows};
 
@@ -105,8 +105,19 @@ impl Load {
                         && now.streaming >= wanted.streaming
                 })
             });
-            full && now_us > since_us + STEADY_US && tail.all_acknowledge(now_us, STEADY_US, PAUSE_US)
+            full && self.acknowledges(since_us, PAUSE_US)
         });
+    }
+
+    /// Waits until every route acknowledges again after `since_us`, however slowly: the moment at which that was seen.
+    pub fn goes_on(&self, since_us: u64) -> u64 {
+        eventually("every route acknowledges", || self.acknowledges(since_us, STEADY_US / 2));
+        monotonic_us()
+    }
+
+    fn acknowledges(&self, since_us: u64, pause_us: u64) -> bool {
+        let now_us = monotonic_us() - FLUSHED_US;
+        now_us > since_us + STEADY_US && self.tail().all_acknowledge(now_us, STEADY_US, pause_us)
     }
 
     /// Stops the clients and judges: against the rows of the one who is the writer now, and from `fault_us` on.
@@ -130,6 +141,13 @@ impl Drop for Load {
         let _ = self.clients.kill();
         let _ = self.clients.wait();
     }
+}
+
+/// What the clients met, but in these stretches. For a load without routes over sockets: those of standbys refuse every row.
+pub fn errors_outside(recording: &Recording, stretches: &[(u64, u64)]) -> Vec<String> {
+    let within = |begin_us, end_us| stretches.iter().any(|(from, to)| end_us >= *from && begin_us <= *to);
+    let errors = recording.attempts.iter().filter(|one| one.outcome != Outcome::Acknowledged);
+    errors.filter(|one| !within(one.begin_us, one.end_us)).map(|one| format!("{one:?}")).collect()
 }
 
 /// The longest gap of the routes over TCP, in milliseconds; `None` when one of them did not come back.

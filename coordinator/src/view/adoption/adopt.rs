@@ -14,6 +14,7 @@ use crate::view::{class, setup, text, unsupported};
 const TTLS_S: [u64; 4] = [20, 30, 60, 90];
 const DATABASES: &str = "every database host";
 const POOLERS: &str = "every pooler host";
+const HAPROXIES: &str = "haproxy.cfg on every HAProxy host";
 
 /// The steps, for agents of this timing profile and the etcd servers that this command itself uses.
 pub fn plan(view: &ClusterView, profile: Profile, etcd_servers: &[String]) -> PlanReport {
@@ -25,6 +26,13 @@ pub fn plan(view: &ClusterView, profile: Profile, etcd_servers: &[String]) -> Pl
     config(view, profile, &mut plan);
     hooks(view, &mut plan);
     poolers(view, profile, etcd_servers, &mut plan);
+    plan.step(
+        HAPROXIES,
+        "where clients come through HAProxy: its check asks our agents, who never say yes for a candidate that is still read-only. In \
+         mode observe they go by Patroni's leader key, so this changes nothing until you arm; a reload ends no connection",
+        files::haproxy(view),
+        Done::Unknown,
+    );
     last(view, &mut plan);
     plan
 }
@@ -294,10 +302,19 @@ mod tests {
         assert_eq!(instance["patroni_url"].as_str(), Some("https://10.77.0.22:8008"));
         assert_eq!((instance["port"].as_integer(), instance["class"].as_str()), (Some(5432), Some("quorum")));
         assert_eq!(table["etcd"]["endpoints"][0].as_str(), Some("10.77.0.11:2379"));
+        let haproxy = &step(&plan, "haproxy.cfg", "its check asks our agents").text;
+        for line in [
+            "option httpchk OPTIONS /writer?cluster=service/main",
+            "server db2 10.77.0.22:5432 check port 7462 check-ssl verify required ca-file /etc/holdfast/tls/ca.crt",
+        ] {
+            assert!(haproxy.lines().any(|found| found == line), "{haproxy}");
+        }
         let places: Vec<&str> = plan.steps.iter().map(|step| step.place.as_str()).collect();
         let at = |what: &str| plan.steps.iter().position(|step| step.what.contains(what)).unwrap();
         assert!(at("are started") < at("the hooks"), "the program is there before its hook: {places:?}");
         assert!(at("the hooks") < at("arm; from then on"), "{places:?}");
+        let haproxy = at("its check asks our agents");
+        assert!(at("are started") < haproxy && haproxy < at("arm; from then on"), "{places:?}");
         assert_eq!(plan.steps.last().unwrap().number, plan.steps.len());
     }
 

@@ -3,11 +3,16 @@
 use holdfast_types::{Class, MemberName, Profile};
 
 use crate::view::cluster::ClusterView;
+use crate::view::patroni::PatroniMember;
 
 use super::{AGENT, GATE, ROLE, host_of};
 
 /// The agent's default port.
 const GRPC_PORT: u16 = 7460;
+/// Where it answers load balancers.
+const ROUTING_PORT: u16 = 7462;
+/// Patroni's own default.
+const REST_PORT: &str = "8008";
 
 /// The agent's configuration for the host of a member. What only the host knows stands there as Debian has it, marked.
 pub fn agent(view: &ClusterView, member: &MemberName, profile: Profile, etcd: &[String]) -> String {
@@ -23,7 +28,8 @@ pub fn agent(view: &ClusterView, member: &MemberName, profile: Profile, etcd: &[
     };
     let cluster = &view.cluster;
     format!(
-        "{}[[instance]]\nnamespace = \"{}\"\nscope = \"{}\"\nmember = \"{member}\"\nclass = \"{class}\"\n\
+        "{}# [routing] stands here where clients come through HAProxy, see the step of its check\n\
+         [[instance]]\nnamespace = \"{}\"\nscope = \"{}\"\nmember = \"{member}\"\nclass = \"{class}\"\n\
          data_dir = \"/var/lib/postgresql/15/main\"   # postgresql.data_dir of its patroni.yml\n\
          bin_dir = \"/usr/lib/postgresql/15/bin\"     # postgresql.bin_dir\n\
          socket_dir = \"/var/run/postgresql\"         # unix_socket_directories\n\
@@ -109,6 +115,47 @@ pub fn hooks(view: &ClusterView) -> String {
 /// The command of the promotion hook.
 pub fn pre_promote(view: &ClusterView) -> String {
     format!("{AGENT} promote-gate --namespace {} --scope {}", view.cluster.namespace, view.cluster.scope)
+}
+
+/// What lets HAProxy ask the agents, on the hosts of both.
+pub fn haproxy(view: &ClusterView) -> String {
+    let check =
+        format!("check port {ROUTING_PORT} check-ssl verify required ca-file /etc/holdfast/tls/ca.crt");
+    format!(
+        "# agent.toml of every database host, before [[instance]]; then: systemctl restart holdfast-agent\n\
+         [routing]\nlisten = \"ADDRESS:{ROUTING_PORT}\"   # as grpc.listen\ntls = true\n\
+         # haproxy.cfg, in the place of the check of Patroni (for replicas: OPTIONS /replica?max_lag=16MB&cluster=...)\n\
+         option httpchk OPTIONS /writer?cluster={}/{}\nhttp-check expect status 200\n\
+         default-server inter 500ms downinter 250ms fall 3 rise 1 on-marked-down shutdown-sessions\n{}\
+         # then: systemctl reload haproxy",
+        view.cluster.namespace,
+        view.cluster.scope,
+        servers(view, |_| check.clone()),
+    )
+}
+
+/// HAProxy's check of Patroni, as Patroni's documentation gives it.
+pub fn haproxy_of_patroni(view: &ClusterView) -> String {
+    let check = |url: &str| {
+        let authority = url.trim_end_matches("/patroni").trim_end_matches('/');
+        let port = authority.rsplit_once(':').map_or(REST_PORT, |(_, port)| port);
+        let tls =
+            if url.starts_with("https:") { " check-ssl verify required ca-file PATRONI-CA" } else { "" };
+        format!("check port {port}{tls}")
+    };
+    format!(
+        "# haproxy.cfg, as it was before\noption httpchk OPTIONS /primary\n{}# then: systemctl reload haproxy",
+        servers(view, check)
+    )
+}
+
+/// A line for each member, with what `check` makes of the URL of its Patroni.
+fn servers(view: &ClusterView, check: impl Fn(&str) -> String) -> String {
+    let line = |(member, data): (&MemberName, &PatroniMember)| {
+        let address = data.address().unwrap_or("ADDRESS:5432");
+        format!("server {member} {address} {}\n", check(data.api_url.as_deref().unwrap_or_default()))
+    };
+    view.patroni.members.iter().map(line).collect()
 }
 
 /// What PgBouncer needs.

@@ -5,7 +5,7 @@
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::{MemberName, Mode};
 
-use super::{Done, PlanReport, ROLE, all_members, any_file, etcd, file_of, patronictl};
+use super::{Done, PlanReport, ROLE, all_members, any_file, etcd, file_of, files, patronictl};
 use crate::view::cluster::ClusterView;
 use crate::view::text;
 
@@ -23,6 +23,12 @@ pub fn plan(view: &ClusterView) -> PlanReport {
         "every pooler host",
         "what pointed PgBouncer at the writer before is started again; the target file keeps naming the present writer until then",
         "systemctl enable --now YOUR-CHECK-OF-PATRONI\n# later: the section [databases] in the place of %include, then RELOAD",
+        Done::Unknown,
+    );
+    plan.step(
+        "haproxy.cfg on every HAProxy host",
+        "where its check asks our agents: it asks Patroni again, before they go",
+        files::haproxy_of_patroni(view),
         Done::Unknown,
     );
     hooks(view, &mut plan);
@@ -158,6 +164,8 @@ mod tests {
         let at = |what: &str| plan.steps.iter().position(|step| step.what.contains(what)).unwrap();
         assert_eq!(at("nothing acts any more"), 0);
         assert!(at("go out") < at("agents and guards are stopped"));
+        assert!(at("it asks Patroni again") < at("agents and guards are stopped"));
+        assert!(plan.text().contains("server db3 10.77.0.23:5432 check port 8008"), "{}", plan.text());
         assert!(at("the drop-ins go first") < at("agents and guards are stopped"));
         assert!(at("agents and guards are stopped") < at("our keys"));
         assert!(

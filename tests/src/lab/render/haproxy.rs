@@ -26,10 +26,13 @@ const SERVERS: &str =
 
 /// `haproxy.cfg` of a pooler host.
 pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> String {
-    let mut text = String::from(
-        "global\n    maxconn 1000\n\
+    let socket = host.run().join("haproxy.sock");
+    // By the socket a reload takes the listeners over: no connection is refused meanwhile.
+    let mut text = format!(
+        "global\n    maxconn 1000\n    stats socket {} mode 600 level admin expose-fd listeners\n\
          defaults\n    mode tcp\n    retries 3\n    option redispatch 1\n    timeout connect 1s\n    \
          timeout client 1h\n    timeout server 1h\n",
+        socket.display()
     );
     for instance in plan.instances() {
         if plan.spec.holdfast {

@@ -10,7 +10,7 @@ use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::detach::Phase;
 use holdfast_agent_core::grant::{self, Asked, Refused};
 use holdfast_agent_core::lease::{self, Fence};
-use holdfast_agent_core::member::{OwnSession, term_in_force};
+use holdfast_agent_core::member::{OwnSession, Postgres, term_in_force};
 use holdfast_agent_core::mutant;
 use holdfast_types::{MemberName, Mode, Term};
 
@@ -103,6 +103,7 @@ impl Agent {
             forgotten: None,
             // Hangs of PostgreSQL are waited for here.
             ends_hung: false,
+            has_stopped: state.postgres == Some(Postgres::Gone) && state.remembered.attesting,
             paused: cluster.suspended(self.wall_ms()) == Some(true),
             held: cluster.held_by(&self.here().member).is_some(),
             timings: &self.world.setup.timings,
