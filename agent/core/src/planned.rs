@@ -147,6 +147,26 @@ fn cannot_lead(cluster: &Cluster, successor: &MemberName) -> Option<&'static str
     }
 }
 
+/// Whether a PostgreSQL of `me` that was shut down is on its way to another: the operation of the term in force hands over, and
+/// Patroni has its order. With the lock in hand it would otherwise be taken for a restart, and Patroni gives the lock up only
+/// two seconds later.
+pub fn is_handing_over(cluster: &Cluster, me: &MemberName) -> bool {
+    let Some(record) = running(cluster).filter(|record| record.phase >= OperationPhase::HandOver) else {
+        return false;
+    };
+    let in_office = term_in_force(cluster)
+        .is_some_and(|term| term.value.open_holder() == Some(me) && record.term == Some(term.value.term));
+    let is_ordered = record.successor.is_some() && record.successor == cluster.failover_candidate;
+    in_office && record.writer.as_ref() == Some(me) && is_ordered
+}
+
+/// The term that ends by a planned operation, from the moment at which its writer was to hand over. Only for the words in
+/// which that is told.
+pub fn hands_over(cluster: &Cluster) -> Option<Term> {
+    let record = cluster.operation.as_ref().map(|found| &found.value)?;
+    (record.phase >= OperationPhase::HandOver && record.given_up.is_none()).then_some(record.term)?
+}
+
 /// What a pooler's agent remembers of the operation for which its clients were to be held.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -186,6 +206,12 @@ impl Seen {
                 }
             };
             self.asked = Some((number, asked));
+        }
+        let has_stopped =
+            pausing(cluster, pooler).is_some_and(|record| writable_term(cluster, record).is_none());
+        if has_stopped && let Some((_, asked)) = &mut self.asked {
+            // Should it come back in its term, clients have waited for long enough.
+            *asked = Asked::Not("its writer has stopped and is back".into());
         }
         self.looked = true;
     }
@@ -293,4 +319,4 @@ pub fn duty(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use holdfast_agent_core::close::{ClosePlan, LeaderKey};
 use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::member::term_in_force;
+use holdfast_agent_core::planned;
 use holdfast_host::clock;
 use holdfast_proto::trace::TraceContext;
 use holdfast_store::{Compare, Read, Store, Txn, TxnOutcome, Write};
@@ -149,6 +150,8 @@ struct Follower {
     trace: Option<TraceContext>,
     /// The term of a hold: its incident has had its ERROR line already.
     held: Option<Term>,
+    /// The term of a planned operation that hands over: nobody has to act.
+    planned: Option<Term>,
 }
 
 impl Follower {
@@ -162,6 +165,7 @@ impl Follower {
             telemetry: member.telemetry.clone(),
             trace: trace::of_record(cluster),
             held: cluster.hold.as_ref().map(|hold| hold.value.term),
+            planned: planned::hands_over(cluster),
         }
     }
 
@@ -211,7 +215,9 @@ impl Follower {
         let (from, to) = (&event.from, &self.me);
         let trace_id = event.trace_id.as_deref().unwrap_or("none");
         let text = "the writer was lost and replaced; see: holdfast events";
-        if self.held == Some(closed) {
+        if self.planned == Some(closed) {
+            tracing::info!(cluster = self.cluster, term = closed.0, %from, %to, gap_ms, trace_id, "the writer was handed over as planned");
+        } else if self.held == Some(closed) {
             tracing::warn!(cluster = self.cluster, term = closed.0, %from, %to, gap_ms, trace_id, "{text}");
         } else {
             tracing::error!(cluster = self.cluster, term = closed.0, %from, %to, gap_ms, trace_id, "{text}");

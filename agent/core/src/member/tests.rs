@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_types::record::{
     Attestation, FenceReason, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
-    ModeRecord, Promise, Step, StopKind,
+    ModeRecord, OperationPhase, Promise, Step, StopKind,
 };
 use holdfast_types::{Configuration, Mode, Profile};
 
@@ -197,6 +197,11 @@ fn a_clean_stop_for_a_switchover_leaves_patroni_alive_and_goes_to_the_one_that_w
     };
     let mut cluster = cluster();
     assert_eq!(actions(&cluster, &stopped(false)), [], "with the lock in hand it is a restart");
+    let mut planned = cluster.clone();
+    planned.operation = Some(revised(crate::planned::tests::operation(OperationPhase::HandOver), 96));
+    assert_eq!(actions(&planned, &stopped(false)), [], "Patroni does not have its order yet");
+    planned.failover_candidate = Some(name("b"));
+    assert_eq!(actions(&planned, &stopped(false)), [Action::ShutGate], "it hands over as planned");
     cluster.leader_key = None;
     assert_eq!(actions(&cluster, &stopped(false)), [Action::ShutGate]);
     let attest = Action::Attest { term: Term(4), stop: StopKind::Clean { end: at(1, 140) } };

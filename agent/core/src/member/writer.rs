@@ -13,7 +13,7 @@ use crate::attest::{self, ControlState, Followers, Stopped};
 use crate::close::Revised;
 use crate::cluster::Cluster;
 use crate::hung::Pulse;
-use crate::{floor, in_force};
+use crate::{floor, in_force, planned};
 
 /// A promotion takes 0.05-0.2 s (`facts/baseline.md` 5.2); it is looked at this often.
 pub(super) const PROMOTION_POLL_MS: u64 = 15;
@@ -292,7 +292,11 @@ fn after_stop(
         processes_gone: seen.processes_gone,
         gate_shut: local.gate_shut,
         // Patroni gives the lock up only after it stopped PostgreSQL for a switchover; with the lock in hand it restarts.
-        by_order: clean && leader_is_us && !cluster.fenced(local.me),
+        // Unless it was told to hand over by an operation of this term.
+        by_order: clean
+            && leader_is_us
+            && !cluster.fenced(local.me)
+            && !planned::is_handing_over(cluster, local.me),
         // A person has taken it out: whether somebody can follow was asked when the order was given.
         must_go: cluster.fenced(local.me),
         control: &seen.control,

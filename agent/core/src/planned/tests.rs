@@ -16,7 +16,7 @@ const PHASES: [OperationPhase; 6] = [
     OperationPhase::Release,
 ];
 
-fn operation(phase: OperationPhase) -> OperationRecord {
+pub(crate) fn operation(phase: OperationPhase) -> OperationRecord {
     OperationRecord {
         number: 7,
         wanted: Wanted::Switchover(Switchover::default()),
@@ -171,6 +171,41 @@ fn it_is_ordered_once_for_a_successor_that_can_lead() {
     }
 }
 
+#[test]
+fn a_stop_is_a_hand_over_once_patroni_has_its_order_in_the_same_term() {
+    let judge = |phase, change: fn(&mut Cluster)| {
+        let mut cluster = cluster(phase);
+        (cluster.failover_key, cluster.failover_candidate) = (true, Some(name("b")));
+        change(&mut cluster);
+        is_handing_over(&cluster, &name("a"))
+    };
+    for phase in PHASES {
+        assert_eq!(judge(phase, |_| ()), phase >= OperationPhase::HandOver, "{phase}");
+    }
+    let others: [fn(&mut Cluster); 6] = [
+        |cluster| cluster.failover_candidate = None,
+        |cluster| cluster.failover_candidate = Some(name("c")),
+        |cluster| change(cluster, |record| record.successor = None),
+        |cluster| change(cluster, |record| record.writer = Some(name("b"))),
+        |cluster| change(cluster, |record| record.term = Some(Term(3))),
+        |cluster| cluster.mode.as_mut().unwrap().value.mode = Mode::Observe,
+    ];
+    for (place, other) in others.into_iter().enumerate() {
+        assert!(!judge(OperationPhase::HandOver, other), "{place}");
+    }
+}
+
+#[test]
+fn a_term_that_ends_as_planned_is_nobodys_alarm() {
+    for phase in PHASES {
+        let late = phase >= OperationPhase::HandOver;
+        assert_eq!(hands_over(&cluster(phase)), late.then_some(Term(4)), "{phase}");
+    }
+    let mut given_up = cluster(OperationPhase::Release);
+    change(&mut given_up, |record| record.given_up = Some("x".into()));
+    assert_eq!(hands_over(&given_up), None);
+}
+
 /// A pooler's agent that has looked before the operation was there.
 fn watching() -> Seen {
     let mut seen = Seen::default();
@@ -227,6 +262,20 @@ fn a_writer_that_stops_is_the_routers_business_and_no_longer_the_operations() {
         obstacle(&mut cluster);
         assert_eq!(seen.held(&cluster, POOLER, 200).is_some(), still, "{what}");
     }
+}
+
+#[test]
+fn a_writer_that_comes_back_in_its_term_ends_the_wait() {
+    let mut seen = watching();
+    let handing_over = cluster(OperationPhase::HandOver);
+    seen.look(&handing_over, POOLER, 100);
+    let mut stopped_here = handing_over.clone();
+    stopped_here.attestation = Some(Revised { value: stopped("a", 4), mod_revision: 4 });
+    seen.look(&stopped_here, POOLER, 200);
+    assert_eq!(seen.why_not_held(&stopped_here, POOLER, 200), None, "the router holds them");
+    seen.look(&handing_over, POOLER, 300);
+    assert_eq!(seen.held(&handing_over, POOLER, 300), None);
+    assert!(seen.why_not_held(&handing_over, POOLER, 300).unwrap().problem.unwrap().contains("is back"));
 }
 
 #[test]
