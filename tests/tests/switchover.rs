@@ -64,7 +64,8 @@ impl Region {
     fn settled(&self) -> (String, u64) {
         eventually("the region is healthy", || {
             let status = self.lab.status();
-            status["healthy"] == true && status["term"]["writable"] == true
+            let counting = status["sync"]["standbys"].as_array().map_or(0, Vec::len);
+            status["healthy"] == true && status["term"]["writable"] == true && counting == 2
         });
         self.term()
     }

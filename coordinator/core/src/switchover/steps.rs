@@ -6,7 +6,7 @@
 use holdfast_types::record::OperationPhase::{HandOver, Pause, Prepare, Release, Settle, Verify};
 use holdfast_types::record::OperationState::{Done, Overtaken, PartlyDone, Unchanged};
 use holdfast_types::record::{OperationRecord, PAUSE_MS_MAX, Switchover};
-use holdfast_types::{MemberName, Mode, Term};
+use holdfast_types::{Class, MemberName, Mode, Term};
 
 use crate::observation::{Observation, ReignState, word};
 use crate::step::Step;
@@ -189,17 +189,17 @@ impl Course<'_> {
         if !self.successor_writes() {
             return self.overtaken();
         }
-        let back = self
-            .seen
-            .members
-            .get(self.writer)
-            .is_some_and(|member| member.agent_alive && member.streaming == Some(true));
+        // In class `quorum` the redundancy is back only once it counts again.
+        let counts = self.seen.class == Some(Class::Quorum);
+        let back = self.seen.members.get(self.writer).is_some_and(|member| {
+            member.agent_alive && member.streaming == Some(true) && (!counts || member.synchronous)
+        });
         if !back && self.phase_ms <= SETTLE_MS_MAX {
             return Step::Wait;
         }
         let mut left = self.unverified();
         if !back {
-            left.push(format!("{} does not stream from it yet", self.writer));
+            left.push(format!("{} is no standby of it yet that counts", self.writer));
         }
         let writes = format!("{}, instead of {}", self.now(), self.writer);
         if left.is_empty() {
@@ -303,6 +303,8 @@ mod tests {
         assert_eq!(next(Verify, &seen, 0), Step::Go(Settle));
         assert_eq!(next(Settle, &seen, 0), Step::Wait);
         seen.members.get_mut(&name("db1")).unwrap().streaming = Some(true);
+        assert_eq!(next(Settle, &seen, 0), Step::Wait, "it does not count yet");
+        seen.members.get_mut(&name("db1")).unwrap().synchronous = true;
         assert_eq!(state(next(Settle, &seen, 0)), Done);
     }
 
@@ -368,7 +370,7 @@ mod tests {
         assert_eq!(next(Verify, &seen, VERIFY_MS_MAX + 1), Step::Go(Settle));
         let Step::End { state, text, next } = next(Settle, &seen, SETTLE_MS_MAX + 1) else { panic!() };
         assert_eq!((state, next.as_deref()), (PartlyDone, Some("holdfast status")));
-        assert!(text.contains("db1 does not stream") && text.contains("pool1.a"), "{text}");
+        assert!(text.contains("db1 is no standby") && text.contains("pool1.a"), "{text}");
         reign(&mut seen, 4, "db1", ReignState::Closed);
         assert_eq!(super::tests::state(self::next(HandOver, &seen, HAND_OVER_MS_MAX + 1)), PartlyDone);
     }
