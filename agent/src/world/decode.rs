@@ -114,9 +114,16 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
             }
         }
         OurKey::Override => cluster.overriding = Some(record(pair, &mut cluster.unknown)?),
+        // There is only one format yet: a writer has no choice to make.
+        #[cfg(not(feature = "as-newer-build"))]
+        OurKey::Format => {}
+        #[cfg(feature = "as-newer-build")]
+        OurKey::Format => {
+            let found: Revised<_> = record(pair, &mut cluster.unknown)?;
+            holdfast_types::record::newer::finalised(&found.value);
+        }
         OurKey::Attest(_)
         | OurKey::Route(_)
-        | OurKey::Format
         | OurKey::Audit(_)
         | OurKey::Fenced { .. }
         | OurKey::Restart { .. } => {}
