@@ -10,6 +10,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     // A test walks every method of it.
     std::fs::write(folder.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    #[allow(unused_mut)]
+    let mut files = compiler.file_descriptor_set();
+    #[cfg(feature = "as-newer-build")]
+    for message in files.file.iter_mut().flat_map(|file| &mut file.message_type) {
+        // A test build has a field more in the part that is in every message.
+        if message.name() == "Envelope" {
+            let mut newer = message.field[0].clone();
+            (newer.name, newer.json_name, newer.number) = (Some("newer".into()), None, Some(1_000));
+            message.field.push(newer);
+        }
+    }
+    tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

@@ -61,6 +61,8 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     }
     #[cfg(feature = "mutants")]
     tracing::error!("{}", crate::config::mutant::warning());
+    #[cfg(feature = "as-newer-build")]
+    tracing::error!("this is a test build that behaves as the next build will, never for real data");
     let config = Arc::new(config);
     let telemetry = Telemetry::new(config.otlp_endpoint.as_deref(), &config.region, &config.host)?;
     let mut etcd = EtcdOptions::new(config.etcd.clone(), Some(identity.source(Protocol::Http2)));
@@ -97,7 +99,7 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     let until = end.clone().cancelled_owned();
     let serving =
         tokio::spawn(holdfast_proto::server::serve(listener, identity, config.region.clone(), host, until));
-    tracing::info!(host = %config.host, version = env!("CARGO_PKG_VERSION"), "agent started");
+    tracing::info!(host = %config.host, version = crate::BUILD, "agent started");
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     tokio::select! {

@@ -36,9 +36,15 @@ use config::{Config, Problem};
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
+/// The version of this build, as agents and people are told it.
+#[cfg(not(feature = "as-newer-build"))]
+const BUILD: &str = env!("CARGO_PKG_VERSION");
+#[cfg(feature = "as-newer-build")]
+const BUILD: &str = "999.0.0-test";
+
 /// What `version` prints. A test build says what it is.
 #[cfg(not(feature = "mutants"))]
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+const VERSION: &str = BUILD;
 #[cfg(feature = "mutants")]
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),

@@ -94,7 +94,7 @@ impl Keeper {
                 boot_id: clock::boot_id().context("cannot read the boot id of the kernel")?,
                 incarnation,
                 grpc: config.grpc_listen.to_string(),
-                version: env!("CARGO_PKG_VERSION").into(),
+                version: crate::BUILD.into(),
                 reads_format: holdfast_types::record::FORMAT,
             },
             held,

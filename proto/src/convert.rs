@@ -43,7 +43,13 @@ pub enum ConvertError {
 type Result<T> = std::result::Result<T, ConvertError>;
 
 pub(crate) fn envelope() -> Option<wire::Envelope> {
-    Some(wire::Envelope { format: FORMAT, min_reader: 1 })
+    let (format, min_reader) = holdfast_types::record::envelope();
+    Some(wire::Envelope {
+        format,
+        min_reader,
+        #[cfg(feature = "as-newer-build")]
+        newer: 1,
+    })
 }
 
 pub(crate) fn opened(envelope: Option<wire::Envelope>) -> Result<()> {

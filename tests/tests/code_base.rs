@@ -166,15 +166,16 @@ fn core_and_types_crates_are_pure() {
     assert!(problems.is_empty(), "move these to a shell crate:\n{}", problems.join("\n"));
 }
 
-/// Rules are left out in test builds only: no manifest turns the feature on by itself, and nothing that builds what is
-/// shipped names it.
+/// Rules are left out, and the next build is played, in test builds only: no manifest turns such a feature on by itself, and
+/// nothing that builds what is shipped names it.
 #[test]
-fn no_ordinary_build_has_mutants() {
+fn no_ordinary_build_is_a_test_build() {
+    const FEATURES: [&str; 2] = ["mutants", "as-newer-build"];
     let mut problems = Vec::new();
     for path in run("git", &["ls-files", "*Cargo.toml"]).lines() {
-        for line in read(&root().join(path)).lines().filter(|line| line.contains("mutants")) {
-            let is_a_feature_of_its_own = line.starts_with("mutants = [") || line.starts_with('#');
-            if !is_a_feature_of_its_own {
+        for line in read(&root().join(path)).lines().filter(|line| !line.starts_with('#')) {
+            let turns_on = |name: &&str| line.contains(name) && !line.starts_with(&format!("{name} = ["));
+            if FEATURES.iter().any(turns_on) {
                 problems.push(format!("{path}: {line}"));
             }
         }
@@ -195,13 +196,13 @@ fn no_ordinary_build_has_mutants() {
     );
     for path in builders.lines() {
         let text = fs::read(root().join(path)).unwrap();
-        if String::from_utf8_lossy(&text).contains("mutants") {
-            problems.push(format!("{path} names mutants"));
-        }
+        let text = String::from_utf8_lossy(&text);
+        let named = FEATURES.iter().filter(|name| text.contains(**name));
+        problems.extend(named.map(|name| format!("{path} names {name}")));
     }
     assert!(
         problems.is_empty(),
-        "only tests/mutants builds agents that leave rules out:\n{}",
+        "only tests/mutants and tests/newer build such agents:\n{}",
         problems.join("\n")
     );
 }

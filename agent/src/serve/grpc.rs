@@ -83,7 +83,7 @@ impl Answers {
             region: self.config.region.clone(),
             host: self.config.host.clone(),
             incarnation: own.map_or(Incarnation(0), |own| own.incarnation),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: crate::BUILD.into(),
             at_wall_ms: clock::wall_ms(),
             etcd_reachable: Some(self.world.is_connected()),
             instances: self.members.iter().map(|member| instance(member)).collect(),
@@ -114,7 +114,7 @@ impl Host for Answers {
         HostReport {
             region: self.config.region.clone(),
             host: self.config.host.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: crate::BUILD.into(),
             at_wall_ms: clock::wall_ms(),
             profile: Some(self.config.profile),
             incidents,

@@ -59,7 +59,7 @@ impl Telemetry {
                 Some(Arc::new(started.map_err(failed)?))
             }
         };
-        let scope = InstrumentationScope::builder("holdfast").with_version(env!("CARGO_PKG_VERSION")).build();
+        let scope = InstrumentationScope::builder("holdfast").with_version(crate::BUILD).build();
         Ok(Self { exporting, scope })
     }
 
@@ -156,7 +156,7 @@ fn resource(region: &RegionName, host: &HostName) -> Resource {
     Resource::builder_empty()
         .with_service_name("holdfast-agent")
         .with_attributes([
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.version", crate::BUILD),
             KeyValue::new("service.instance.id", format!("{region}/{host}")),
             KeyValue::new("host.name", host.to_string()),
             KeyValue::new("holdfast.region", region.to_string()),

@@ -119,9 +119,16 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
             let found: Revised<_> = record(pair, &mut cluster.unknown)?;
             cluster.done.insert(member(name)?, found.value);
         }
+        // There is only one format yet: a writer has no choice to make.
+        #[cfg(not(feature = "as-newer-build"))]
+        OurKey::Format => {}
+        #[cfg(feature = "as-newer-build")]
+        OurKey::Format => {
+            let found: Revised<_> = record(pair, &mut cluster.unknown)?;
+            holdfast_types::record::newer::finalised(&found.value);
+        }
         OurKey::Attest(_)
         | OurKey::Route(_)
-        | OurKey::Format
         | OurKey::EndedOperation(_)
         | OurKey::Intent { .. }
         | OurKey::Audit(_)

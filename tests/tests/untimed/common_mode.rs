@@ -4,6 +4,7 @@
 //! servers under load; needs root, `tests/setup`, and the built workspace.
 
 mod broken;
+mod mixed;
 
 use std::time::{Duration, Instant};
 

@@ -17,5 +17,6 @@ mod outside;
 mod overriding;
 mod rebuilt_etcd;
 mod shapes;
+mod two_builds;
 mod two_clusters;
 mod two_regions;

@@ -9,6 +9,8 @@ mod cluster;
 mod fenced;
 mod format;
 pub mod local_disarm;
+#[cfg(feature = "as-newer-build")]
+pub mod newer;
 mod observed;
 mod operation;
 mod outside;
@@ -38,8 +40,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// The format that this build writes, and the newest that it reads.
+/// The newest format that this build reads, and the one that it writes.
+#[cfg(not(feature = "as-newer-build"))]
 pub const FORMAT: u64 = 1;
+
+/// `format` and `min_reader` of what this build writes.
+#[cfg(not(feature = "as-newer-build"))]
+pub const fn envelope() -> (u64, u64) {
+    (FORMAT, 1)
+}
+
+#[cfg(feature = "as-newer-build")]
+pub use newer::{FORMAT, envelope};
 
 /// A record with its envelope.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,6 +136,8 @@ impl<T: Serialize + DeserializeOwned> Stored<T> {
         }
         object.remove("format");
         object.remove("min_reader");
+        #[cfg(feature = "as-newer-build")]
+        object.remove(newer::FIELD);
         let body: T =
             serde_json::from_value(Value::Object(object.clone())).map_err(|e| malformed(e.to_string()))?;
         for known in to_object(&body).keys() {
@@ -135,8 +149,11 @@ impl<T: Serialize + DeserializeOwned> Stored<T> {
     /// The bytes to store.
     pub fn encode(&self) -> Vec<u8> {
         let mut object = self.unknown.0.clone();
-        object.insert("format".into(), FORMAT.into());
-        object.insert("min_reader".into(), 1.into());
+        let (format, min_reader) = envelope();
+        object.insert("format".into(), format.into());
+        object.insert("min_reader".into(), min_reader.into());
+        #[cfg(feature = "as-newer-build")]
+        newer::add(&mut object);
         object.extend(to_object(&self.body));
         Value::Object(object).to_string().into_bytes()
     }
