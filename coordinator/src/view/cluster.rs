@@ -227,22 +227,8 @@ impl ClusterView {
                     self.fences.insert(name, fence);
                 }
             }
-            OurKey::Operation => {
-                self.operation_revision = pair.mod_revision;
-                self.operation = seen(pair, problems);
-            }
-            OurKey::EndedOperation(_) => self.operations.extend(body::<OperationRecord>(pair, problems)),
-            OurKey::Intent { user, id } => self.intents.push(Asked {
-                user: keys::user_of(user),
-                id: id.to_owned(),
-                key: pair.key.clone(),
-                revision: pair.mod_revision,
-                intent: decode(pair).map_err(|problem| problem.to_string()),
-            }),
-            OurKey::Done(member) => {
-                if let (Some(name), Some(found)) = (name(member, pair, problems), body(pair, problems)) {
-                    self.done.insert(name, found);
-                }
+            OurKey::Operation | OurKey::EndedOperation(_) | OurKey::Intent { .. } | OurKey::Done(_) => {
+                self.take_operation(key, pair);
             }
             OurKey::Fenced { .. } => self.fenced.extend(body::<FencedRecord>(pair, problems)),
             OurKey::Restart { .. } => self.restarts.extend(body::<RestartRecord>(pair, problems)),
@@ -262,6 +248,30 @@ impl ClusterView {
                 self.audit_places.insert(place, pair.mod_revision);
                 self.audits.extend(body::<AuditRecord>(pair, problems));
             }
+        }
+    }
+
+    fn take_operation(&mut self, key: OurKey<'_>, pair: &KeyValue) {
+        let problems = &mut self.problems;
+        match key {
+            OurKey::Operation => {
+                self.operation_revision = pair.mod_revision;
+                self.operation = seen(pair, problems);
+            }
+            OurKey::EndedOperation(_) => self.operations.extend(body::<OperationRecord>(pair, problems)),
+            OurKey::Intent { user, id } => self.intents.push(Asked {
+                user: keys::user_of(user),
+                id: id.to_owned(),
+                key: pair.key.clone(),
+                revision: pair.mod_revision,
+                intent: decode(pair).map_err(|problem| problem.to_string()),
+            }),
+            OurKey::Done(member) => {
+                if let (Some(name), Some(found)) = (name(member, pair, problems), body(pair, problems)) {
+                    self.done.insert(name, found);
+                }
+            }
+            _ => {}
         }
     }
 

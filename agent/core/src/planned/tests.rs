@@ -62,7 +62,10 @@ fn done(operation: u64, phase: OperationPhase) -> PhaseDone {
 }
 
 /// Everything that keeps an operation from going on, as a change of a good view.
-fn obstacles() -> Vec<(&'static str, fn(&mut Cluster))> {
+/// What stands in the way, and how it comes about.
+type Obstacle = (&'static str, fn(&mut Cluster));
+
+fn obstacles() -> Vec<Obstacle> {
     vec![
         ("it has ended", |cluster| {
             change(cluster, |record| {
@@ -144,7 +147,7 @@ fn it_is_ordered_once_for_a_successor_that_can_lead() {
     );
     assert_eq!(hand_over(&cluster(OperationPhase::Pause), &name("a"), 7, 0), HandOver::Over);
     assert_eq!(hand_over(&cluster(OperationPhase::HandOver), &name("a"), 8, 0), HandOver::Over);
-    let refused: [(&str, fn(&mut Cluster)); 9] = [
+    let refused: [Obstacle; 9] = [
         ("another order", |cluster| cluster.failover_key = true),
         ("another order", |cluster| {
             (cluster.failover_key, cluster.failover_candidate) = (true, Some(name("c")));
