@@ -591,6 +591,9 @@ async fn every_line_of_the_permissions_holds_for_every_certificate() {
     let mut built = Built::healthy();
     built.nobody_answers();
     built.fence(3);
+    let ended = br#"{"format":1,"min_reader":1,"number":1,"operation":"switchover","by":"operator/ann","intent":"i1",
+        "reason":"x","coordinator":"backup1","phase":"settle","ended":{"state":"done","text":"x","at_wall_ms":0}}"#;
+    built.raw(&built.keys.operation(), ended);
     ground.plant(&built).await;
     let before = ground.revision().await;
     let everyone = async |what: &str, look: &[i32], act: (i32, &str)| {

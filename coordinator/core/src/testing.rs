@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_types::preflight::{Preflight, StandbyPreflight, WriterPreflight};
+use holdfast_types::preflight::{OpenTransactions, Preflight, StandbyPreflight, WriterPreflight};
 use holdfast_types::record::{
     IntentRecord, OperationPhase, OperationRecord, OperationStep, PhaseDone, Switchover, Wanted,
 };
@@ -24,6 +24,16 @@ pub fn request(wanted: Wanted) -> Request {
     Request { user: "operator/ann".into(), id: "i1".into(), intent }
 }
 
+/// A writer with nothing open.
+fn quiet() -> WriterPreflight {
+    WriterPreflight {
+        transactions: Some(OpenTransactions::default()),
+        prepared_transactions: Some(0),
+        lost_slots: Some(Vec::new()),
+        ..WriterPreflight::default()
+    }
+}
+
 /// db1 writes in term 4.
 pub fn healthy() -> Observation {
     let member = |synchronous: bool, streaming: Option<bool>, priority: i64| MemberSeen {
@@ -32,7 +42,7 @@ pub fn healthy() -> Observation {
             server_version_num: Some(150_018),
             data_free_bytes: Some(1 << 40),
             wal_free_bytes: Some(1 << 40),
-            writer: streaming.is_none().then(WriterPreflight::default),
+            writer: streaming.is_none().then(quiet),
             standby: streaming
                 .map(|_| StandbyPreflight { replay_bytes: Some(0), replay_paused: Some(false) }),
         }),
