@@ -43,6 +43,8 @@ pub enum Case {
     AgentRestart,
     /// The primary's agent hangs for good: its lease runs out, and another follows.
     AgentGone,
+    /// A planned switchover to a chosen standby, ordered as the operator of the system does it.
+    Switchover,
     /// A host, a link, etcd or a disk stands still for 0.2 to 10 s.
     Stalls,
     /// pgbench with the cluster armed and disarmed, in pairs.
@@ -114,6 +116,13 @@ impl Case {
                 hold: Hold::Fixed(AGENT),
             },
             Self::AgentGone => on_primary("stop", Some("agent"), true, until_return(10)),
+            Self::Switchover => Script {
+                steps: vec![Step {
+                    when: When::After(Duration::ZERO),
+                    what: What::HandOver(Place::Standby(0)),
+                }],
+                hold: until_return(2),
+            },
             Self::Stalls | Self::ArmedCost | Self::Idle => return None,
         };
         Some(script)

@@ -94,6 +94,12 @@ impl Judge<'_> {
             Demand::GapAtMost { routes, seconds } => {
                 routes.iter().filter_map(|kind| self.gap(*kind, seconds)).collect()
             }
+            Demand::MedianGapAtMost { routes, seconds } => {
+                routes.iter().filter_map(|kind| self.median_gap(*kind, seconds)).collect()
+            }
+            Demand::NoErrorsThroughPooler => self.none_of("refused or unknown, PgBouncer", |run| {
+                of_kind(run, RouteKind::Pgbouncer).map(|one| one.counts.refused + one.counts.unknown).sum()
+            }),
             Demand::GapBesideLibpq { route, seconds } => {
                 self.beside_libpq(route, seconds).into_iter().collect()
             }
@@ -144,6 +150,20 @@ impl Judge<'_> {
         };
         let what = format!("gap, {}", super::summary::route_name(kind));
         self.row(what, format!("<= {seconds} s"), "maximum", &values, 2, met)
+    }
+
+    fn median_gap(&self, kind: RouteKind, seconds: f64) -> Option<Judgement> {
+        let row = self.gap(kind, seconds)?;
+        let runs = self.runs();
+        let gaps = runs.iter().flat_map(|run| of_kind(run, kind)).filter_map(|route| route.gap);
+        let found = median(&sorted(gaps.map(|gap| super::summary::seconds(gap.gap_us)).collect()));
+        let worst = found.map(|value| Worst { value, place: format!("{} runs", runs.len()) });
+        let met = match row.met {
+            Met::Open(why) => Met::Open(why),
+            _ => limit(worst.as_ref(), seconds, "s", 2),
+        };
+        let found = row.median.clone();
+        Some(Judgement { statistic: "median", found, median: String::new(), met, ..row })
     }
 
     /// The longest gap of the route less the longest of libpq in the same run, of the runs that have the route.

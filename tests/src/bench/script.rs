@@ -11,6 +11,7 @@ use super::lab::Lab;
 use super::watch::Watch;
 use crate::checker::describe::Describe;
 use crate::checker::monotonic_us;
+use crate::lab::plan::{PATRONI_ROOT, RUN_ROOT};
 
 /// How often the leader key is looked at by whoever waits for another leader.
 const LEADER_POLL: Duration = Duration::from_millis(20);
@@ -63,6 +64,9 @@ pub enum What {
         /// Which.
         unit: &'static str,
     },
+    /// Orders that another becomes the writer, and waits for the end of the order: by our command where agents run, else by
+    /// Patroni's.
+    HandOver(Place),
     /// Heals what the step of that number, from 0, broke. The gap is counted from here too.
     Heal(usize),
 }
@@ -155,6 +159,15 @@ pub async fn play(lab: &Lab, watch: &mut Watch, script: &Script, primary: &str) 
                 }
                 ids.push(None);
             }
+            What::HandOver(place) => {
+                let at_us = monotonic_us();
+                stage.hand_over(place).await?;
+                if first.is_none() {
+                    first = Some((at_us, (monotonic_us() - at_us) / 1000));
+                    begin = Instant::now();
+                }
+                ids.push(None);
+            }
             What::Heal(number) => {
                 let id = ids.get_mut(number).and_then(Option::take).context("it heals what was broken")?;
                 lab.heal(&id).await.context("a heal between")?;
@@ -210,6 +223,20 @@ impl Stage<'_> {
                 .with_context(|| format!("SIGTERM to {pid}"))?;
         }
         Ok(())
+    }
+
+    async fn hand_over(&self, place: Place) -> anyhow::Result<()> {
+        let to = self.host(place, None)?.context("somebody is to follow")?;
+        let (_, cluster, _) = self.lab.place(self.describe)?;
+        if cluster.armed.is_some() {
+            let order =
+                ["switchover", "--to", &to, "--reason", "bench", "--yes", "--wait", "--timeout", "60"];
+            return self.lab.operator(&order).await.map(drop);
+        }
+        let program = format!("{PATRONI_ROOT}/venv/bin/patronictl");
+        let file = format!("{RUN_ROOT}/{}/hosts/{to}/etc/patroni-{}.yml", self.lab.name, cluster.scope);
+        let order = ["switchover", &cluster.scope, "--leader", self.primary, "--candidate", &to, "--force"];
+        self.lab.on_host(&to, &[&[program.as_str(), "-c", &file], &order[..]].concat()).await.map(drop)
     }
 
     /// The host that is meant; none for the whole etcd.

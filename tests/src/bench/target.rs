@@ -1,4 +1,4 @@
-//! What must be reached, as data: the tables of issues 3 and 4, section 7, one entry for each figure in them.
+//! What must be reached, as data: the tables of issues 3 and 4, section 7, 5, and 6, section 6, one entry for each figure in them.
 //!
 //! It decides what is demanded of which system in which case. It measures nothing and judges nothing: `judge` does.
 
@@ -26,6 +26,15 @@ pub enum Demand {
         /// Seconds.
         seconds: f64,
     },
+    /// The same, compared by the median of all runs.
+    MedianGapAtMost {
+        /// The routes.
+        routes: &'static [RouteKind],
+        /// Seconds.
+        seconds: f64,
+    },
+    /// No statement fails through PgBouncer. Compared is the sum of all runs.
+    NoErrorsThroughPooler,
     /// On this route no client saw a gap that was longer than libpq's in the same run by more than so many seconds. Compared
     /// is the maximum of all runs; those without the route say nothing.
     GapBesideLibpq {
@@ -127,6 +136,7 @@ const ETCD_BACK: &str = "issue 4, section 7: etcd down, host death meanwhile, et
 const AGENT: &str = "issue 4, section 7: agent killed on the primary";
 const AGENT_RESTART: &str = "issue 4, section 7: agent restarted, upgraded on the primary";
 const AGENT_GONE: &str = "issue 4, section 7: agent gone for good on the primary";
+const SWITCHOVER: &str = "issue 6, section 6: planned switchover to a chosen node";
 const STALLS: &str = "issue 4, section 7: stalls";
 
 /// All of them, in the order of the issues.
@@ -192,6 +202,20 @@ pub const TARGETS: &[Target] = &[
     of_both(Case::AgentRestart, Mode::Quorum, Demand::NoRoleChange, AGENT_RESTART),
     of_both(Case::AgentRestart, Mode::Quorum, Demand::NothingLost, AGENT_RESTART),
     of_both(Case::AgentGone, Mode::Quorum, Demand::NothingLost, AGENT_GONE),
+    of_both(
+        Case::Switchover,
+        Mode::Quorum,
+        Demand::MedianGapAtMost { routes: ROUTES, seconds: 0.5 },
+        SWITCHOVER,
+    ),
+    of_both(
+        Case::Switchover,
+        Mode::Quorum,
+        Demand::GapAtMost { routes: &[RouteKind::Pgbouncer], seconds: 0.8 },
+        SWITCHOVER,
+    ),
+    of_both(Case::Switchover, Mode::Quorum, Demand::NoErrorsThroughPooler, SWITCHOVER),
+    of_both(Case::Switchover, Mode::Quorum, Demand::NothingLost, SWITCHOVER),
     Target {
         case: Case::Stalls,
         mode: Mode::Quorum,
@@ -253,7 +277,7 @@ mod tests {
         }
         for target in TARGETS {
             assert!(target.systems.iter().all(|system| system.has_agents()), "{target:?}");
-            let of_an_issue = ["issue 3, section ", "issue 4, section ", "issue 5: "];
+            let of_an_issue = ["issue 3, section ", "issue 4, section ", "issue 5: ", "issue 6, section "];
             assert!(of_an_issue.iter().any(|issue| target.source.starts_with(issue)), "{target:?}");
         }
     }

@@ -242,3 +242,26 @@ fn what_has_no_records_is_named_once() {
     assert_eq!(named("patroni-hung (off) holdfast-fast"), 1);
     assert_eq!(named("idle holdfast-normal"), 1);
 }
+
+#[test]
+fn a_switchover_is_judged_by_its_median_and_by_every_error_through_the_pooler() {
+    let of = |ms: u64| run(Case::Switchover, System::HoldfastFast, ms);
+    let rows = of_runs(vec![of(400), of(450), of(700)]);
+    let gap = |statistic: &str| {
+        let found = rows.iter().find(|row| row.statistic == statistic && row.what == "gap, PgBouncer");
+        found.unwrap_or_else(|| panic!("{rows:#?}"))
+    };
+    assert_eq!(
+        (gap("median").found.as_str(), &gap("median").met),
+        ("0.45", &Met::Yes("0.05 s below".into()))
+    );
+    assert_eq!(
+        (gap("maximum").found.as_str(), &gap("maximum").met),
+        ("0.70", &Met::Yes("0.10 s below".into()))
+    );
+    assert!(is_met(&rows, "refused or unknown, PgBouncer"));
+    let mut failed = of(400);
+    failed.verdict.routes[1].counts.refused = 1;
+    let rows = of_runs(vec![failed]);
+    assert!(why_not(&rows, "refused or unknown, PgBouncer").starts_with("1 too many"));
+}
