@@ -11,6 +11,8 @@ use holdfast_types::{Class, MemberName, Mode, Term};
 pub struct Observation {
     /// The mode in force; `None`: there is a mode record that cannot be read.
     pub mode: Option<Mode>,
+    /// Records that cannot be read, each with its place: a fence may be among them.
+    pub unreadable: Vec<String>,
     /// Its class; absent when Patroni's configuration is not known.
     pub class: Option<Class>,
     /// Why nothing automatic is done, and what ends that.

@@ -56,6 +56,7 @@ pub fn healthy() -> Observation {
         || PoolerSeen { alive: true, term: Term(4), target: Some(name("db1")), paused: false, done: None };
     Observation {
         mode: Some(Mode::Armed),
+        unreadable: Vec::new(),
         class: Some(Class::Quorum),
         suspended: None,
         requested_of_patroni: false,

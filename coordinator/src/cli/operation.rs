@@ -198,6 +198,11 @@ pub async fn ask(action: &Action<'_>, check: Check, wanted: Wanted) -> Result<Ex
             let text = "no coordinator has taken the request; it was withdrawn, nothing was changed";
             return Ok(action.end(Exit::TimedOut, "timed_out", check, text));
         }
+        if begun.elapsed() > TAKEN_WITHIN * 2 {
+            let text =
+                "the request was taken, and what became of it is not found; see: holdfast operation list";
+            return Ok(action.end(Exit::TimedOut, "timed_out", check, text));
+        }
         tokio::time::sleep(LOOK).await;
     };
     if taken.runs() && !action.order.wait {
@@ -244,6 +249,9 @@ async fn follow(
                 print::prose(&report.text);
                 told = Some(record.phase);
             }
+        } else if Instant::now() >= deadline {
+            let text = "its record is no longer among those that are kept; see: holdfast operation list";
+            return Err(Failure::new(Exit::TimedOut, text));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -170,8 +170,8 @@ impl Driver {
             }
             Taken::Stops { other, request } => {
                 let text = operation::line(&request);
-                let unknown = running.map(|running| running.record.with_body((*other).clone()));
-                writes.extend(self.store_operation(unknown.unwrap_or_else(|| Stored::new(*other))));
+                let kept = running.map(|running| running.record.with_body((*other).clone()));
+                writes.extend(self.store_operation(kept.unwrap_or_else(|| Stored::new(*other))));
                 writes.push(self.keep(&Stored::new(*request)));
                 text
             }

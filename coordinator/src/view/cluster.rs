@@ -58,6 +58,8 @@ pub struct ClusterView {
     pub read_wall_ms: i64,
     /// What Holdfast may do here; absent means `observe`.
     pub mode: Option<Seen<ModeRecord>>,
+    /// There is a mode record that cannot be read.
+    pub mode_unreadable: bool,
     /// The reign.
     pub term: Option<Seen<TermRecord>>,
     /// What the present writer has published.
@@ -138,6 +140,7 @@ impl ClusterView {
             revision: reading.revision,
             read_wall_ms,
             mode: None,
+            mode_unreadable: false,
             term: None,
             floor: None,
             hold: None,
@@ -192,7 +195,10 @@ impl ClusterView {
     fn take(&mut self, key: OurKey<'_>, pair: &KeyValue) {
         let problems = &mut self.problems;
         match key {
-            OurKey::Mode => self.mode = seen(pair, problems),
+            OurKey::Mode => {
+                self.mode = seen(pair, problems);
+                self.mode_unreadable = self.mode.is_none();
+            }
             OurKey::Term => self.term = seen(pair, problems),
             OurKey::Floor => self.floor = seen(pair, problems),
             OurKey::Hold => self.hold = seen(pair, problems),

@@ -15,7 +15,6 @@ use super::{maintenance, overriding, text};
 
 /// What a planner sees of a cluster. `told`: what the agents of members say before a planned change, where they were asked.
 pub fn observe(view: &ClusterView, told: &BTreeMap<MemberName, Preflight>) -> Observation {
-    let mode_unreadable = view.problems.iter().any(|problem| problem.contains("/mode"));
     let alive = |name: &MemberName| view.agent_alive(name) == Some(true);
     let may_not_lead: Vec<_> = overriding::tagged_not_to_lead(view).map(|(name, _)| name.clone()).collect();
     let member = |name: MemberName| {
@@ -45,7 +44,8 @@ pub fn observe(view: &ClusterView, told: &BTreeMap<MemberName, Preflight>) -> Ob
         (name.clone(), seen)
     };
     Observation {
-        mode: (view.mode.is_some() || !mode_unreadable).then(|| view.mode()),
+        mode: (!view.mode_unreadable).then(|| view.mode()),
+        unreadable: view.problems.clone(),
         class: view.patroni.class(),
         suspended: suspended(view),
         requested_of_patroni: view.patroni.failover_requested,
@@ -241,6 +241,16 @@ mod tests {
         assert_eq!(seen.writer(), Some((Term(4), &db(1))));
         assert_eq!((seen.mode, &seen.suspended), (Some(Mode::Armed), &None));
         assert!(seen.members[&db(2)].synchronous && seen.members[&db(2)].agent_alive);
+        assert!(seen.unreadable.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_absent() {
+        let mut built = Built::healthy();
+        built.raw(&built.keys.mode(), b"{}");
+        built.raw(&built.keys.fence(&db(2)), b"{}");
+        let seen = observe(&built.view(), &BTreeMap::new());
+        assert_eq!((seen.mode, seen.unreadable.len()), (None, 2));
     }
 
     #[test]

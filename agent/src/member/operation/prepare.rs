@@ -15,8 +15,9 @@ use crate::member::sql::SqlError;
 use crate::member::talk::Talk;
 use crate::observe::preflight as ask;
 
-/// Writing all of a large buffer pool to a slow disk takes minutes. Nothing is held up by it.
-const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
+/// Writing all of a large buffer pool to a slow disk takes a minute and more. Nothing is held up by it, but a coordinator waits
+/// for the whole preparation no longer than 120 s beside the drain.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(100);
 /// After a checkpoint that took longer than this, much was written meanwhile: a second one is short.
 const CHECKPOINT_AGAIN: Duration = Duration::from_secs(1);
 /// A transaction that is younger ends while the poolers pause; there is always one in a busy cluster.

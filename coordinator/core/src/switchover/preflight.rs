@@ -52,6 +52,9 @@ fn cluster(seen: &Observation, wanted: &Switchover, check: &mut Check) {
         ),
         None => check.block("the mode record cannot be read", "holdfast status names it"),
     }
+    for problem in &seen.unreadable {
+        check.block(problem.clone(), "nothing is begun over a record that cannot be read");
+    }
     if let Some(why) = &seen.suspended {
         check.block(format!("automatic action is suspended: {why}"), "end that first");
     }
@@ -253,6 +256,8 @@ mod tests {
         assert!(
             blocker(&Observation { mode: Some(Mode::Observe), ..healthy() }, &default).contains("not armed")
         );
+        let damaged = Observation { unreadable: vec!["/fence/db2: damaged".into()], ..healthy() };
+        assert!(blocker(&damaged, &default).contains("/fence/db2"));
         let paused = Observation { suspended: Some("Patroni is paused".into()), ..healthy() };
         assert!(blocker(&paused, &default).contains("Patroni is paused"));
         let asked = Observation { requested_of_patroni: true, ..healthy() };
