@@ -51,6 +51,8 @@ pub struct PatroniConfig {
     pub failsafe_mode: bool,
     /// `maximum_lag_on_failover`, in bytes.
     pub maximum_lag_on_failover: u64,
+    /// `postgresql.before_stop`, or a callback `on_stop`: something of the user's runs when Patroni stops PostgreSQL.
+    pub acts_on_stop: bool,
     /// Revision of the key, by which a transaction compares it.
     pub mod_revision: i64,
 }
@@ -78,8 +80,10 @@ pub struct Cluster {
     pub sessions: BTreeMap<SessionId, SessionRecord>,
     /// Patroni's leader key.
     pub leader_key: Option<Revised<MemberName>>,
-    /// Patroni's `/failover` exists.
+    /// Patroni's `/failover` holds an order. Patroni leaves an empty one behind.
     pub failover_key: bool,
+    /// Revision of the key; 0: there is none.
+    pub failover_mod_revision: i64,
     /// Whom a person wants as the next leader, by Patroni's `/failover`; one that is scheduled for later counts for nobody.
     pub failover_candidate: Option<MemberName>,
     /// Patroni's members.

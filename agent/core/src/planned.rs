@@ -102,6 +102,9 @@ pub enum HandOver {
     Order {
         /// The successor, as Patroni spells it.
         successor: MemberName,
+        /// Whether PostgreSQL is told to stop at once. Otherwise Patroni does it, once it has asked the successor and made a
+        /// checkpoint (0.4 s); that must be where something of the user's runs at a stop, or where it is not known.
+        stop_at_once: bool,
     },
 }
 
@@ -127,9 +130,17 @@ pub fn hand_over(cluster: &Cluster, me: &MemberName, operation: u64, now_wall_ms
         return HandOver::Refused(format!("{successor} {why}"));
     }
     match cluster.members.get_key_value(successor) {
-        Some((spelt, _)) => HandOver::Order { successor: spelt.clone() },
+        Some((spelt, _)) => {
+            HandOver::Order { successor: spelt.clone(), stop_at_once: !acts_on_stop(cluster, me) }
+        }
         None => HandOver::Refused(format!("Patroni does not know {successor}")),
     }
+}
+
+/// Whether something of the user's may run when Patroni stops PostgreSQL.
+fn acts_on_stop(cluster: &Cluster, me: &MemberName) -> bool {
+    let file = cluster.facts.get(me).and_then(|facts| facts.setup.as_ref()?.file.as_ref()?.acts_on_stop);
+    file != Some(false) || cluster.config.as_ref().is_none_or(|config| config.acts_on_stop)
 }
 
 fn cannot_lead(cluster: &Cluster, successor: &MemberName) -> Option<&'static str> {

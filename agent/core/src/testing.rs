@@ -63,6 +63,7 @@ pub(crate) fn patroni_config() -> crate::cluster::PatroniConfig {
         paused: false,
         failsafe_mode: true,
         maximum_lag_on_failover: 1_048_576,
+        acts_on_stop: false,
         mod_revision: 20,
     }
 }

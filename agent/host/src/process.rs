@@ -108,7 +108,12 @@ impl PidFd {
 
     /// SIGKILL.
     pub fn kill(&self) -> io::Result<()> {
-        pidfd_send_sigkill(self.fd.as_fd().as_raw_fd())
+        pidfd_send_signal(self.fd.as_fd().as_raw_fd(), nix::libc::SIGKILL)
+    }
+
+    /// SIGINT: a postmaster's fast shutdown (<https://www.postgresql.org/docs/current/server-shutdown.html>).
+    pub fn interrupt(&self) -> io::Result<()> {
+        pidfd_send_signal(self.fd.as_fd().as_raw_fd(), nix::libc::SIGINT)
     }
 }
 
@@ -132,11 +137,11 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 }
 
 #[allow(unsafe_code)]
-fn pidfd_send_sigkill(fd: i32) -> io::Result<()> {
+fn pidfd_send_signal(fd: i32, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo is documented to mean the one that kill(2) would send; the rest are integers.
     let result = unsafe {
         let none = std::ptr::null::<nix::libc::siginfo_t>();
-        nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, fd, nix::libc::SIGKILL, none, 0)
+        nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, fd, signal, none, 0)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -65,40 +65,20 @@ enum Mode {
 struct Postgresql {
     pre_promote: Option<String>,
     bin_name: Option<BinName>,
+    before_stop: Option<IgnoredAny>,
+    callbacks: Option<Callbacks>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Callbacks {
+    on_stop: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct BinName {
     postgres: Option<String>,
-}
-
-/// What Patroni's REST API asks of whoever gives it an order. It goes nowhere else, and is not printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-pub struct Login {
-    /// `restapi.authentication.username`.
-    pub username: String,
-    /// `restapi.authentication.password`.
-    pub password: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct RestApi {
-    authentication: Option<Login>,
-}
-
-/// The login of the REST API, if the file has one.
-pub fn login(text: &str) -> Option<Login> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct File {
-        restapi: Option<RestApi>,
-    }
-    let limits = serde_saphyr::alias_limits! { max_total_replayed_events: ALIASED_EVENTS_MAX };
-    let options = serde_saphyr::options! { alias_limits: limits };
-    let file: File = serde_saphyr::from_str_with_options(text, options).ok()?;
-    file.restapi?.authentication
 }
 
 /// What matters of the file at `path`.
@@ -118,6 +98,10 @@ pub fn parse(path: &str, text: &str) -> Result<PatroniFile, String> {
             Mode::Switch(true) => "automatic".into(),
             Mode::Word(word) => word,
         }),
+        acts_on_stop: Some(
+            postgresql.before_stop.is_some()
+                || postgresql.callbacks.is_some_and(|callbacks| callbacks.on_stop.is_some()),
+        ),
         pre_promote: postgresql.pre_promote,
         bin_name_postgres: postgresql.bin_name.and_then(|names| names.postgres),
     })
@@ -137,15 +121,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_is_found_where_there_is_one() {
-        let text = "restapi:\n  listen: 0.0.0.0:8008\n  authentication:\n    username: admin\n    password: \"s 1\"\n";
-        let found = login(text).unwrap();
-        assert_eq!((found.username.as_str(), found.password.as_str()), ("admin", "s 1"));
-        assert!(login("restapi:\n  listen: 0.0.0.0:8008\n").is_none() && login("scope: x").is_none());
-        assert!(login("restapi: [").is_none());
-    }
-
-    #[test]
     fn a_file_in_yaml_is_understood() {
         let text = "scope: main\nwatchdog:\n  mode: off # ours\npostgresql:\n  bin_name:\n    postgres: /usr/lib/holdfast/postgres\n  \
                     pre_promote: >-\n    holdfast-agent promote-gate\n    --scope main\n  parameters: {max_connections: 100}\n";
@@ -158,7 +133,12 @@ mod tests {
     #[test]
     fn what_is_absent_is_absent_and_damage_is_named() {
         let found = parse("/p", "scope: main\n").unwrap();
-        let nothing = PatroniFile { path: "/p".into(), citus: Some(false), ..PatroniFile::default() };
+        let nothing = PatroniFile {
+            path: "/p".into(),
+            citus: Some(false),
+            acts_on_stop: Some(false),
+            ..PatroniFile::default()
+        };
         assert_eq!(found, nothing);
         let switched = parse("/p", r#"{"watchdog": {"mode": "required"}}"#).unwrap();
         assert_eq!(switched.watchdog_mode.as_deref(), Some("required"));
@@ -178,6 +158,14 @@ mod tests {
         assert_eq!(store("etcd3:\nkubernetes:\n  bypass_api_service: true\n").as_deref(), Some("kubernetes"));
         assert_eq!(store("scope: main\n"), None, "its environment may name one");
         assert_eq!(parse("/p", "citus: {group: 0, database: c}").unwrap().citus, Some(true));
+    }
+
+    #[test]
+    fn what_runs_at_a_stop_is_found() {
+        let acts = |text: &str| parse("/p", text).unwrap().acts_on_stop;
+        assert_eq!(acts("postgresql: {before_stop: /usr/local/bin/x}"), Some(true));
+        assert_eq!(acts("postgresql: {callbacks: {on_stop: /x, on_start: /y}}"), Some(true));
+        assert_eq!(acts("postgresql: {callbacks: {on_role_change: /x}}"), Some(false));
     }
 
     #[test]

@@ -147,8 +147,9 @@ fn patroni_key(rest: &str, pair: &KeyValue, cluster: &mut Cluster) -> Result<()>
             }
             "sync" => cluster.sync = Some(patroni::sync(pair)?),
             "failover" => {
-                cluster.failover_key = true;
+                cluster.failover_mod_revision = pair.mod_revision;
                 cluster.failover_candidate = patroni::failover_candidate(pair)?;
+                cluster.failover_key = patroni::is_order(pair)?;
             }
             "config" => cluster.config = Some(patroni::config(pair)?),
             "status" => cluster.leader_optime = patroni::leader_optime(pair)?,

@@ -93,6 +93,11 @@ pub fn failover_candidate(pair: &KeyValue) -> Result<Option<MemberName>> {
     value["member"].as_str().filter(|_| of_now).map(name).transpose()
 }
 
+/// Whether `/failover` holds an order: Patroni writes an empty object once it has carried one out.
+pub fn is_order(pair: &KeyValue) -> Result<bool> {
+    Ok(object(pair)?.as_object().is_some_and(|order| !order.is_empty()))
+}
+
 /// `/members/<name>`: what is needed of it.
 pub fn member(pair: &KeyValue) -> Result<PatroniMember> {
     let value = object(pair)?;
@@ -148,8 +153,13 @@ pub fn config(pair: &KeyValue) -> Result<PatroniConfig> {
         failsafe_mode: switch(&value["failsafe_mode"]),
         maximum_lag_on_failover: whole::<i64>(&value["maximum_lag_on_failover"])
             .map_or(MAXIMUM_LAG_BYTES, |bytes| bytes.try_into().unwrap_or_default()),
+        acts_on_stop: acts_on_stop(&value["postgresql"]),
         mod_revision: pair.mod_revision,
     })
+}
+
+fn acts_on_stop(postgresql: &Value) -> bool {
+    is_set(&postgresql["before_stop"]) || is_set(&postgresql["callbacks"]["on_stop"])
 }
 
 #[cfg(test)]
@@ -202,6 +212,11 @@ mod tests {
             assert!(!paused(off.clone()), "{off}");
         }
         assert_eq!(config(&pair(r#"{"ttl":"20"}"#)).unwrap().ttl_ms, 20_000);
+        let acts = |postgresql: &str| {
+            config(&pair(&format!(r#"{{"postgresql":{postgresql}}}"#))).unwrap().acts_on_stop
+        };
+        assert!(acts(r#"{"before_stop":"/x"}"#) && acts(r#"{"callbacks":{"on_stop":"/x"}}"#));
+        assert!(!acts(r#"{"callbacks":{"on_role_change":"/x"}}"#) && !acts("null"));
         let tagged = |tags: &str| member(&pair(&format!(r#"{{"tags":{tags}}}"#))).unwrap();
         assert!(tagged(r#"{"nofailover":"yes"}"#).nofailover && tagged(r#"{"nofailover":1}"#).nofailover);
         assert!(!tagged(r#"{"nofailover":false}"#).nofailover && !tagged("{}").nofailover);
@@ -218,6 +233,8 @@ mod tests {
         assert_eq!(candidate("{}"), Ok(None));
         let later = r#"{"leader":"a","member":"b","scheduled_at":"2027-01-01T00:00:00+00:00"}"#;
         assert_eq!(candidate(later), Ok(None));
+        assert_eq!(is_order(&pair(later)), Ok(true));
+        assert_eq!(is_order(&pair("{}")), Ok(false), "what Patroni leaves behind");
         assert!(candidate("a:b").is_err());
     }
 

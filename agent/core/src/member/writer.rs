@@ -144,8 +144,11 @@ fn in_office(
 ) {
     let number = term.value.term;
     memory.attestation_withdrawn = false;
-    if local.gate_shut {
-        decision.actions.push(Action::OpenGate);
+    // Shut while it still stops, it has been shut for whatever is seen of the stop.
+    match (local.gate_shut, planned::is_handing_over(cluster, local.me)) {
+        (true, false) => decision.actions.push(Action::OpenGate),
+        (false, true) => decision.actions.push(Action::ShutGate),
+        (true, true) | (false, false) => {}
     }
     if matches!(term.value.reign, Reign::Open { writable: true, .. }) {
         prove(cluster, number, memory, decision);

@@ -2,7 +2,8 @@ use super::*;
 use crate::close::Revised;
 use crate::testing::{facts, name, patroni_config, patroni_member, session, stopped, term_open};
 use holdfast_types::record::{
-    FenceReason, FenceRecord, MaintenanceRecord, ModeRecord, OperationEnd, OperationState, Switchover,
+    FenceReason, FenceRecord, MaintenanceRecord, ModeRecord, OperationEnd, OperationState, PatroniFile,
+    SetupSeen, Switchover,
 };
 use holdfast_types::{HostName, Mode, SessionId};
 
@@ -51,6 +52,13 @@ fn cluster(phase: OperationPhase) -> Cluster {
         operation: Some(Revised { value: operation(phase), mod_revision: 3 }),
         ..Cluster::default()
     }
+}
+
+/// What `a`'s own Patroni says of what runs at a stop.
+fn file(cluster: &mut Cluster, acts_on_stop: Option<bool>) {
+    let file = PatroniFile { acts_on_stop, ..PatroniFile::default() };
+    let setup = SetupSeen { file: Some(file), ..SetupSeen::default() };
+    cluster.facts.get_mut(&name("a")).unwrap().setup = Some(setup);
 }
 
 fn change(cluster: &mut Cluster, change: impl FnOnce(&mut OperationRecord)) {
@@ -140,7 +148,16 @@ fn it_is_ordered_once_for_a_successor_that_can_lead() {
         change(&mut cluster);
         hand_over(&cluster, &name("a"), 7, 0)
     };
-    assert_eq!(judge(|_| ()), HandOver::Order { successor: name("b") });
+    let order = |stop_at_once| HandOver::Order { successor: name("b"), stop_at_once };
+    assert_eq!(judge(|_| ()), order(false), "Patroni's file is not known");
+    assert_eq!(judge(|cluster| file(cluster, Some(false))), order(true));
+    assert_eq!(judge(|cluster| file(cluster, Some(true))), order(false));
+    assert_eq!(judge(|cluster| file(cluster, None)), order(false), "of an older agent");
+    let in_config = |cluster: &mut Cluster| {
+        file(cluster, Some(false));
+        cluster.config.as_mut().unwrap().acts_on_stop = true;
+    };
+    assert_eq!(judge(in_config), order(false));
     assert_eq!(
         judge(|cluster| (cluster.failover_key, cluster.failover_candidate) = (true, Some(name("b")))),
         HandOver::Ordered

@@ -1,35 +1,34 @@
-//! Telling the own Patroni to hand over. What comes of it is seen by the term record; Patroni's answer is a hint.
+//! Handing over: Patroni's order, and the stop of PostgreSQL. What comes of it is seen by the term record.
 //!
-//! Patroni writes the order into its key `/failover`, wakes its loop, and answers only when another leads or the order is
-//! gone, seconds later. It refuses at once what it will not do, and an order that names another leader than the present one:
-//! an order that is given again after it was carried out does nothing.
+//! The order is written into Patroni's key `/failover`, as its REST API would, in a transaction that holds only while the very
+//! operation, term and mode stand. Patroni looks at the key at once, and refuses by emptying it. An order that names another
+//! leader than the present one is dropped by Patroni: one that comes late does nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::planned::{self, HandOver};
 use holdfast_host::clock;
+use holdfast_host::process::PidFd;
+use holdfast_store::{Compare, Write};
 use holdfast_types::MemberName;
 use holdfast_types::record::{OperationPhase, PhaseDone};
-use tokio::sync::watch;
 
 use super::Outcome;
+use crate::act::{armed_txn, not_fenced, term_is, txn};
 use crate::disk;
 use crate::member::Member;
-use crate::observe::patroni_rest::Order;
-use crate::observe::{patroni_file, patroni_rest};
-use crate::world::Mirror;
+use crate::observe::processes::{self, Postmaster};
 
-/// Patroni waits for twice its `loop_wait`, 20 s at least, for what becomes of the order.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// A coordinator waits no longer for what becomes of the order.
+const WATCHED_FOR: Duration = Duration::from_secs(60);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl Member {
     /// Gives the order, once it is known to be wanted by a read of etcd. `None`: it is looked at again.
-    pub(super) async fn order_hand_over(
-        self: &Arc<Self>,
-        operation: u64,
-        changes: watch::Receiver<Mirror>,
-    ) -> Option<Outcome> {
+    pub(super) async fn order_hand_over(self: &Arc<Self>, operation: u64) -> Option<Outcome> {
         let fresh = match self.world.read(&self.keys).await {
             Ok(fresh) if self.contradiction(&fresh).is_none() => fresh,
             Ok(_) => return None,
@@ -42,79 +41,73 @@ impl Member {
             HandOver::Over => None,
             HandOver::Ordered => Some(Ok(None)),
             HandOver::Refused(why) => Some(Err(why)),
-            HandOver::Order { successor } => Some(self.order(operation, successor, changes).await),
-        }
-    }
-
-    async fn order(
-        self: &Arc<Self>,
-        operation: u64,
-        successor: MemberName,
-        changes: watch::Receiver<Mirror>,
-    ) -> Outcome {
-        let order = Order {
-            url: self.instance.patroni_url.clone(),
-            tls: self.patroni_tls(),
-            login: self.patroni_login().await,
-            leader: self.instance.member.clone(),
-            candidate: successor,
-        };
-        let mut answer = tokio::spawn(async move {
-            let answer = tokio::time::timeout(ANSWER_DEADLINE, patroni_rest::switchover(order));
-            answer.await.unwrap_or_else(|_| Err("Patroni has not answered in 60 s".into()))
-        });
-        tokio::select! {
-            answer = &mut answer => match answer {
-                Ok(answer) => answer.map(|_| None),
-                Err(error) => Err(format!("the order was not given: {error}")),
-            },
-            () = self.taken_up(operation, changes) => {
-                let member = Arc::clone(self);
-                tokio::spawn(async move {
-                    if let Ok(Err(why)) = answer.await {
-                        member.say_taken_back(operation, why).await;
-                    }
-                });
-                Ok(None)
+            HandOver::Order { successor, stop_at_once } => {
+                if let Err(error) = self.order(&fresh, &successor).await {
+                    tracing::debug!(operation, "the order was not given: {error:#}; looked at again");
+                    return None;
+                }
+                if stop_at_once {
+                    self.stop_postgres(operation).await;
+                }
+                tokio::spawn(Arc::clone(self).say_if_taken_back(operation));
+                Some(Ok(None))
             }
         }
     }
 
-    /// Waits until the order stands in etcd, or is of no consequence any more.
-    async fn taken_up(&self, operation: u64, mut changes: watch::Receiver<Mirror>) {
-        loop {
-            changes.mark_unchanged();
-            let (cluster, connected) = self.world.watched(&self.keys);
-            let now = planned::hand_over(&cluster, &self.instance.member, operation, clock::wall_ms());
-            if connected && matches!(now, HandOver::Ordered | HandOver::Over) {
-                return;
-            }
-            if changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+    async fn order(&self, cluster: &Cluster, successor: &MemberName) -> anyhow::Result<()> {
+        let key = self.keys.patroni_failover();
+        let revision = |key: String, is: i64| Compare::ModRevision { key, is };
+        let compares = vec![
+            term_is(self, cluster.term.as_ref().map_or(0, |term| term.mod_revision)),
+            revision(self.keys.operation(), cluster.operation.as_ref().map_or(0, |found| found.mod_revision)),
+            revision(key.clone(), cluster.failover_mod_revision),
+            not_fenced(self, successor),
+        ];
+        let order = serde_json::json!({ "leader": self.instance.member.as_str(), "member": successor.as_str() });
+        let write = Write::put(key, order.to_string());
+        if !armed_txn(self, cluster, txn(compares, vec![write])).await? {
+            anyhow::bail!("etcd has changed since it was read");
+        }
+        Ok(())
+    }
+
+    /// A fast shutdown, as Patroni orders it. Where it cannot be told which process that is, Patroni does it a moment later.
+    async fn stop_postgres(&self, operation: u64) {
+        let Some(pid) = self.state().postmaster else { return };
+        // Opened before it is looked at: the process that is seen is the one that is meant.
+        let Ok(postmaster) = PidFd::open(pid) else { return };
+        let (cgroup, data_dir) = (self.instance.cgroup.clone(), self.instance.data_dir.clone());
+        let seen = disk::look(move || processes::look(&cgroup, &data_dir).postmaster).await;
+        if !matches!(seen, Ok(Postmaster::Alive(seen)) if seen == pid) {
+            return;
+        }
+        match postmaster.interrupt() {
+            Ok(()) => tracing::info!(operation, pid, "PostgreSQL is told to stop: it hands over"),
+            Err(error) => tracing::debug!(operation, pid, %error, "PostgreSQL's stop is left to Patroni"),
         }
     }
 
     /// Patroni has taken the order up and given up: says so, while that is the state of things.
-    async fn say_taken_back(&self, operation: u64, why: String) {
-        let Ok(fresh) = self.world.read(&self.keys).await else { return };
-        let now = planned::hand_over(&fresh, &self.instance.member, operation, clock::wall_ms());
-        if matches!(now, HandOver::Order { .. } | HandOver::Refused(_)) {
-            let phase = OperationPhase::HandOver;
-            let done = PhaseDone { operation, phase, problem: Some(why), remark: None };
-            if let Err(error) = self.say(&done).await {
-                tracing::debug!(%error, "that Patroni has taken the order back is not said");
+    async fn say_if_taken_back(self: Arc<Self>, operation: u64) {
+        let until = tokio::time::Instant::now() + WATCHED_FOR;
+        while tokio::time::Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
+            let Ok(fresh) = self.world.read(&self.keys).await else { continue };
+            match planned::hand_over(&fresh, &self.instance.member, operation, clock::wall_ms()) {
+                HandOver::Over => return,
+                HandOver::Ordered => {}
+                HandOver::Order { .. } | HandOver::Refused(_) => {
+                    let phase = OperationPhase::HandOver;
+                    let why = "Patroni has taken the order and dropped it; its log says why".to_owned();
+                    let done = PhaseDone { operation, phase, problem: Some(why), remark: None };
+                    if let Err(error) = self.say(&done).await {
+                        tracing::debug!(%error, "that Patroni has dropped the order is not said yet");
+                        continue;
+                    }
+                    return;
+                }
             }
         }
-    }
-
-    /// Name and password that Patroni's REST API may ask for, from Patroni's own file.
-    async fn patroni_login(&self) -> Option<patroni_file::Login> {
-        let path = self.state().setup.as_ref()?.file.as_ref()?.path.clone();
-        let read = move || {
-            let text = holdfast_proto::read_text(path.as_ref(), patroni_file::FILE_BYTES_MAX).ok()?;
-            patroni_file::login(&text)
-        };
-        disk::look(read).await.ok()?
     }
 }

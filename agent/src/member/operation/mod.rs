@@ -75,7 +75,7 @@ impl Member {
                 outcome = self.prepare(operation, *drain_timeout_ms, *terminate) => outcome?,
                 () = self.no_longer(task, changes) => return None,
             },
-            Task::HandOver { .. } => self.order_hand_over(operation, changes).await?,
+            Task::HandOver { .. } => self.order_hand_over(operation).await?,
         };
         let (problem, remark) = match outcome {
             Ok(remark) => (None, remark),

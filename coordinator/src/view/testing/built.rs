@@ -388,6 +388,7 @@ fn setup(n: u8) -> SetupSeen {
             bin_name_postgres: Some("/usr/lib/holdfast/postgres".into()),
             dcs: Some("etcd3".into()),
             citus: Some(false),
+            acts_on_stop: Some(false),
         }),
         file_problem: None,
         through_gate: Some(true),

@@ -147,6 +147,9 @@ pub struct PatroniFile {
     /// Whether there is a section `citus`.
     #[serde(default)]
     pub citus: Option<bool>,
+    /// Whether something of the user's runs when Patroni stops PostgreSQL: `postgresql.before_stop`, or a callback `on_stop`.
+    #[serde(default)]
+    pub acts_on_stop: Option<bool>,
 }
 
 /// Why a node is fenced.
