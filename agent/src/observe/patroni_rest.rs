@@ -1,4 +1,4 @@
-//! Patroni's REST API: whether it answers at all, and the one order that is given through it. What it says of itself is read
+//! Patroni's REST API: whether it answers at all, and the orders that are given through it. What it says of itself is read
 //! from etcd, where it costs nothing.
 //!
 //! With TLS or without, as its address says. A client certificate is shown where Patroni asks for one (`verify_client`), and
@@ -93,7 +93,33 @@ fn judge(url: &str, is_tls: bool, error: &Error) -> Heard {
     Heard::Refused
 }
 
-/// The order for a switchover.
+/// What is ordered.
+pub enum Wish {
+    /// Another leads.
+    Switchover {
+        /// Who leads; Patroni refuses when that is another.
+        leader: MemberName,
+        /// Who is to lead.
+        candidate: MemberName,
+    },
+    /// Its PostgreSQL is restarted, whatever is pending.
+    Restart,
+}
+
+impl Wish {
+    /// The path and the body.
+    fn request(&self) -> (&'static str, String) {
+        match self {
+            Self::Switchover { leader, candidate } => {
+                let body = serde_json::json!({ "leader": leader.as_str(), "candidate": candidate.as_str() });
+                ("/switchover", body.to_string())
+            }
+            Self::Restart => ("/restart", "{}".into()),
+        }
+    }
+}
+
+/// An order.
 pub struct Order {
     /// Where its REST API is.
     pub url: String,
@@ -101,25 +127,22 @@ pub struct Order {
     pub tls: Arc<ClientConfig>,
     /// What it may ask for.
     pub login: Option<Login>,
-    /// Who leads; Patroni refuses when that is another.
-    pub leader: MemberName,
-    /// Who is to lead.
-    pub candidate: MemberName,
+    /// What is ordered.
+    pub wish: Wish,
 }
 
 /// Gives the order and waits for its end, which is seconds away when it is taken up. The error is Patroni's own word, or why
 /// it could not be asked.
-pub async fn switchover(order: Order) -> Result<String, String> {
+pub async fn give(order: Order) -> Result<String, String> {
     let url = &order.url;
     let (is_tls, host, port) = parts(url).ok_or_else(|| format!("{url} is no address"))?;
-    let body = serde_json::json!({ "leader": order.leader.as_str(), "candidate": order.candidate.as_str() })
-        .to_string();
+    let (path, body) = order.wish.request();
     let authorization = order.login.as_ref().map_or(String::new(), |login| {
         let both = format!("{}:{}", login.username, login.password);
         format!("Authorization: Basic {}\r\n", base64(both.as_bytes()))
     });
     let request = format!(
-        "POST /switchover HTTP/1.0\r\nHost: {host}\r\n{authorization}Content-Type: application/json\r\n\
+        "POST {path} HTTP/1.0\r\nHost: {host}\r\n{authorization}Content-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
@@ -237,10 +260,9 @@ mod tests {
             url,
             tls: client(&ours, &ours),
             login: Some(Login { username: "admin".into(), password: "s 1".into() }),
-            leader: member("db1"),
-            candidate: member("db2"),
+            wish: Wish::Switchover { leader: member("db1"), candidate: member("db2") },
         };
-        assert_eq!(switchover(order).await, Err("Patroni refuses (412): no good candidates".into()));
+        assert_eq!(give(order).await, Err("Patroni refuses (412): no good candidates".into()));
         let heard = heard.await.unwrap();
         assert!(
             heard.starts_with("POST /switchover HTTP/1.0\r\n") && heard.contains("Basic YWRtaW46cyAx\r\n"),

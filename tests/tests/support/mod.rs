@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, dead_code)]
 
 pub mod load;
+pub mod region;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};

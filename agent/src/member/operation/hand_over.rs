@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::Outcome;
 use crate::disk;
 use crate::member::Member;
-use crate::observe::patroni_rest::Order;
+use crate::observe::patroni_rest::{Order, Wish};
 use crate::observe::{patroni_file, patroni_rest};
 use crate::world::Mirror;
 
@@ -56,11 +56,10 @@ impl Member {
             url: self.instance.patroni_url.clone(),
             tls: self.patroni_tls(),
             login: self.patroni_login().await,
-            leader: self.instance.member.clone(),
-            candidate: successor,
+            wish: Wish::Switchover { leader: self.instance.member.clone(), candidate: successor },
         };
         let mut answer = tokio::spawn(async move {
-            let answer = tokio::time::timeout(ANSWER_DEADLINE, patroni_rest::switchover(order));
+            let answer = tokio::time::timeout(ANSWER_DEADLINE, patroni_rest::give(order));
             answer.await.unwrap_or_else(|_| Err("Patroni has not answered in 60 s".into()))
         });
         tokio::select! {
@@ -109,7 +108,7 @@ impl Member {
     }
 
     /// Name and password that Patroni's REST API may ask for, from Patroni's own file.
-    async fn patroni_login(&self) -> Option<patroni_file::Login> {
+    pub(super) async fn patroni_login(&self) -> Option<patroni_file::Login> {
         let path = self.state().setup.as_ref()?.file.as_ref()?.path.clone();
         let read = move || {
             let text = holdfast_proto::read_text(path.as_ref(), patroni_file::FILE_BYTES_MAX).ok()?;
