@@ -20,9 +20,9 @@ pub enum Step {
         /// With this phase.
         phase: OperationPhase,
         /// Whose turn it is, and who comes after it.
-        rolling: Rolling,
+        rolling: Box<Rolling>,
         /// How it hands over, if it is the writer.
-        hand_over: Option<switchover::Plan>,
+        hand_over: Option<Box<switchover::Plan>>,
     },
     /// It goes no further: the poolers let their clients go, then it ends.
     GiveUp(String),
@@ -82,7 +82,7 @@ pub fn after(
         Step::Wait => return None,
         Step::Go(phase) => enter(&mut after, phase),
         Step::Turn { phase, rolling, hand_over } => {
-            after.rolling = Some(rolling);
+            after.rolling = Some(*rolling);
             if let Some(plan) = hand_over {
                 plan.fill(&mut after);
             }

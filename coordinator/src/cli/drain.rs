@@ -3,12 +3,13 @@
 use clap::Args;
 use holdfast_coordinator_core::drain;
 use holdfast_types::MemberName;
-use holdfast_types::record::{DRAIN_TIMEOUT_MS, Drain, OperationState, Wanted};
+use holdfast_types::record::{Drain, OperationState, Wanted};
 
 use super::agents;
 use super::exit::{Exit, Failure};
 use super::operation;
 use super::order::{Action, Order};
+use super::switchover::OpenTransactions;
 use super::target::{Session, Target};
 use crate::view::arming::Check;
 use crate::view::cluster::ClusterView;
@@ -26,12 +27,8 @@ pub struct DrainOptions {
     /// Also while another node is drained
     #[arg(long)]
     beside_drained: bool,
-    /// Of a writer: for how long open transactions may go on, in seconds; then nothing is changed, or they are ended
-    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_TIMEOUT_MS / 1_000)]
-    drain_timeout: u64,
-    /// End the transactions that are still open after that
-    #[arg(long)]
-    terminate: bool,
+    #[command(flatten)]
+    open: OpenTransactions,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -59,8 +56,8 @@ pub async fn drain(options: &DrainOptions) -> Result<Exit, Failure> {
         node,
         to,
         beside_drained: options.beside_drained,
-        drain_timeout_ms: options.drain_timeout.saturating_mul(1_000),
-        terminate: options.terminate,
+        drain_timeout_ms: options.open.drain_timeout_ms(),
+        terminate: options.open.terminate,
     };
     let mut action = Action::new(&session, "drain", member.as_ref(), &options.order, options.target.output);
     let told = agents::preflights(&session.region.identity, &view).await;

@@ -129,7 +129,7 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Drain(options) => drain::drain(options).await,
         Verb::Undrain(options) => drain::undrain(options).await,
         Verb::Restart(options) => restart::restart(options).await,
-        Verb::Rolling(verb) => rolling::run(verb).await,
+        Verb::Rolling(verb) => Box::pin(rolling::run(verb)).await,
         Verb::Operation(verb) => operation::run(verb).await,
         Verb::Failover(options) => failover::failover(options).await,
         Verb::Fence(options) => fence::fence(options).await,

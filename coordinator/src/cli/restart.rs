@@ -2,12 +2,13 @@
 
 use clap::Args;
 use holdfast_coordinator_core::restart;
-use holdfast_types::record::{DRAIN_TIMEOUT_MS, Restart, Wanted};
+use holdfast_types::record::{Restart, Wanted};
 
 use super::agents;
 use super::exit::{Exit, Failure};
 use super::operation;
 use super::order::{Action, Order};
+use super::switchover::OpenTransactions;
 use super::target::{Session, Target};
 use crate::view::operation::observe;
 use crate::view::text;
@@ -24,12 +25,8 @@ pub struct RestartOptions {
     /// With --rolling: all members
     #[arg(long, requires = "rolling")]
     all: bool,
-    /// Of the writer: for how long open transactions may go on, in seconds; then it is left, or they are ended
-    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_TIMEOUT_MS / 1_000)]
-    drain_timeout: u64,
-    /// End the transactions that are still open after that
-    #[arg(long)]
-    terminate: bool,
+    #[command(flatten)]
+    open: OpenTransactions,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -46,8 +43,8 @@ pub async fn restart(options: &RestartOptions) -> Result<Exit, Failure> {
     let wanted = Restart {
         only,
         all: options.all,
-        drain_timeout_ms: options.drain_timeout.saturating_mul(1_000),
-        terminate: options.terminate,
+        drain_timeout_ms: options.open.drain_timeout_ms(),
+        terminate: options.open.terminate,
     };
     let mut action = Action::new(&session, "restart", node.as_ref(), &options.order, options.target.output);
     let told = agents::preflights(&session.region.identity, &view).await;

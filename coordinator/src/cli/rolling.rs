@@ -9,13 +9,13 @@ mod course;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use holdfast_types::record::DRAIN_TIMEOUT_MS;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::course::{Course, Stop};
 use super::drain;
 use super::exit::{Exit, Failure};
 use super::order::{Action, Order};
+use super::switchover::OpenTransactions;
 use super::target::Target;
 use crate::view::arming::Check;
 use crate::view::cluster::ClusterView;
@@ -39,12 +39,8 @@ pub struct RunOptions {
     /// How long a node may take after it until it streams and counts again, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     back_timeout: u64,
-    /// Of a writer: for how long open transactions may go on, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_TIMEOUT_MS / 1_000)]
-    drain_timeout: u64,
-    /// End the transactions that are still open after that
-    #[arg(long)]
-    terminate: bool,
+    #[command(flatten)]
+    open: OpenTransactions,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]

@@ -30,14 +30,7 @@ impl Member {
         operation: u64,
         changes: watch::Receiver<Mirror>,
     ) -> Option<Outcome> {
-        let fresh = match self.world.read(&self.keys).await {
-            Ok(fresh) if self.contradiction(&fresh).is_none() => fresh,
-            Ok(_) => return None,
-            Err(error) => {
-                tracing::debug!(%error, "nothing is handed over without a linearizable read");
-                return None;
-            }
-        };
+        let fresh = self.fresh().await?;
         match planned::hand_over(&fresh, &self.instance.member, operation, clock::wall_ms()) {
             HandOver::Over => None,
             HandOver::Ordered => Some(Ok(None)),

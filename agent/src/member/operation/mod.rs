@@ -12,6 +12,7 @@ mod restart;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::planned::{self, Task};
 use holdfast_host::clock;
 use holdfast_store::{StoreError, Txn, Write};
@@ -98,6 +99,17 @@ impl Member {
             }
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The cluster by a linearizable read, before anything is done to Patroni. `None`: it is looked at again.
+    async fn fresh(&self) -> Option<Cluster> {
+        match self.world.read(&self.keys).await {
+            Ok(fresh) => Some(fresh).filter(|fresh| self.contradiction(fresh).is_none()),
+            Err(error) => {
+                tracing::debug!(%error, "nothing is ordered of Patroni without a linearizable read");
+                None
             }
         }
     }

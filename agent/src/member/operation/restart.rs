@@ -21,14 +21,7 @@ const LOOK: Duration = Duration::from_millis(200);
 impl Member {
     /// Does it, once it is known to be wanted by a read of etcd. `None`: it is looked at again.
     pub(super) async fn restart_in_place(self: &Arc<Self>, operation: u64) -> Option<Outcome> {
-        let fresh = match self.world.read(&self.keys).await {
-            Ok(fresh) if self.contradiction(&fresh).is_none() => fresh,
-            Ok(_) => return None,
-            Err(error) => {
-                tracing::debug!(%error, "nothing is restarted without a linearizable read");
-                return None;
-            }
-        };
+        let fresh = self.fresh().await?;
         let wanted = planned::task(&fresh, &self.instance.member, None, clock::wall_ms());
         if wanted != Some(Task::Restart { operation }) {
             return None;

@@ -148,11 +148,11 @@ impl Course<'_> {
             };
         }
         let Some((next, left)) = self.rolling.left.split_first() else { return self.all_done("") };
-        let restarted = [self.rolling.restarted.as_slice(), &[self.now.clone()]].concat();
-        let rolling = turn(self.seen, next, left.to_vec(), restarted);
+        let restarted = [self.rolling.restarted.as_slice(), std::slice::from_ref(self.now)].concat();
+        let rolling = Box::new(turn(self.seen, next, left.to_vec(), restarted));
         if Some(next) == self.record.writer.as_ref() {
             return match switchover::check(self.seen, &wanted.switchover()) {
-                (_, Some(plan)) => Step::Turn { phase: Prepare, rolling, hand_over: Some(plan) },
+                (_, Some(plan)) => Step::Turn { phase: Prepare, rolling, hand_over: Some(Box::new(plan)) },
                 (check, None) => {
                     let why = check.blockers.first().map_or("nobody can follow", |one| one.problem.as_str());
                     stopped(self.rolling, &[self.now], why, true)

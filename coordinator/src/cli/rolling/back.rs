@@ -1,8 +1,11 @@
 //! Which node is next, and whether one is whole again.
 
+use std::time::Duration;
+
 use holdfast_coordinator_core::observation::Observation;
 use holdfast_coordinator_core::whole;
-use holdfast_types::{Class, MemberName};
+use holdfast_types::record::MemberFacts;
+use holdfast_types::{Class, MemberName, Profile, Timings};
 
 use crate::view::cluster::ClusterView;
 
@@ -28,6 +31,15 @@ pub fn must_count(view: &ClusterView, node: &str) -> bool {
     let name = MemberName::new(node).ok();
     let patroni = name.and_then(|name| view.patroni.members.get(&name));
     view.patroni.class() == Some(Class::Quorum) && !patroni.is_some_and(tag)
+}
+
+/// For how long a node must be whole: a command that has a host rebooted may return before that is seen, which takes until the
+/// session of its agent ends.
+pub fn steady(view: &ClusterView) -> Duration {
+    let profile = |facts: &MemberFacts| facts.setup.as_ref().and_then(|setup| setup.profile);
+    let ttl_ms = |profile| Timings::of(profile).session_ttl_ms();
+    let longest = view.facts.values().map(|facts| profile(facts).unwrap_or(Profile::Wide)).map(ttl_ms).max();
+    Duration::from_millis(longest.unwrap_or_else(|| ttl_ms(Profile::Wide))) + Duration::from_secs(2)
 }
 
 /// Why a node is not whole yet; `None`: it is.

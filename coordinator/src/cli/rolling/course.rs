@@ -17,8 +17,6 @@ use crate::view::cluster::ClusterView;
 use crate::view::drained::is_drained;
 use crate::view::operation::observe;
 
-/// A command that has a host rebooted may return before that begins: the node must be whole for so long.
-const STEADY: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(300);
 
 /// Why it goes no further.
@@ -85,13 +83,13 @@ impl<'a> Course<'a> {
             print::prose(&format!("{node}: drained already"));
         } else {
             print::prose(&format!("{node}: drain"));
-            let RunOptions { drain_timeout, terminate, .. } = self.options;
+            let open = self.options.open;
             let wanted = Drain {
                 node: node.to_owned(),
                 to: None,
                 beside_drained: false,
-                drain_timeout_ms: drain_timeout.saturating_mul(1_000),
-                terminate: *terminate,
+                drain_timeout_ms: open.drain_timeout_ms(),
+                terminate: open.terminate,
             };
             self.ask(Wanted::Drain(wanted)).await?;
         }
@@ -167,16 +165,19 @@ impl<'a> Course<'a> {
     async fn wait(&self, node: &str, counts: bool) -> Result<(), Stop> {
         print::prose(&format!("{node}: wait until it is whole"));
         let deadline = Instant::now() + self.options.back_within();
-        let mut since = None;
+        let (mut since, mut steady) = (None, Duration::MAX);
         loop {
             // etcd may be away for a moment, with the host that was restarted.
             let missing = match self.action.session.view().await {
-                Ok(view) => back::missing(&observe(&view, &BTreeMap::new()), node, counts),
+                Ok(view) => {
+                    steady = back::steady(&view);
+                    back::missing(&observe(&view, &BTreeMap::new()), node, counts)
+                }
                 Err(failure) => Some(failure.text),
             };
             let now = Instant::now();
             match missing {
-                None if now - *since.get_or_insert(now) >= STEADY => return Ok(()),
+                None if now - *since.get_or_insert(now) >= steady => return Ok(()),
                 None => {}
                 Some(why) if now >= deadline => {
                     let waited = self.options.back_timeout;
