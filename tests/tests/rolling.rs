@@ -20,6 +20,7 @@ const MEMBERS: [&str; 3] = ["db1", "db2", "db3"];
 fn nodes_are_taken_away_and_back_and_no_client_notices() {
     let region = Region::up("t_rolling");
     drains_the_writer(&region);
+    drains_a_pooler(&region);
     restarts_everybody(&region);
     runs_a_command_host_by_host(&region);
 }
@@ -61,6 +62,21 @@ fn drains_the_writer(region: &Region) {
     assert_eq!(region.lab.status()["drained"], serde_json::json!([]));
     load.steady(monotonic_us());
     unnoticed("drain of the writer, power cycle", &load.recorded(at_us));
+}
+
+/// The mark alone: what its agent does with it is not looked at here.
+fn drains_a_pooler(region: &Region) {
+    let name = text(&region.lab.status()["routes"][0]["pooler"]).to_owned();
+    assert!(region.orders(&["drain", &name], &[]).success());
+    let status = region.lab.status();
+    assert_eq!(
+        (&status["drained"][0]["node"], &status["routes"][0]["drained"]),
+        (&name.into(), &true.into())
+    );
+    let other = text(&status["routes"][1]["pooler"]).to_owned();
+    assert_eq!(region.orders(&["drain", &other], &[]).code, Some(3), "one at a time");
+    let name = text(&status["routes"][0]["pooler"]);
+    assert!(region.orders(&["undrain", name], &[]).success());
 }
 
 fn started(region: &Region, name: &str) -> String {

@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(300);
 pub enum Stop {
     /// Something failed; what.
     Failed(String),
+    /// The node is as it was; how the call ends if no other is done, and why.
+    Unchanged(Exit, String),
     /// A person, or the system, ends it.
     Interrupted,
 }
@@ -127,9 +129,14 @@ impl<'a> Course<'a> {
     async fn ask(&self, wanted: Wanted) -> Result<(), Stop> {
         let name = wanted.name();
         let ended = operation::carried_out(self.action, wanted).await;
-        let end = ended.map_err(|why: Failure| Stop::Failed(format!("{name}: {why}")))?;
+        let end = ended.map_err(|failure: Failure| match failure.exit {
+            Exit::Unreachable => Stop::Unchanged(failure.exit, format!("{name}: {failure}")),
+            _ => Stop::Failed(format!("{name}: {failure}")),
+        })?;
         match end.state {
             OperationState::Done => Ok(()),
+            OperationState::Refused => Err(Stop::Unchanged(Exit::Refused, end.text)),
+            OperationState::Unchanged => Err(Stop::Unchanged(Exit::Failed, end.text)),
             state => Err(Stop::Failed(format!("{name}: {state}: {}", end.text))),
         }
     }
@@ -191,18 +198,25 @@ impl<'a> Course<'a> {
 
     /// What is true now, and what goes on from there.
     pub fn told(&self, stop: Option<Stop>) -> (Exit, &'static str, String) {
-        let place = self.place.borrow();
-        let done = match place.done.is_empty() {
+        self.place.borrow().told(stop)
+    }
+}
+
+impl Place {
+    fn told(&self, stop: Option<Stop>) -> (Exit, &'static str, String) {
+        let done = match self.done.is_empty() {
             true => "no node is done".to_owned(),
-            false => format!("done: {}", place.done.join(", ")),
+            false => format!("done: {}", self.done.join(", ")),
         };
         let Some(stop) = stop else { return (Exit::Done, "done", done) };
-        let why = match stop {
-            Stop::Failed(why) => why,
-            Stop::Interrupted => "interrupted".to_owned(),
+        let (exit, why) = match stop {
+            Stop::Failed(why) => (Exit::Partly, why),
+            Stop::Unchanged(exit, why) => (exit, why),
+            Stop::Interrupted => (Exit::Partly, "interrupted".to_owned()),
         };
-        let (now, state) = match &place.now {
+        let (now, state) = match &self.now {
             None => (None, why),
+            Some((node, At::Drain)) if exit != Exit::Partly => (None, format!("{node} is as it was: {why}")),
             Some((node, At::Drain)) => {
                 (Some(node), format!("{node} was to be drained (holdfast status says whether it is): {why}"))
             }
@@ -221,9 +235,8 @@ impl<'a> Course<'a> {
             ),
         };
         // Whoever has had the command once does not get it again by itself.
-        let again =
-            place.now.iter().filter(|(_, at)| matches!(at, At::Drain | At::Run)).map(|(node, _)| node);
-        let left: Vec<&str> = again.chain(&place.left).map(String::as_str).collect();
+        let again = self.now.iter().filter(|(_, at)| matches!(at, At::Drain | At::Run)).map(|(node, _)| node);
+        let left: Vec<&str> = again.chain(&self.left).map(String::as_str).collect();
         let text = match left.is_empty() {
             true => format!("{done}; {state}"),
             false => format!(
@@ -231,9 +244,11 @@ impl<'a> Course<'a> {
                 left.join(",")
             ),
         };
-        match (place.done.is_empty(), now.is_none()) {
-            (true, true) => (Exit::Failed, "failed", text),
-            _ => (Exit::Partly, "failed", text),
+        match (self.done.is_empty() && now.is_none(), exit) {
+            (true, Exit::Partly) => (Exit::Failed, "failed", text),
+            (true, Exit::Refused) => (exit, "refused", text),
+            (true, exit) => (exit, "failed", text),
+            (false, _) => (Exit::Partly, "failed", text),
         }
     }
 }
@@ -253,4 +268,51 @@ fn of_node(view: &ClusterView, node: &str) -> [String; 3] {
         [host.to_string(), address.trim_matches(['[', ']']).to_owned()]
     });
     [host, address, "pooler".into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(at: Option<At>, stop: Option<Stop>) -> (Exit, String) {
+        let place = Place {
+            done: vec!["db4".into()],
+            now: at.map(|at| ("db3".to_owned(), at)),
+            left: vec!["db2".into(), "db1".into()],
+        };
+        let (exit, _, text) = place.told(stop);
+        (exit, text)
+    }
+
+    #[test]
+    fn wherever_it_stops_it_says_who_is_drained_and_how_to_go_on() {
+        let failed = || Some(Stop::Failed("the command failed: exit status: 1".into()));
+        let (exit, text) = told(Some(At::Run), failed());
+        assert_eq!(exit, Exit::Partly);
+        assert!(
+            text.contains("done: db4; db3 is drained, and the command has not succeeded there"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("next: holdfast rolling run --only db3,db2,db1 --reason WHY -- COMMAND"),
+            "{text}"
+        );
+        let (_, text) = told(Some(At::Drain), Some(Stop::Interrupted));
+        assert!(text.contains("holdfast status says whether it is): interrupted"), "{text}");
+        assert!(text.contains("--only db3,db2,db1 "), "{text}");
+        for at in [At::Wait, At::Undrain] {
+            let (exit, text) = told(Some(at), Some(Stop::Interrupted));
+            assert_eq!(exit, Exit::Partly);
+            assert!(text.contains("holdfast undrain db3") && text.contains("--only db2,db1 "), "{text}");
+        }
+        let place = Place { done: vec![], now: Some(("db4".into(), At::Drain)), left: vec!["db3".into()] };
+        let (exit, _, text) = place.told(Some(Stop::Unchanged(Exit::Refused, "not armed".into())));
+        assert_eq!(exit, Exit::Refused);
+        assert!(
+            text.contains("no node is done; db4 is as it was: not armed; next") && text.contains("db4,db3")
+        );
+        let (exit, text) = told(None, Some(Stop::Interrupted));
+        assert!(exit == Exit::Partly && text.contains("done: db4; interrupted; next"), "{text}");
+        assert_eq!(told(None, None), (Exit::Done, "done: db4".into()));
+    }
 }
