@@ -14,6 +14,7 @@ use serde_json::Value;
 use support::region::{Region, unnoticed};
 use support::{eventually, text};
 
+const POSTMASTER_START: &str = "select pg_postmaster_start_time()";
 const MEMBERS: [&str; 3] = ["db1", "db2", "db3"];
 
 #[test]
@@ -50,10 +51,12 @@ fn drains_the_writer(region: &Region) {
         assert_eq!(refused.code, Some(3), "{refused:?}");
         assert!(refused.stderr.contains(&format!("{writer} is drained")), "{refused:?}");
     }
+    let before = started(region, &writer);
     region.lab.run(&["fault", region.lab.name(), "power-cycle", &writer]);
-    eventually("it is seen to be off", || member(&region.lab.status(), &writer)["agent"] == "gone");
     eventually("it has come back and streams", || {
-        member(&region.lab.status(), &writer)["agent"] == "alive" && region.lab.streams(&writer)
+        let now = region.lab.sql(&writer, POSTMASTER_START);
+        let is_another = now.is_some_and(|now| now != before);
+        is_another && region.lab.streams(&writer) && member(&region.lab.status(), &writer)["agent"] == "alive"
     });
     let said = region.orders(&["undrain", &writer], &[]);
     // What its agent has published of the stream may be older.
@@ -80,7 +83,7 @@ fn drains_a_pooler(region: &Region) {
 }
 
 fn started(region: &Region, name: &str) -> String {
-    region.lab.sql(name, "select pg_postmaster_start_time()").expect("PostgreSQL answers")
+    region.lab.sql(name, POSTMASTER_START).expect("PostgreSQL answers")
 }
 
 fn restarts_everybody(region: &Region) {
@@ -106,16 +109,18 @@ fn restarts_everybody(region: &Region) {
     assert!(nobody.success() && nobody.stdout.contains("nobody"), "{nobody:?}");
 }
 
-/// A command that fails leaves its node drained; the call that it names goes on, and its command has the host switched off.
+/// A command that fails leaves its node drained; the call that it names goes on, and its command has each host switched off and
+/// on, the writer's last.
 fn runs_a_command_host_by_host(region: &Region) {
-    let (writer, _) = region.settled();
+    let (writer, term) = region.settled();
     let standby = region.another(&writer);
-    let run = ["rolling", "run", "--reason", "test", "--yes", "--only", standby, "--"];
+    let both = format!("{standby},{writer}");
+    let run = ["rolling", "run", "--reason", "test", "--yes", "--only", &both, "--"];
     let load = region.load("run");
     let at_us = monotonic_us();
     let failed = region.lab.holdfast(&[&run[..], &["false"]].concat());
     assert_eq!(failed.code, Some(6), "{failed:?}");
-    let resume = format!("holdfast rolling run --only {standby} ");
+    let resume = format!("holdfast rolling run --only {both} ");
     assert!(failed.stdout.contains("is drained") && failed.stdout.contains(&resume), "{failed:?}");
     assert_eq!(member(&region.lab.status(), standby)["drained"], true);
 
@@ -128,18 +133,22 @@ fn runs_a_command_host_by_host(region: &Region) {
     );
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| region.lab.holdfast(&[&run[..], &["sh", "-c", &script]].concat()));
-        let turn = turn_of(&file);
-        assert!(turn.starts_with(&format!("{standby} {standby} 10.")), "{turn}");
-        assert!(turn.ends_with(" database"), "{turn}");
-        region.lab.run(&["fault", region.lab.name(), "power-cycle", standby]);
-        std::fs::remove_file(&file).unwrap();
+        for node in [standby, &writer] {
+            let turn = turn_of(&file);
+            assert!(turn.starts_with(&format!("{node} {node} 10.")), "{turn}");
+            assert!(turn.ends_with(" database"), "{turn}");
+            assert_ne!(region.term().0, node);
+            region.lab.run(&["fault", region.lab.name(), "power-cycle", node]);
+            std::fs::remove_file(&file).unwrap();
+        }
         let said = asking.join().unwrap();
         eprintln!("{}{}", said.stderr, said.stdout);
-        assert!(said.success() && said.stdout.contains(&format!("done: {standby}")), "{said:?}");
+        assert!(said.success() && said.stdout.contains(&format!("done: {standby}, {writer}")), "{said:?}");
     });
-    region.settled();
+    let (_, after) = region.settled();
+    assert_eq!(after, term + 1, "one hand-over, and no failover");
     load.steady(monotonic_us());
-    unnoticed("rolling run, power cycle", &load.recorded(at_us));
+    unnoticed("rolling run, two power cycles", &load.recorded(at_us));
 }
 
 /// What the command has written once it runs.
