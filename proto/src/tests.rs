@@ -133,6 +133,7 @@ pub fn preflight() -> Preflight {
             standbys: Some(vec![standby]),
         }),
         standby: Some(StandbyPreflight { replay_bytes: Some(7), replay_paused: Some(false) }),
+        operations: vec!["switchover".into()],
     }
 }
 

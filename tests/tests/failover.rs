@@ -15,7 +15,7 @@ use std::time::Duration;
 use holdfast_lab::checker::monotonic_us;
 use holdfast_lab::checker::record::RouteKind;
 use support::load::Load;
-use support::{BENCH, Lab, eventually, host};
+use support::{BENCH, Lab, eventually};
 
 /// The spec `quick`, with a receiver of traces on the client's host, and a HAProxy.
 const SPEC: &str = concat!(
@@ -147,7 +147,7 @@ impl Region {
 
     /// The session and the incarnation that the agent of a host announced last.
     fn session(&self, host: &str) -> (String, u64) {
-        let log = self.log(host, "agent");
+        let log = self.lab.log(host, "agent");
         let line = log.lines().rev().find(|line| line.contains("session announced")).unwrap();
         let field = |name: &str| {
             let plain = line.replace("\u{1b}[3m", "").replace("\u{1b}[0m", "").replace("\u{1b}[2m", "");
@@ -171,17 +171,14 @@ impl Region {
             });
         }
         // Patroni's loop of a second tries again and again meanwhile.
-        eventually("the start gate refuses it", || self.log(target, "patroni-main").contains("is fenced"));
+        eventually("the start gate refuses it", || {
+            self.lab.log(target, "patroni-main").contains("is fenced")
+        });
         assert!(!self.lab.streams(target), "a fenced node must not start");
         eventually("it may come back", || {
             self.lab.holdfast(&["unfence", target, "--reason", "looked at", "--yes"]).success()
         });
         eventually("it streams again", || self.lab.streams(target));
-    }
-
-    fn log(&self, name: &str, unit: &str) -> String {
-        let described = self.lab.describe();
-        std::fs::read_to_string(support::text(&host(&described, name)["logs"][unit])).unwrap()
     }
 
     /// Taken out of the way, nothing of ours is left in the packet filter.

@@ -83,7 +83,7 @@ impl Region {
     /// nobody acknowledges after a stop that was left half done.
     fn is_replaced_by_two_agents(&self, name: &str, signal: Signal) {
         self.is_replaced_meanwhile(name, &["stop"], &["postgres"], |writer, from| {
-            let said = |word: &str| self.agent_log(writer)[from..].contains(word);
+            let said = |word: &str| self.lab.log(writer, "agent")[from..].contains(word);
             let begun = Instant::now();
             while !said(BEGUN) {
                 assert!(begun.elapsed() < AFTERWARDS, "its agent does not end it");
@@ -102,10 +102,6 @@ impl Region {
         });
     }
 
-    fn agent_log(&self, name: &str) -> String {
-        std::fs::read_to_string(text(&host(&self.described, name)["logs"]["agent"])).unwrap()
-    }
-
     /// `meanwhile` is told the writer and how long its agent's log was before the fault.
     fn is_replaced_meanwhile(
         &self,
@@ -120,7 +116,7 @@ impl Region {
         for session in &mut sessions {
             session.commit();
         }
-        let (fault_us, log_from) = (monotonic_us(), self.agent_log(&writer).len());
+        let (fault_us, log_from) = (monotonic_us(), self.lab.log(&writer, "agent").len());
         self.fault(kind, &writer, target);
         meanwhile(&writer, log_from);
         eventually("another writes", || {

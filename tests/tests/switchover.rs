@@ -10,42 +10,16 @@ use std::time::{Duration, Instant};
 
 use holdfast_lab::checker::monotonic_us;
 use holdfast_lab::checker::record::Outcome;
-use serde_json::Value;
-use support::load::{Load, gap_ms};
+use support::load::gap_ms;
+use support::region::{GAP_MS_MAX, Region, unnoticed};
 use support::{Lab, Output, Session, eventually, route, text};
 
-const SPEC: &str = r#"
-holdfast = true
-profile = "fast"
-[patroni]
-ttl = 20
-loop_wait = 1
-retry_timeout = 3
-[pgbouncer]
-server_login_retry = 0.1
-[[region]]
-name = "r1"
-host = [
-  { name = "e1", role = "etcd" },
-  { name = "db1", role = "database" }, { name = "db2", role = "database" }, { name = "db3", role = "database" },
-  { name = "pool1", role = "pooler" }, { name = "pool2", role = "pooler" }, { name = "pool3", role = "pooler" },
-  { name = "backup1", role = "backup" }, { name = "client", role = "client" },
-]
-"#;
-/// Two clients on each pooler, fifty rows a second each.
-const PACE: [&str; 4] = ["--rate", "50", "--clients", "2"];
-/// Clients wait no longer than a pooler's own deadline, and a moment of a busy machine.
-const GAP_MS_MAX: u64 = 12_000;
 /// Somebody else's lease must end before another coordinator works.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
-struct Region {
-    lab: Lab,
-}
-
 #[test]
 fn a_switchover_is_noticed_by_no_client_and_always_ends() {
-    let region = Region { lab: Lab::up("t_switchover", SPEC) };
+    let region = Region::up("t_switchover");
     region.hands_over_under_load();
     region.refuses_what_cannot_be();
     region.leaves_open_transactions_alone();
@@ -55,26 +29,6 @@ fn a_switchover_is_noticed_by_no_client_and_always_ends() {
 }
 
 impl Region {
-    fn term(&self) -> (String, u64) {
-        let status = self.lab.status();
-        (text(&status["term"]["holder"]).to_owned(), status["term"]["term"].as_u64().unwrap())
-    }
-
-    /// The writer, once everything is as it should be.
-    fn settled(&self) -> (String, u64) {
-        eventually("the region is healthy", || {
-            let status = self.lab.status();
-            let counting = status["sync"]["standbys"].as_array().map_or(0, Vec::len);
-            status["healthy"] == true && status["term"]["writable"] == true && counting == 2
-        });
-        self.term()
-    }
-
-    /// A member that does not write.
-    fn another(&self, writer: &str) -> &'static str {
-        ["db1", "db2", "db3"].into_iter().find(|name| *name != writer).unwrap()
-    }
-
     fn switchover(&self, more: &[&str]) -> Output {
         let order = ["switchover", "--reason", "test", "--yes", "--wait", "--timeout", "60"];
         let said = self.lab.holdfast(&[&order, more].concat());
@@ -82,32 +36,18 @@ impl Region {
         said
     }
 
-    fn operations(&self) -> Value {
-        let said = self.lab.holdfast(&["operation", "list", "-o", "json"]).stdout;
-        serde_json::from_str(&said).unwrap_or_default()
-    }
-
-    fn newest(&self) -> Value {
-        self.operations()["operations"][0].clone()
-    }
-
     fn hands_over_under_load(&self) {
         let (writer, term) = self.settled();
         let to = self.another(&writer);
-        let load = Load::paced(&self.lab, "switchover", 1, &PACE, |kind| kind == "pgbouncer");
+        let load = self.load("switchover");
         let at_us = monotonic_us();
         let said = self.switchover(&["--to", to]);
         assert!(said.success(), "{said:?}");
         assert_eq!(self.term(), (to.to_owned(), term + 1));
         load.steady(monotonic_us());
-        let (verdict, recording) = load.recorded(at_us);
-        assert!(verdict.is_clean(), "{verdict:?}");
-        let errors: Vec<_> =
-            recording.attempts.iter().filter(|one| one.outcome != Outcome::Acknowledged).collect();
-        assert!(errors.is_empty(), "clients met errors: {errors:?}");
-        let gap_ms = gap_ms(&verdict).unwrap();
-        eprintln!("switchover: gap {gap_ms} ms through three poolers, {} rows", verdict.counts.acknowledged);
-        assert!(gap_ms < GAP_MS_MAX, "{gap_ms}");
+        unnoticed("switchover", &load.recorded(at_us));
+        let log = self.lab.log(&writer, "agent");
+        assert!(log.contains("PostgreSQL is told to stop: it hands over"), "{log}");
         let ended = self.newest();
         assert_eq!((text(&ended["ended"]["state"]), &ended["successor"]), ("done", &to.into()));
         assert!(text(&ended["by"]).starts_with("operator/"), "{ended}");
@@ -128,7 +68,7 @@ impl Region {
         let (writer, term) = self.settled();
         let described = self.lab.describe();
         let dsn = route(&described["regions"][0]["clusters"][0], "pgbouncer", Some("pool1"));
-        let load = Load::paced(&self.lab, "drain", 1, &PACE, |kind| kind == "pgbouncer");
+        let load = self.load("drain");
         let at_us = monotonic_us();
         let mut idle = Idle::begin(&self.lab, &dsn);
         eventually("the transaction is old", || self.oldest_ms(&writer) > 1_500);
@@ -149,16 +89,27 @@ impl Region {
         assert!(!idle.commits(), "its transaction went over to another writer");
     }
 
+    /// `postgresql.before_stop` in Patroni's `/config`.
+    fn runs_before_a_stop(&self, program: Option<&str>) {
+        let key = "/service/main/config";
+        let found = self.lab.etcdctl(&["get", key, "--print-value-only"]);
+        let mut config: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+        config["postgresql"]["before_stop"] = program.into();
+        assert!(self.lab.etcdctl(&["put", key, &config.to_string()]).success());
+    }
+
     fn oldest_ms(&self, writer: &str) -> u64 {
         let sql = "select coalesce(max(1000 * extract(epoch from clock_timestamp() - xact_start)), 0)::bigint \
                    from pg_stat_activity where state = 'idle in transaction'";
         self.lab.sql(writer, sql).and_then(|ms| ms.parse().ok()).unwrap_or(0)
     }
 
-    /// The documented JSON, put with etcdctl under the name of an automation.
+    /// The documented JSON, put with etcdctl under the name of an automation. What the user has run before a stop runs: Patroni
+    /// stops PostgreSQL then, and not its agent.
     fn is_asked_for_by_an_automation(&self) {
         let (writer, term) = self.settled();
         let to = self.another(&writer);
+        self.runs_before_a_stop(Some("/bin/true"));
         let intent = format!(
             r#"{{"format":1,"min_reader":1,"operation":"switchover","to":"{to}","reason":"kernel update"}}"#
         );
@@ -171,6 +122,9 @@ impl Region {
         let ended = self.newest();
         assert_eq!((text(&ended["by"]), text(&ended["ended"]["state"])), ("ansible", "done"), "{ended}");
         assert_eq!(self.term(), (to.to_owned(), term + 1));
+        let log = self.lab.log(&writer, "patroni-main");
+        assert!(log.contains("before_stop script `/bin/true` exited with 0"), "{log}");
+        self.runs_before_a_stop(None);
         let damaged = "/holdfast/v1/r1/service/main/intents/ansible/80";
         let fence = r#"{"format":1,"min_reader":1,"operation":"fence","reason":"x"}"#;
         assert!(self.lab.etcdctl(&["put", damaged, fence]).success());
@@ -185,7 +139,7 @@ impl Region {
     fn survives_its_coordinator(&self) {
         let (writer, term) = self.settled();
         let number = self.newest()["number"].as_u64().unwrap();
-        let load = Load::paced(&self.lab, "killed", 1, &PACE, |kind| kind == "pgbouncer");
+        let load = self.load("killed");
         let at_us = monotonic_us();
         let ask = ["switchover", "--reason", "test", "--yes"];
         std::thread::scope(|scope| {

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::record::{
-    Attestation, EventRecord, FenceRecord, FloorRecord, HeldRecord, HoldRecord, MaintenanceRecord,
-    MemberFacts, ModeRecord, OperationRecord, OutsideRecord, OverrideRecord, PhaseDone, Promise,
-    SessionRecord, TermRecord, Unknown, WouldRecord,
+    Attestation, DrainedRecord, EventRecord, FenceRecord, FloorRecord, HeldRecord, HoldRecord,
+    MaintenanceRecord, MemberFacts, ModeRecord, OperationRecord, OutsideRecord, OverrideRecord, PhaseDone,
+    Promise, SessionRecord, TermRecord, Unknown, WouldRecord,
 };
 use holdfast_types::{HostName, Lsn, MemberName, Mode, Position, SessionId};
 
@@ -116,6 +116,10 @@ pub struct Cluster {
     pub operation: Option<Revised<OperationRecord>>,
     /// What members' agents say of a phase of it, or of one before. One that cannot be read is none.
     pub done: BTreeMap<MemberName, PhaseDone>,
+    /// Nodes that a person is about to stop: members, and poolers by `host.name`.
+    pub drained: BTreeMap<String, Revised<DrainedRecord>>,
+    /// Nodes with such a mark that this build cannot read: they are drained.
+    pub unreadable_drains: BTreeSet<String>,
     /// What observing agents would have promised or attested, by their members; without their lines.
     pub would: BTreeMap<MemberName, WouldRecord>,
     /// The incidents that are still in the ring.
@@ -146,6 +150,13 @@ impl Cluster {
     /// Whether a member is kept out by a fence record; one that cannot be read counts.
     pub fn fenced(&self, member: &MemberName) -> bool {
         self.fences.contains_key(member) || self.unreadable_fences.contains(member)
+    }
+
+    /// Whether a member, or a pooler by `host.name`, is drained; a mark that cannot be read counts. Names of members are the
+    /// same in either case, as Patroni's are.
+    pub fn is_drained(&self, node: &str) -> bool {
+        let all = self.drained.keys().chain(&self.unreadable_drains);
+        all.into_iter().any(|name| name.eq_ignore_ascii_case(node))
     }
 
     /// Whether Patroni is paused; `None` when its configuration is not there or cannot be read.

@@ -5,6 +5,7 @@
 
 use crate::cluster::{Cluster, PatroniMember};
 use crate::member::{Postgres, term_in_force};
+use holdfast_types::MemberName;
 
 /// What an agent sees of its own host.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +18,9 @@ pub struct Host {
     pub patroni_hung: bool,
 }
 
-/// Whether the member of this key of Patroni's may lead.
-pub fn decide(cluster: &Cluster, patroni: &PatroniMember, host: Host) -> bool {
+/// Whether `me`, the member of this key of Patroni's, may lead. One that is drained may not, unless it writes all the same: then
+/// the word says that it could go on.
+pub fn decide(cluster: &Cluster, me: &MemberName, patroni: &PatroniMember, host: Host) -> bool {
     let runs = matches!(patroni.state.as_deref(), Some("running" | "streaming"));
     let allowed = !patroni.nofailover && patroni.failover_priority > 0;
     let paused = cluster.config.is_some_and(|config| config.paused);
@@ -26,7 +28,9 @@ pub fn decide(cluster: &Cluster, patroni: &PatroniMember, host: Host) -> bool {
     // It is about to be ended; it comes back as a standby (rule 15).
     let is_deposed = host.postgres == Postgres::Running { in_recovery: Some(false) }
         && term_in_force(cluster).is_some_and(|term| term.value.open_holder().is_none());
-    runs && allowed && !paused && up && !is_deposed && host.patroni_alive && !host.patroni_hung
+    let holds = term_in_force(cluster).is_some_and(|term| term.value.open_holder() == Some(me));
+    let is_drained = cluster.is_drained(me.as_str()) && !holds;
+    runs && allowed && !is_drained && !paused && up && !is_deposed && host.patroni_alive && !host.patroni_hung
 }
 
 #[cfg(test)]
@@ -37,6 +41,10 @@ mod tests {
     use crate::testing::{name, patroni_config, patroni_member, term_open};
     use holdfast_types::Mode;
     use holdfast_types::record::{Evidence, ModeRecord, Reign};
+
+    fn decide(cluster: &Cluster, patroni: &PatroniMember, host: Host) -> bool {
+        super::decide(cluster, &name("a"), patroni, host)
+    }
 
     const HOST: Host = Host {
         postgres: Postgres::Running { in_recovery: Some(true) },
@@ -62,6 +70,18 @@ mod tests {
         assert!(!decide(&cluster, &patroni_member(7), Host { postgres: Postgres::Unknown, ..HOST }));
         let config = Some(PatroniConfig { paused: true, ..patroni_config() });
         assert!(!decide(&Cluster { config, ..Cluster::default() }, &patroni_member(7), HOST));
+    }
+
+    #[test]
+    fn who_is_drained_may_not_lead_unless_it_writes() {
+        let mut cluster = Cluster::default();
+        cluster.unreadable_drains.insert("A".into());
+        assert!(!super::decide(&cluster, &name("a"), &patroni_member(7), HOST));
+        assert!(super::decide(&cluster, &name("b"), &patroni_member(7), HOST));
+        let mode = ModeRecord { mode: Mode::Armed, by: "x".into(), reason: "y".into(), at_wall_ms: 0 };
+        cluster.mode = Some(Revised { value: mode, mod_revision: 1 });
+        cluster.term = Some(Revised { value: term_open("a", 4, true), mod_revision: 2 });
+        assert!(super::decide(&cluster, &name("a"), &patroni_member(7), HOST), "nobody else could");
     }
 
     #[test]

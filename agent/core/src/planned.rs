@@ -4,14 +4,16 @@
 //! there, and nothing is done twice for the same operation and phase once it was answered for. Called by the writer's task and
 //! by the router of each pooler.
 
-use holdfast_types::record::{OperationPhase, OperationRecord, PAUSE_MS_MAX, PhaseDone, Reign, Wanted};
+mod restart;
+
+use holdfast_types::record::{OperationPhase, OperationRecord, PAUSE_MS_MAX, PhaseDone, Reign};
 use holdfast_types::{MemberName, Term};
 
 use crate::cluster::Cluster;
 use crate::member::term_in_force;
 use crate::route::Route;
 
-/// What the writer's agent does.
+/// What a member's agent does; the writer's, if it does not say otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
     /// A checkpoint, and waiting for open transactions.
@@ -28,6 +30,11 @@ pub enum Task {
         /// The operation.
         operation: u64,
     },
+    /// Of a standby: having its PostgreSQL restarted.
+    Restart {
+        /// The operation.
+        operation: u64,
+    },
 }
 
 impl Task {
@@ -36,14 +43,18 @@ impl Task {
         match self {
             Self::Prepare { operation, .. } => (*operation, OperationPhase::Prepare),
             Self::HandOver { operation } => (*operation, OperationPhase::HandOver),
+            Self::Restart { operation } => (*operation, OperationPhase::Restart),
         }
     }
 }
 
-/// What `me` has to do as the writer. `said` is what its agent has answered last: the watch may not show it yet.
+/// What `me` has to do. `said` is what its agent has answered last: the watch may not show it yet.
 pub fn task(cluster: &Cluster, me: &MemberName, said: Option<&PhaseDone>, now_wall_ms: i64) -> Option<Task> {
-    let (record, _) = reigns(cluster, me, now_wall_ms)?;
-    let Wanted::Switchover(wanted) = &record.wanted else { return None };
+    let record = match restart::is_due(cluster, me, now_wall_ms) {
+        Some(record) => record,
+        None => reigns(cluster, me, now_wall_ms)?.0,
+    };
+    let wanted = record.wanted.hand_over()?;
     let operation = record.number;
     let answers = |done: &PhaseDone| done.is_of(operation, record.phase);
     if said.is_some_and(answers) || cluster.done.get(me).is_some_and(answers) {
@@ -56,9 +67,14 @@ pub fn task(cluster: &Cluster, me: &MemberName, said: Option<&PhaseDone>, now_wa
             terminate: wanted.terminate,
         }),
         OperationPhase::HandOver => Some(Task::HandOver { operation }),
-        OperationPhase::Pause | OperationPhase::Verify | OperationPhase::Settle | OperationPhase::Release => {
-            None
-        }
+        // Never that of the writer, whoever has stored it.
+        OperationPhase::Restart if record.writer.as_ref() != Some(me) => Some(Task::Restart { operation }),
+        OperationPhase::Restart
+        | OperationPhase::Rejoin
+        | OperationPhase::Pause
+        | OperationPhase::Verify
+        | OperationPhase::Settle
+        | OperationPhase::Release => None,
     }
 }
 
@@ -147,6 +163,8 @@ fn cannot_lead(cluster: &Cluster, successor: &MemberName) -> Option<&'static str
     let Some(facts) = cluster.facts.get(successor) else { return Some("has no agent") };
     if cluster.fenced(successor) {
         Some("is fenced")
+    } else if cluster.is_drained(successor.as_str()) {
+        Some("is drained")
     } else if !cluster.agent_alive(&facts.host) {
         Some("has no agent that lives")
     } else if facts.disarmed_locally().is_some() {
@@ -325,7 +343,9 @@ pub fn duty(
         | OperationPhase::Prepare
         | OperationPhase::Pause
         | OperationPhase::HandOver
-        | OperationPhase::Settle => None,
+        | OperationPhase::Settle
+        | OperationPhase::Restart
+        | OperationPhase::Rejoin => None,
     }
 }
 

@@ -30,7 +30,7 @@ pub async fn publish(member: &Member, cluster: &Cluster) -> Result<()> {
 
 fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
     member.own()?;
-    let instance = &member.instance;
+    let (instance, me) = (&member.instance, &member.instance.member);
     let state = member.state();
     let patroni = cluster.members.get(&instance.member);
     let patroni_state = patroni.and_then(|patroni| patroni.state.clone());
@@ -41,7 +41,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         patroni_hung: state.patroni_hung,
     };
     let stands_aside = state.disarmed_here().is_some();
-    let eligible = patroni.map(|patroni| !stands_aside && eligible::decide(cluster, patroni, host));
+    let eligible = patroni.map(|patroni| !stands_aside && eligible::decide(cluster, me, patroni, host));
     let lost_for_ms = state.stream_lost_ms.map(|lost_ms| clock::boottime_ms().saturating_sub(lost_ms));
     Some(MemberFacts {
         host: member.config.host.clone(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_types::preflight::{Preflight, StandbyPreflight, WriterPreflight};
+use holdfast_types::preflight::{OPERATIONS, Preflight, StandbyPreflight, WriterPreflight};
 use nix::sys::statvfs::statvfs;
 use tokio::time::Instant;
 
@@ -27,7 +27,12 @@ impl Member {
             tracing::debug!(cluster = %self.instance.cluster, %error, "PostgreSQL is not known before a planned change");
             Preflight::default()
         });
-        Preflight { data_free_bytes, wal_free_bytes, ..found }
+        Preflight {
+            data_free_bytes,
+            wal_free_bytes,
+            operations: OPERATIONS.map(str::to_owned).to_vec(),
+            ..found
+        }
     }
 
     async fn ask(&self, until: Instant) -> Result<Preflight, SqlError> {

@@ -81,6 +81,34 @@ struct BinName {
     postgres: Option<String>,
 }
 
+/// What Patroni's REST API asks of whoever gives it an order. It goes nowhere else, and is not printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct Login {
+    /// `restapi.authentication.username`.
+    pub username: String,
+    /// `restapi.authentication.password`.
+    pub password: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RestApi {
+    authentication: Option<Login>,
+}
+
+/// The login of the REST API, if the file has one.
+pub fn login(text: &str) -> Option<Login> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct File {
+        restapi: Option<RestApi>,
+    }
+    let limits = serde_saphyr::alias_limits! { max_total_replayed_events: ALIASED_EVENTS_MAX };
+    let options = serde_saphyr::options! { alias_limits: limits };
+    let file: File = serde_saphyr::from_str_with_options(text, options).ok()?;
+    file.restapi?.authentication
+}
+
 /// What matters of the file at `path`.
 pub fn parse(path: &str, text: &str) -> Result<PatroniFile, String> {
     let limits = serde_saphyr::alias_limits! { max_total_replayed_events: ALIASED_EVENTS_MAX };
@@ -119,6 +147,15 @@ pub fn path(command_line: &[u8]) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_login_is_found_where_there_is_one() {
+        let text = "restapi:\n  listen: 0.0.0.0:8008\n  authentication:\n    username: admin\n    password: \"s 1\"\n";
+        let found = login(text).unwrap();
+        assert_eq!((found.username.as_str(), found.password.as_str()), ("admin", "s 1"));
+        assert!(login("restapi:\n  listen: 0.0.0.0:8008\n").is_none() && login("scope: x").is_none());
+        assert!(login("restapi: [").is_none());
+    }
 
     #[test]
     fn a_file_in_yaml_is_understood() {

@@ -1,4 +1,5 @@
-//! Patroni's REST API: whether it answers at all. What it says of itself is read from etcd, where it costs nothing.
+//! Patroni's REST API: whether it answers at all, and the one order that is given through it. What it says of itself is read
+//! from etcd, where it costs nothing.
 //!
 //! With TLS or without, as its address says. A client certificate is shown where Patroni asks for one (`verify_client`), and
 //! is no hindrance where it does not.
@@ -11,6 +12,13 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+use super::patroni_file::Login;
+
+/// It runs on this host, and accepts at once.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// An answer is a line of text.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024;
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +92,82 @@ fn judge(url: &str, is_tls: bool, error: &Error) -> Heard {
     Heard::Refused
 }
 
+/// The order to restart PostgreSQL, whatever is pending.
+pub struct Order {
+    /// Where its REST API is.
+    pub url: String,
+    /// How it is spoken to there.
+    pub tls: Arc<ClientConfig>,
+    /// What it may ask for.
+    pub login: Option<Login>,
+}
+
+/// Gives the order and waits for its end, which is seconds away when it is taken up. The error is Patroni's own word, or why
+/// it could not be asked.
+pub async fn restart(order: Order) -> Result<String, String> {
+    let url = &order.url;
+    let (is_tls, host, port) = parts(url).ok_or_else(|| format!("{url} is no address"))?;
+    let authorization = order.login.as_ref().map_or(String::new(), |login| {
+        let both = format!("{}:{}", login.username, login.password);
+        format!("Authorization: Basic {}\r\n", base64(both.as_bytes()))
+    });
+    let request = format!(
+        "POST /restart HTTP/1.0\r\nHost: {host}\r\n{authorization}Content-Type: application/json\r\n\
+         Content-Length: 2\r\n\r\n{{}}"
+    );
+    let talk = async {
+        let tcp = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect((host, port)));
+        let tcp = tcp.await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+        if is_tls {
+            let name = ServerName::try_from(host.to_owned()).map_err(Error::other)?;
+            let connector = tokio_rustls::TlsConnector::from(order.tls);
+            let stream = tokio::time::timeout(CONNECT_DEADLINE, connector.connect(name, tcp));
+            exchange(&request, stream.await.map_err(|_| Error::from(ErrorKind::TimedOut))??).await
+        } else {
+            exchange(&request, tcp).await
+        }
+    };
+    let bytes = talk.await.map_err(|error| format!("Patroni's REST API at {url}: {error}"))?;
+    match answer(&bytes) {
+        Some((200 | 202, text)) => Ok(text),
+        Some((code, text)) => Err(format!("Patroni refuses ({code}): {text}")),
+        None => Err(format!("{url} does not answer as HTTP; correct patroni_url")),
+    }
+}
+
+async fn exchange(request: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Vec<u8>, Error> {
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    let mut bytes = Vec::new();
+    match stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await {
+        // Python ends a TLS connection without a word.
+        Err(error) if error.kind() != ErrorKind::UnexpectedEof || bytes.is_empty() => Err(error),
+        _ => Ok(bytes),
+    }
+}
+
+/// Code and body of an answer.
+fn answer(bytes: &[u8]) -> Option<(u16, String)> {
+    let text = String::from_utf8_lossy(bytes);
+    let code = text.strip_prefix("HTTP/")?.split(' ').nth(1)?.parse().ok()?;
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Some((code, body.trim().to_owned()))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let byte = |place: usize| u32::from(three.get(place).copied().unwrap_or(0));
+        let all = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for place in 0..4 {
+            let digit = DIGITS[(all >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= three.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
 /// Whether it speaks TLS, its host, its port.
 fn parts(url: &str) -> Option<(bool, &str, u16)> {
     let (is_tls, rest) = match url.strip_prefix("https://") {
@@ -113,6 +197,45 @@ mod tests {
         assert_eq!(parts("https://[fd00::1]:8008"), Some((true, "fd00::1", 8008)));
         assert_eq!(parts("http://db1:8008/patroni"), Some((false, "db1", 8008)));
         assert_eq!(parts("10.0.0.1:8008"), None);
+    }
+
+    #[test]
+    fn answers_to_an_order() {
+        let refused = b"HTTP/1.0 412 Precondition Failed\r\nServer: x\r\n\r\nleader name does not match";
+        assert_eq!(answer(refused), Some((412, "leader name does not match".into())));
+        assert_eq!(answer(b"HTTP/1.0 503 "), Some((503, String::new())));
+        assert_eq!(answer(b"SSH-2.0"), None);
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("admin:s 1", "YWRtaW46cyAx")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_order_names_the_login_and_the_word_of_patroni_comes_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let heard = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = vec![0; 4096];
+            let length = stream.read(&mut bytes).await.unwrap();
+            stream.write_all(b"HTTP/1.0 412 x\r\n\r\nrestart is refused").await.unwrap();
+            String::from_utf8_lossy(&bytes[..length]).into_owned()
+        });
+        let ours = authority();
+        let order = Order {
+            url,
+            tls: client(&ours, &ours),
+            login: Some(Login { username: "admin".into(), password: "s 1".into() }),
+        };
+        assert_eq!(restart(order).await, Err("Patroni refuses (412): restart is refused".into()));
+        let heard = heard.await.unwrap();
+        assert!(
+            heard.starts_with("POST /restart HTTP/1.0\r\n") && heard.contains("Basic YWRtaW46cyAx\r\n"),
+            "{heard}"
+        );
+        assert!(heard.ends_with("{}"), "{heard}");
     }
 
     fn authority() -> Authority {

@@ -60,6 +60,7 @@ fn note_unreadable(keys: &ClusterKeys, key: &str, cluster: &mut Cluster) {
         Some(OurKey::Held) => cluster.held_unreadable = true,
         Some(OurKey::Maintenance) => cluster.maintenance_unreadable = true,
         Some(OurKey::Term | OurKey::Promise { .. }) => cluster.terms_unreadable = true,
+        Some(OurKey::Drained(node)) => cluster.unreadable_drains.extend([node.to_owned()]),
         Some(OurKey::Fence(name)) => cluster.unreadable_fences.extend(MemberName::new(name)),
         _ => {}
     }
@@ -118,6 +119,10 @@ fn our_key(key: &OurKey<'_>, pair: &KeyValue, cluster: &mut Cluster) -> Result<(
         OurKey::Done(name) => {
             let found: Revised<_> = record(pair, &mut cluster.unknown)?;
             cluster.done.insert(member(name)?, found.value);
+        }
+        OurKey::Drained(node) => {
+            let found = record(pair, &mut cluster.unknown)?;
+            cluster.drained.insert((*node).to_owned(), found);
         }
         // There is only one format yet: a writer has no choice to make.
         #[cfg(not(feature = "as-newer-build"))]

@@ -5,9 +5,12 @@
 //! they read.
 
 pub mod check;
+pub mod drain;
 pub mod observation;
 pub mod request;
+pub mod restart;
 pub mod step;
 pub mod switchover;
 #[cfg(test)]
 mod testing;
+pub mod whole;

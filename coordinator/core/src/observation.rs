@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::preflight::Preflight;
-use holdfast_types::record::{OperationPhase, PhaseDone};
+use holdfast_types::record::{DrainedRecord, OperationPhase, PhaseDone};
 use holdfast_types::{Class, MemberName, Mode, Term};
 
 /// A cluster at one moment.
@@ -25,6 +25,8 @@ pub struct Observation {
     pub members: BTreeMap<MemberName, MemberSeen>,
     /// The poolers, by `host.name`.
     pub poolers: BTreeMap<String, PoolerSeen>,
+    /// The drained members and poolers; `None`: the mark cannot be read, and counts.
+    pub drained: BTreeMap<String, Option<DrainedRecord>>,
 }
 
 /// The reign in force.
@@ -66,6 +68,8 @@ pub struct MemberSeen {
     pub streaming: Option<bool>,
     /// It counts for the quorum of commits, by Patroni's `/sync`.
     pub synchronous: bool,
+    /// Patroni reports that a restart of its PostgreSQL is pending.
+    pub pending_restart: bool,
     /// Patroni's tags keep it from leading.
     pub may_not_lead: bool,
     /// Patroni's `failover_priority`.
@@ -96,6 +100,11 @@ impl Observation {
     pub fn writer(&self) -> Option<(Term, &MemberName)> {
         let reign = self.reign.as_ref().filter(|reign| reign.state == ReignState::Writable)?;
         Some((reign.term, &reign.holder))
+    }
+
+    /// Whether a member, or a pooler by `host.name`, is drained. Names of members are the same in either case.
+    pub fn is_drained(&self, node: &str) -> bool {
+        self.drained.keys().any(|name| name.eq_ignore_ascii_case(node))
     }
 
     /// The members that count for the quorum and stream at present.

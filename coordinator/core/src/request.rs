@@ -5,9 +5,10 @@ use holdfast_types::record::{
     IntentRecord, OperationEnd, OperationPhase, OperationRecord, OperationState, OperationStep, Wanted,
 };
 
+use crate::check::Check;
 use crate::observation::Observation;
 use crate::step::{self, Step};
-use crate::switchover;
+use crate::{drain, restart, switchover};
 
 /// A request, and who made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,35 +55,91 @@ pub fn take(
     seen: &Observation,
     by: Taker<'_>,
 ) -> Taken {
-    let record = draft(request, by);
+    let mut record = draft(request, by);
     if request.intent.until_wall_ms.is_some_and(|until| until < by.now_wall_ms) {
         return refuse(record, by, "it was to be begun earlier than any coordinator saw it");
     }
-    match &request.intent.wanted {
-        Wanted::Cancel { number } => cancel(record, *number, running, by),
-        Wanted::Switchover(wanted) => {
-            if let Some(running) = running {
-                let (number, name) = (running.number, running.wanted.name());
-                return refuse(record, by, &format!("operation {number} ({name}) runs: one at a time"));
+    let wanted = &request.intent.wanted;
+    match wanted {
+        Wanted::Cancel { number } => return cancel(record, *number, running, by),
+        Wanted::Undrain { node } => {
+            let (state, text) = drain::undrain(seen, node);
+            // The mark stands under the name that it was put by.
+            if let Some(node) = seen.drained.keys().find(|name| name.eq_ignore_ascii_case(node)) {
+                record.wanted = Wanted::Undrain { node: node.clone() };
             }
-            let (check, plan) = switchover::check(seen, wanted);
-            let mut record = OperationRecord { findings: check.lines(), ..record };
-            match plan {
-                None => {
-                    let first = check.blockers.first().map_or("nothing fits", |one| one.problem.as_str());
-                    let text = format!("refused, nothing was changed: {first}");
-                    record.ended = Some(end(OperationState::Refused, text, by));
-                    Taken::Ends(Box::new(record))
-                }
-                Some(plan) => {
-                    record.term = Some(plan.term);
-                    record.writer = Some(plan.writer);
-                    record.successor = Some(plan.successor);
-                    record.poolers = plan.poolers;
-                    Taken::Begins(Box::new(record))
-                }
-            }
+            record.ended = Some(end(state, text, by));
+            return Taken::Ends(Box::new(record));
         }
+        Wanted::Switchover(_) | Wanted::Drain(_) | Wanted::Restart(_) => {}
+    }
+    if let Some(running) = running {
+        let (number, name) = (running.number, running.wanted.name());
+        return refuse(record, by, &format!("operation {number} ({name}) runs: one at a time"));
+    }
+    let (check, way) = plan(wanted, seen);
+    record.findings = check.lines();
+    let Some(way) = way else {
+        let first = check.blockers.first().map_or("nothing fits", |one| one.problem.as_str());
+        return refuse(record, by, first);
+    };
+    match way {
+        Way::HandOver(plan) => {
+            plan.fill(&mut record);
+            Taken::Begins(Box::new(record))
+        }
+        Way::Rolling(plan) => rolling(record, plan, seen, by),
+        Way::AtOnce(text) => {
+            record.ended = Some(end(OperationState::Done, text, by));
+            Taken::Ends(Box::new(record))
+        }
+    }
+}
+
+fn rolling(mut record: OperationRecord, plan: restart::Plan, seen: &Observation, by: Taker<'_>) -> Taken {
+    let Some((phase, rolling)) = plan.first(seen) else {
+        let text = "nobody was restarted: Patroni reports no pending restart";
+        record.ended = Some(end(OperationState::Done, text, by));
+        return Taken::Ends(Box::new(record));
+    };
+    (record.phase, record.steps[0].phase) = (phase, phase);
+    (record.term, record.writer) = (Some(plan.term), Some(plan.writer));
+    record.rolling = Some(rolling);
+    if let Some(plan) = plan.hand_over {
+        plan.fill(&mut record);
+    }
+    Taken::Begins(Box::new(record))
+}
+
+/// How a request that nothing stands in the way of is carried out.
+enum Way {
+    /// The writer hands over.
+    HandOver(switchover::Plan),
+    /// One member after the other.
+    Rolling(restart::Plan),
+    /// It is done with its being taken.
+    AtOnce(String),
+}
+
+fn plan(wanted: &Wanted, seen: &Observation) -> (Check, Option<Way>) {
+    match wanted {
+        Wanted::Switchover(wanted) => {
+            let (check, plan) = switchover::check(seen, wanted);
+            (check, plan.map(Way::HandOver))
+        }
+        Wanted::Drain(wanted) => {
+            let (check, plan) = drain::check(seen, wanted);
+            let way = |plan| match plan {
+                drain::Plan::HandOver(plan) => Way::HandOver(plan),
+                drain::Plan::Mark => Way::AtOnce(drain::drained_text(&wanted.node)),
+            };
+            (check, plan.map(way))
+        }
+        Wanted::Restart(wanted) => {
+            let (check, plan) = restart::check(seen, wanted);
+            (check, plan.map(Way::Rolling))
+        }
+        Wanted::Undrain { .. } | Wanted::Cancel { .. } => (Check::default(), None),
     }
 }
 
@@ -100,6 +157,7 @@ fn draft(request: &Request, by: Taker<'_>) -> OperationRecord {
         writer: None,
         successor: None,
         poolers: Vec::new(),
+        rolling: None,
         phase,
         steps: vec![OperationStep { phase, at_wall_ms: by.now_wall_ms }],
         findings: Vec::new(),
@@ -129,8 +187,17 @@ fn cancel(
     };
     let why = format!("cancelled by {} ({})", record.by, record.reason);
     let step = match running.phase {
+        OperationPhase::Restart | OperationPhase::Rejoin => {
+            let Some(rolling) = restart::cancelled(running, &why) else {
+                return refuse(record, by, &format!("operation {number} stops already after this member"));
+            };
+            let other = OperationRecord { rolling: Some(rolling), ..running.clone() };
+            let text = format!("operation {number} stops after this member");
+            record.ended = Some(end(OperationState::Done, text, by));
+            return Taken::Stops { other: Box::new(other), request: Box::new(record) };
+        }
         // No pooler holds anybody back yet.
-        OperationPhase::Prepare => Step::end(OperationState::Unchanged, why),
+        OperationPhase::Prepare => restart::given_up(running, &why),
         OperationPhase::Pause => Step::GiveUp(why),
         OperationPhase::Release => {
             return refuse(record, by, &format!("operation {number} has been given up already"));
@@ -151,13 +218,9 @@ fn cancel(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{coordinator, healthy, name, request, running};
+    use crate::testing::{coordinator, healthy, name, request, running, taker};
     use holdfast_types::Mode;
     use holdfast_types::record::Switchover;
-
-    fn taker(host: &HostName) -> Taker<'_> {
-        Taker { host, number: 7, now_wall_ms: 1_000 }
-    }
 
     #[test]
     fn a_request_begins_or_says_why_not() {

@@ -2,11 +2,11 @@
 
 use holdfast_types::HostName;
 use holdfast_types::record::{
-    OperationEnd, OperationPhase, OperationRecord, OperationState, OperationStep, Wanted,
+    OperationEnd, OperationPhase, OperationRecord, OperationState, OperationStep, Rolling, Wanted,
 };
 
 use crate::observation::Observation;
-use crate::switchover;
+use crate::{drain, restart, switchover};
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,15 @@ pub enum Step {
     Wait,
     /// The next phase.
     Go(OperationPhase),
+    /// The turn of the next member begins.
+    Turn {
+        /// With this phase.
+        phase: OperationPhase,
+        /// Whose turn it is, and who comes after it.
+        rolling: Box<Rolling>,
+        /// How it hands over, if it is the writer.
+        hand_over: Option<Box<switchover::Plan>>,
+    },
     /// It goes no further: the poolers let their clients go, then it ends.
     GiveUp(String),
     /// It is over.
@@ -43,9 +52,18 @@ impl Step {
 pub fn step(record: &OperationRecord, seen: &Observation, phase_ms: u64) -> Step {
     match &record.wanted {
         Wanted::Switchover(wanted) => switchover::step(record, wanted, seen, phase_ms),
+        Wanted::Drain(wanted) => drain::step(record, wanted, seen, phase_ms),
+        Wanted::Restart(wanted) => restart::step(record, wanted, seen, phase_ms),
         // It is carried out when it is taken; a record of one that runs is nobody's work.
-        Wanted::Cancel { .. } => Step::end(OperationState::Unchanged, "a request to cancel does not run"),
+        Wanted::Cancel { .. } | Wanted::Undrain { .. } => {
+            Step::end(OperationState::Unchanged, "a request of this kind does not run")
+        }
     }
+}
+
+/// Whether the next step needs to know what agents say when they are asked.
+pub fn asks(record: &OperationRecord, seen: &Observation) -> bool {
+    matches!(record.wanted, Wanted::Restart(_)) && restart::asks(record, seen)
 }
 
 /// The record that is to be stored for a step; `None`: nothing.
@@ -63,6 +81,13 @@ pub fn after(
     match step {
         Step::Wait => return None,
         Step::Go(phase) => enter(&mut after, phase),
+        Step::Turn { phase, rolling, hand_over } => {
+            after.rolling = Some(*rolling);
+            if let Some(plan) = hand_over {
+                plan.fill(&mut after);
+            }
+            enter(&mut after, phase);
+        }
         Step::GiveUp(why) => {
             after.given_up = Some(why);
             enter(&mut after, OperationPhase::Release);

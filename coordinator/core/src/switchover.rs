@@ -4,5 +4,6 @@ mod facts;
 mod preflight;
 mod steps;
 
+pub(crate) use preflight::undisturbed;
 pub use preflight::{Plan, check};
-pub(crate) use steps::step;
+pub(crate) use steps::{step, who_writes};

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_types::preflight::{OpenTransactions, Preflight, StandbyPreflight, WriterPreflight};
+use holdfast_types::preflight::{OPERATIONS, OpenTransactions, Preflight, StandbyPreflight, WriterPreflight};
 use holdfast_types::record::{
-    IntentRecord, OperationPhase, OperationRecord, OperationStep, PhaseDone, Switchover, Wanted,
+    DRAIN_TIMEOUT_MS, Drain, DrainedRecord, IntentRecord, OperationPhase, OperationRecord, OperationStep,
+    PhaseDone, Restart, Switchover, Wanted,
 };
 use holdfast_types::{Class, HostName, MemberName, Mode, Term};
 
 use crate::observation::{MemberSeen, Observation, PoolerSeen, ReignSeen, ReignState};
-use crate::request::Request;
+use crate::request::{Request, Taker};
 
 pub fn name(text: &str) -> MemberName {
     MemberName::new(text).unwrap()
@@ -22,6 +23,37 @@ pub fn coordinator() -> HostName {
 pub fn request(wanted: Wanted) -> Request {
     let intent = IntentRecord { wanted, reason: "kernel".into(), from: None, until_wall_ms: None };
     Request { user: "operator/ann".into(), id: "i1".into(), intent }
+}
+
+/// Who takes a request as operation 7.
+pub fn taker(host: &HostName) -> Taker<'_> {
+    Taker { host, number: 7, now_wall_ms: 1_000 }
+}
+
+/// A drain with nothing asked for beside it.
+pub fn drain(node: &str) -> Drain {
+    Drain {
+        node: node.into(),
+        to: None,
+        beside_drained: false,
+        drain_timeout_ms: DRAIN_TIMEOUT_MS,
+        terminate: false,
+    }
+}
+
+/// A restart of these; of none: of those that need one.
+pub fn restart(only: &[&str]) -> Restart {
+    Restart {
+        only: only.iter().map(|member| name(member)).collect(),
+        all: false,
+        drain_timeout_ms: DRAIN_TIMEOUT_MS,
+        terminate: false,
+    }
+}
+
+/// The mark of a drained node.
+pub fn drained() -> DrainedRecord {
+    DrainedRecord { by: "operator/ann".into(), reason: "kernel".into(), since_wall_ms: 0, operation: 1 }
 }
 
 /// A writer with nothing open.
@@ -45,6 +77,7 @@ pub fn healthy() -> Observation {
             writer: streaming.is_none().then(quiet),
             standby: streaming
                 .map(|_| StandbyPreflight { replay_bytes: Some(0), replay_paused: Some(false) }),
+            operations: OPERATIONS.map(str::to_owned).to_vec(),
         }),
         eligible: Some(true),
         synchronous,
@@ -68,6 +101,7 @@ pub fn healthy() -> Observation {
             (name("db4"), MemberSeen { eligible: Some(false), ..member(false, Some(true), 1) }),
         ]),
         poolers: BTreeMap::from([("pool1.a".into(), pooler()), ("pool2.a".into(), pooler())]),
+        drained: BTreeMap::new(),
     }
 }
 
@@ -85,6 +119,7 @@ pub fn running(phase: OperationPhase) -> OperationRecord {
         writer: Some(name("db1")),
         successor: Some(name("db2")),
         poolers: vec!["pool1.a".into(), "pool2.a".into()],
+        rolling: None,
         phase,
         steps: vec![OperationStep { phase, at_wall_ms: 0 }],
         findings: Vec::new(),

@@ -6,6 +6,7 @@ pub mod agents;
 mod arm;
 mod config;
 mod doctor;
+mod drain;
 pub mod etcd_users;
 mod exit;
 mod failover;
@@ -19,6 +20,8 @@ mod order;
 mod permissions;
 pub mod print;
 mod report;
+mod restart;
+mod rolling;
 mod show;
 mod switchover;
 mod target;
@@ -54,6 +57,15 @@ pub enum Verb {
     Disarm(arm::DisarmOptions),
     /// Make another member the writer, and let no client notice
     Switchover(switchover::SwitchoverOptions),
+    /// Make a node ready to be stopped: a writer hands over, and it is no candidate until it is taken back
+    Drain(drain::DrainOptions),
+    /// Take a drained node back
+    Undrain(drain::UndrainOptions),
+    /// Have PostgreSQL restarted, one member after the other, the writer's last by a switchover
+    Restart(restart::RestartOptions),
+    /// Run a command for one node after the other
+    #[command(subcommand)]
+    Rolling(rolling::RollingVerb),
     /// Planned work: what runs, what ran, how it ended
     #[command(subcommand)]
     Operation(operation::OperationVerb),
@@ -114,6 +126,10 @@ async fn dispatch(verb: &Verb) -> Result<Exit, Failure> {
         Verb::Arm(options) => arm::arm(options).await,
         Verb::Disarm(options) => arm::disarm(options).await,
         Verb::Switchover(options) => switchover::switchover(options).await,
+        Verb::Drain(options) => drain::drain(options).await,
+        Verb::Undrain(options) => drain::undrain(options).await,
+        Verb::Restart(options) => restart::restart(options).await,
+        Verb::Rolling(verb) => Box::pin(rolling::run(verb)).await,
         Verb::Operation(verb) => operation::run(verb).await,
         Verb::Failover(options) => failover::failover(options).await,
         Verb::Fence(options) => fence::fence(options).await,

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use holdfast_store::{Compare, Read, Txn, Write};
 use holdfast_types::keys::{self, ClusterKeys};
 use holdfast_types::record::{
-    CoordinatorRecord, IntentRecord, OperationRecord, OperationState, Stored, Wanted,
+    CoordinatorRecord, IntentRecord, OperationEnd, OperationRecord, OperationState, Stored, Wanted,
 };
 use tokio::time::Instant;
 
@@ -25,6 +25,8 @@ use crate::view::operation::{self, OperationList, OperationReport};
 const LOOK: Duration = Duration::from_millis(100);
 /// A coordinator takes a request in milliseconds. One that nobody takes is withdrawn.
 const TAKEN_WITHIN: Duration = Duration::from_secs(15);
+/// What is asked for on the way of another verb: the old writer may have to be rewound.
+const CARRIED_OUT_WITHIN: Duration = Duration::from_secs(900);
 
 /// The verbs.
 #[derive(Debug, Clone, Subcommand)]
@@ -155,8 +157,58 @@ async fn coordinator(session: &Session) -> Result<Option<CoordinatorRecord>, Fai
     record.map(|record| Some(record.body)).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
+/// A request that a coordinator has taken: how its operation is found.
+struct Taken {
+    user: String,
+    id: String,
+    record: OperationRecord,
+}
+
+impl Taken {
+    fn newest(&self) -> impl AsyncFn(&ClusterView) -> Option<OperationRecord> {
+        async |view: &ClusterView| operation::of_request(view, &self.user, &self.id).cloned()
+    }
+}
+
+/// Why nobody has taken a request.
+enum Left {
+    /// Everything kept changing.
+    Changing,
+    /// Nobody did in time, or what became of it is not found.
+    Late(&'static str),
+}
+
 /// Puts a request and follows what becomes of it.
 pub async fn ask(action: &Action<'_>, check: Check, wanted: Wanted) -> Result<Exit, Failure> {
+    let deadline = Instant::now() + Duration::from_secs(action.order.timeout);
+    let taken = match put(action, wanted).await? {
+        Ok(taken) => taken,
+        Err(Left::Changing) => return Ok(action.kept_changing(check)),
+        Err(Left::Late(text)) => return Ok(action.end(Exit::TimedOut, "timed_out", check, text)),
+    };
+    if taken.record.runs() && !action.order.wait {
+        let text = format!("{}; follow it with: holdfast operation watch", operation::line(&taken.record));
+        return Ok(action.end(Exit::Done, "begun", check, text));
+    }
+    follow(action.session, action.output, deadline, taken.newest()).await
+}
+
+/// The same to its end, for a verb that goes on with something else: only its phases are told.
+pub async fn carried_out(action: &Action<'_>, wanted: Wanted) -> Result<OperationEnd, Failure> {
+    let taken = match put(action, wanted).await? {
+        Ok(taken) => taken,
+        Err(Left::Changing) => return Err(Failure::new(Exit::Failed, "the cluster kept changing")),
+        Err(Left::Late(text)) => return Err(Failure::new(Exit::TimedOut, text)),
+    };
+    let deadline = Instant::now() + CARRIED_OUT_WITHIN;
+    let (view, record) = to_end(action.session, deadline, taken.newest()).await?;
+    let text = OperationReport::new(&view, &record).text;
+    print::prose(&text);
+    record.ended.ok_or_else(|| Failure::new(Exit::TimedOut, format!("it has not ended: {text}")))
+}
+
+/// Puts a request, and waits until it is taken.
+async fn put(action: &Action<'_>, wanted: Wanted) -> Result<Result<Taken, Left>, Failure> {
     let session = action.session;
     let region = &session.cluster.region;
     if coordinator(session).await?.is_none() {
@@ -168,7 +220,6 @@ pub async fn ask(action: &Action<'_>, check: Check, wanted: Wanted) -> Result<Ex
     let user = session.region.etcd_user();
     let id = format!("{:016x}", fastrand::u64(..));
     let key = ClusterKeys::new(&session.cluster).intent(&user, &id);
-    let timeout = Duration::from_secs(action.order.timeout);
     let intent = IntentRecord {
         wanted,
         reason: action.order.reason().to_owned(),
@@ -185,31 +236,25 @@ pub async fn ask(action: &Action<'_>, check: Check, wanted: Wanted) -> Result<Ex
         }
     }
     if !asked {
-        return Ok(action.kept_changing(check));
+        return Ok(Err(Left::Changing));
     }
     let begun = Instant::now();
-    let of_request = async |view: &ClusterView| operation::of_request(view, &user, &id).cloned();
-    let taken = loop {
+    loop {
         let view = session.view().await?;
-        if let Some(record) = of_request(&view).await {
-            break record;
+        if let Some(record) = operation::of_request(&view, &user, &id).cloned() {
+            return Ok(Ok(Taken { user, id, record }));
         }
         if begun.elapsed() > TAKEN_WITHIN && withdraw(session, &key).await? {
             let text = "no coordinator has taken the request; it was withdrawn, nothing was changed";
-            return Ok(action.end(Exit::TimedOut, "timed_out", check, text));
+            return Ok(Err(Left::Late(text)));
         }
         if begun.elapsed() > TAKEN_WITHIN * 2 {
             let text =
                 "the request was taken, and what became of it is not found; see: holdfast operation list";
-            return Ok(action.end(Exit::TimedOut, "timed_out", check, text));
+            return Ok(Err(Left::Late(text)));
         }
         tokio::time::sleep(LOOK).await;
-    };
-    if taken.runs() && !action.order.wait {
-        let text = format!("{}; follow it with: holdfast operation watch", operation::line(&taken));
-        return Ok(action.end(Exit::Done, "begun", check, text));
     }
-    follow(session, action.output, begun + timeout, of_request).await
 }
 
 /// Takes a request back. `false`: somebody has it already.
@@ -222,13 +267,25 @@ async fn withdraw(session: &Session, key: &str) -> Result<bool, Failure> {
     Ok(matches!(session.store.txn(txn).await?, holdfast_store::TxnOutcome::Succeeded { .. }))
 }
 
-/// Follows an operation to its end, or until the deadline.
+/// Follows an operation to its end, or until the deadline, and tells how it stands then.
 async fn follow(
     session: &Session,
     output: Output,
     deadline: Instant,
     newest: impl AsyncFn(&ClusterView) -> Option<OperationRecord>,
 ) -> Result<Exit, Failure> {
+    let (view, record) = to_end(session, deadline, newest).await?;
+    let report = OperationReport::new(&view, &record);
+    print::report(output, &report, || report.table());
+    Ok(record.ended.map_or(Exit::TimedOut, |end| exit_of(end.state)))
+}
+
+/// The record of an operation that has ended, or as it is at the deadline; its phases are told as they come.
+async fn to_end(
+    session: &Session,
+    deadline: Instant,
+    newest: impl AsyncFn(&ClusterView) -> Option<OperationRecord>,
+) -> Result<(ClusterView, OperationRecord), Failure> {
     let mut told = None;
     loop {
         // etcd may be away for a moment in the middle of an operation: that ends nothing.
@@ -238,16 +295,14 @@ async fn follow(
             Err(failure) if Instant::now() >= deadline => return Err(failure.clone()),
             Err(_) => None,
         };
-        if let (Ok(view), Some(record)) = (&view, record) {
-            let report = OperationReport::new(view, &record);
-            let is_over = !record.runs();
-            if is_over || Instant::now() >= deadline {
-                print::report(output, &report, || report.table());
-                return Ok(record.ended.map_or(Exit::TimedOut, |end| exit_of(end.state)));
+        if let (Ok(view), Some(record)) = (view, record) {
+            if !record.runs() || Instant::now() >= deadline {
+                return Ok((view, record));
             }
-            if told.as_ref() != Some(&record.phase) {
-                print::prose(&report.text);
-                told = Some(record.phase);
+            let text = OperationReport::new(&view, &record).text;
+            if told.as_ref() != Some(&text) {
+                print::prose(&text);
+                told = Some(text);
             }
         } else if Instant::now() >= deadline {
             let text = "its record is no longer among those that are kept; see: holdfast operation list";

@@ -11,18 +11,32 @@ use super::order::{Action, Order};
 use super::target::{Session, Target};
 use crate::view::operation::observe;
 
+/// What becomes of open transactions when a writer hands over.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OpenTransactions {
+    /// Of a writer: for how long open transactions may go on, in seconds; then nothing is changed, or they are ended
+    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_TIMEOUT_MS / 1_000)]
+    drain_timeout: u64,
+    /// End the transactions that are still open after that
+    #[arg(long)]
+    pub terminate: bool,
+}
+
+impl OpenTransactions {
+    /// How long they may go on, in milliseconds.
+    pub fn drain_timeout_ms(self) -> u64 {
+        self.drain_timeout.saturating_mul(1_000)
+    }
+}
+
 /// Options of `switchover`.
 #[derive(Debug, Clone, Args)]
 pub struct SwitchoverOptions {
     /// The member that is to write, by Patroni's name; without it the best synchronous standby
     #[arg(long, value_name = "NODE")]
     to: Option<String>,
-    /// For how long open transactions may go on, in seconds; then nothing is changed, or they are ended
-    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_TIMEOUT_MS / 1_000)]
-    drain_timeout: u64,
-    /// End the transactions that are still open after that
-    #[arg(long)]
-    terminate: bool,
+    #[command(flatten)]
+    open: OpenTransactions,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -36,8 +50,8 @@ pub async fn switchover(options: &SwitchoverOptions) -> Result<Exit, Failure> {
     let to = options.to.as_deref().map(|node| Session::member(&view, node)).transpose()?;
     let wanted = Switchover {
         to: to.clone(),
-        drain_timeout_ms: options.drain_timeout.saturating_mul(1_000),
-        terminate: options.terminate,
+        drain_timeout_ms: options.open.drain_timeout_ms(),
+        terminate: options.open.terminate,
     };
     let mut action = Action::new(&session, "switchover", to.as_ref(), &options.order, options.target.output);
     let told = agents::preflights(&session.region.identity, &view).await;
@@ -51,7 +65,7 @@ pub async fn switchover(options: &SwitchoverOptions) -> Result<Exit, Failure> {
                 plan.successor,
                 plan.writer,
                 plan.poolers.len(),
-                options.drain_timeout,
+                options.open.drain_timeout,
             )
         },
     );

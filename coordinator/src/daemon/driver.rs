@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use holdfast_coordinator_core::drain::{self, Effect};
 use holdfast_coordinator_core::request::{self, Request, Taken, Taker};
 use holdfast_coordinator_core::step;
 use holdfast_proto::tls::Identity;
@@ -132,7 +133,11 @@ impl Driver {
             }
         };
         let phase_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let next = step::step(record, &operation::observe(view, &BTreeMap::new()), phase_ms);
+        let mut seen = operation::observe(view, &BTreeMap::new());
+        if step::asks(record, &seen) {
+            seen = operation::observe(view, &agents::preflights(&self.identity, view).await);
+        }
+        let next = step::step(record, &seen, phase_ms);
         let Some(after) = step::after(record, next, &self.host, now_wall_ms()) else { return Ok(false) };
         let text = operation::line(&after);
         let writes = self.store_operation(stored.with_body(after));
@@ -151,7 +156,9 @@ impl Driver {
         let running = operation::running(view);
         // Only a request that could begin needs to know more than etcd does.
         let told = match intent.body.wanted {
-            Wanted::Switchover(_) if running.is_none() => agents::preflights(&self.identity, view).await,
+            Wanted::Switchover(_) | Wanted::Drain(_) | Wanted::Restart(_) if running.is_none() => {
+                agents::preflights(&self.identity, view).await
+            }
             _ => BTreeMap::new(),
         };
         let seen = operation::observe(view, &told);
@@ -165,6 +172,7 @@ impl Driver {
             }
             Taken::Ends(record) => {
                 let text = operation::line(&record);
+                writes.extend(self.effect(&record));
                 writes.push(self.keep(&Stored::new(*record)));
                 text
             }
@@ -189,8 +197,17 @@ impl Driver {
         let mut writes = vec![Write::put(self.keys.operation(), record.encode())];
         if !record.body.runs() {
             writes.push(self.keep(&record));
+            writes.extend(self.effect(&record.body));
         }
         writes
+    }
+
+    /// What stands in etcd beside the journal once it has ended.
+    fn effect(&self, record: &OperationRecord) -> Option<Write> {
+        Some(match drain::effect(record)? {
+            Effect::Drained(node, mark) => Write::put(self.keys.drained(&node), Stored::new(mark).encode()),
+            Effect::Undrained(node) => Write::Delete { key: self.keys.drained(&node) },
+        })
     }
 
     fn keep(&self, record: &Stored<OperationRecord>) -> Write {

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use holdfast_store::{KeyValue, Read, Reading, decode};
 use holdfast_types::keys::{self, ClusterKeys, OurKey};
 use holdfast_types::record::{
-    self, Attestation, AuditRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord, FormatRecord,
-    HeldRecord, HoldRecord, IntentRecord, MaintenanceRecord, MemberFacts, ModeRecord, OperationRecord,
-    OutsideRecord, PhaseDone, Promise, RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord,
-    WouldRecord,
+    self, Attestation, AuditRecord, DrainedRecord, EventRecord, FenceRecord, FencedRecord, FloorRecord,
+    FormatRecord, HeldRecord, HoldRecord, IntentRecord, MaintenanceRecord, MemberFacts, ModeRecord,
+    OperationRecord, OutsideRecord, PhaseDone, Promise, RestartRecord, RouteRecord, SessionRecord, Stored,
+    TermRecord, WouldRecord,
 };
 use holdfast_types::{ClusterId, HostName, MemberName, Mode, Term};
 use serde::Serialize;
@@ -102,6 +102,8 @@ pub struct ClusterView {
     pub operations: Vec<OperationRecord>,
     /// The requests that no coordinator has taken yet, oldest first.
     pub intents: Vec<Asked>,
+    /// Drained members, and poolers by `host.name`; `None`: the mark cannot be read, and counts.
+    pub drained: BTreeMap<String, Option<DrainedRecord>>,
     /// How the last phase of an operation went, by the agents of members.
     pub done: BTreeMap<MemberName, PhaseDone>,
     /// The last incidents, oldest first.
@@ -162,6 +164,7 @@ impl ClusterView {
             operation_revision: 0,
             operations: Vec::new(),
             intents: Vec::new(),
+            drained: BTreeMap::new(),
             done: BTreeMap::new(),
             events: Vec::new(),
             would: BTreeMap::new(),
@@ -236,6 +239,7 @@ impl ClusterView {
             OurKey::Operation | OurKey::EndedOperation(_) | OurKey::Intent { .. } | OurKey::Done(_) => {
                 self.take_operation(key, pair);
             }
+            OurKey::Drained(node) => drop(self.drained.insert(node.to_owned(), body(pair, problems))),
             OurKey::Fenced { .. } => self.fenced.extend(body::<FencedRecord>(pair, problems)),
             OurKey::Restart { .. } => self.restarts.extend(body::<RestartRecord>(pair, problems)),
             OurKey::Route(pooler) => {

@@ -8,7 +8,7 @@ use super::agents::HostAnswer;
 use super::arming;
 use super::cluster::ClusterView;
 use super::status::FORMAT;
-use super::{maintenance, text};
+use super::{drained, maintenance, text};
 
 /// etcd's default quota is 2 GiB; past it every write is refused.
 pub const DB_SIZE_BYTES_MAX: u64 = 3 * 512 * 1_024 * 1_024;
@@ -212,6 +212,9 @@ impl DoctorReport {
                 report.text,
                 text::order("maintenance off", &view.cluster),
             );
+        }
+        for (cause, _, next) in drained::findings(view) {
+            self.add(Verdict::Warn, "drained", cause, next);
         }
         self.reach(view);
         let versions = distinct(view.sessions.values().map(|session| session.version.clone()));

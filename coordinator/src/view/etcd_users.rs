@@ -243,6 +243,7 @@ mod tests {
             "/holdfast/v1/r1/coordinator",
             "/holdfast/v1/r1/service/main/operation",
             "/holdfast/v1/r1/service/main/operations/",
+            "/holdfast/v1/r1/service/main/drained/",
             "/holdfast/v1/r1/service/main/intents/",
         ];
         assert_eq!(written("r1/host/backup1"), of_a_coordinator);

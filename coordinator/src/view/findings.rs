@@ -11,7 +11,7 @@ use serde::Serialize;
 
 pub use self::reign::evidence_word;
 use super::cluster::ClusterView;
-use super::{local_disarm, maintenance, setup, text};
+use super::{drained, local_disarm, maintenance, setup, text};
 
 /// How bad a finding is. The order is the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,6 +68,9 @@ pub fn find(view: &ClusterView, etcd: Option<&EtcdHealth>) -> Vec<Finding> {
         list.settings();
         list.agents();
         list.routes();
+    }
+    for (cause, effect, next) in drained::findings(view) {
+        list.risk(cause, effect, next);
     }
     list.leader();
     list.fences();

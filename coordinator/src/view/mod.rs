@@ -10,6 +10,7 @@ pub mod changes;
 pub mod class;
 pub mod cluster;
 pub mod doctor;
+pub mod drained;
 pub mod etcd_users;
 pub mod events;
 pub mod fenced;

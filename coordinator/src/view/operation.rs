@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use holdfast_coordinator_core::observation::{MemberSeen, Observation, PoolerSeen, ReignSeen, ReignState};
 use holdfast_types::MemberName;
 use holdfast_types::preflight::Preflight;
-use holdfast_types::record::{OperationRecord, OperationState, Reign, RouteRecord};
+use holdfast_types::record::{Drain, OperationRecord, OperationState, Reign, RouteRecord, Wanted};
 use serde::Serialize;
 
 use super::cluster::{Asked, ClusterView, Seen};
@@ -26,6 +26,7 @@ pub fn observe(view: &ClusterView, told: &BTreeMap<MemberName, Preflight>) -> Ob
             eligible: facts.and_then(|facts| facts.eligible),
             streaming: facts.and_then(|facts| facts.streaming),
             synchronous: view.patroni.sync.as_ref().is_some_and(|sync| sync.standbys.contains(&name)),
+            pending_restart: view.patroni.members.get(&name).is_some_and(|member| member.pending_restart),
             may_not_lead: may_not_lead.contains(&name),
             priority: facts.map_or(1, |facts| facts.failover_priority),
             done: view.done.get(&name).cloned(),
@@ -63,6 +64,7 @@ pub fn observe(view: &ClusterView, told: &BTreeMap<MemberName, Preflight>) -> Ob
         }),
         members: view.members().into_iter().map(member).collect(),
         poolers: view.routes.iter().map(pooler).collect(),
+        drained: view.drained.clone(),
     }
 }
 
@@ -157,8 +159,9 @@ impl OperationReport {
 
 /// What an operation is about and how it stands.
 pub fn line(record: &OperationRecord) -> String {
-    let way = match (&record.writer, &record.successor) {
-        (Some(from), Some(to)) => format!(" from {from} to {to}"),
+    let way = match (&record.wanted, &record.writer, &record.successor) {
+        (Wanted::Drain(Drain { node, .. }) | Wanted::Undrain { node }, _, _) => format!(" of {node}"),
+        (_, Some(from), Some(to)) => format!(" from {from} to {to}"),
         _ => String::new(),
     };
     let what = format!("operation {}, {}{way}", record.number, record.wanted.name());
@@ -166,7 +169,11 @@ pub fn line(record: &OperationRecord) -> String {
         (Some(end), _) if end.state == OperationState::Refused => format!("{what}: {}", end.text),
         (Some(end), _) => format!("{what}: {}: {}", end.state, end.text),
         (None, Some(why)) => format!("{what}: given up: {why}"),
-        (None, None) => format!("{what}: {}", record.phase),
+        (None, None) => {
+            let now = record.rolling.as_ref().and_then(|rolling| rolling.now.as_ref());
+            let now = now.map(|now| format!(" of {now}")).unwrap_or_default();
+            format!("{what}: {}{now}", record.phase)
+        }
     }
 }
 

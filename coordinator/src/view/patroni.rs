@@ -68,6 +68,9 @@ pub struct PatroniMember {
     /// `https://host:port/patroni`: its REST API.
     #[serde(default)]
     pub api_url: Option<String>,
+    /// Its PostgreSQL has to be restarted before all settings are in force.
+    #[serde(default)]
+    pub pending_restart: bool,
     /// Its tags.
     #[serde(default)]
     pub tags: BTreeMap<String, Value>,

@@ -34,6 +34,7 @@ impl From<&Preflight> for wire::PreflightReply {
                 replay_bytes: standby.replay_bytes,
                 replay_paused: standby.replay_paused,
             }),
+            operations: found.operations.clone(),
         }
     }
 }
@@ -51,6 +52,7 @@ impl TryFrom<wire::PreflightReply> for Preflight {
                 replay_bytes: standby.replay_bytes,
                 replay_paused: standby.replay_paused,
             }),
+            operations: reply.operations,
         })
     }
 }

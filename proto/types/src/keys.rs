@@ -21,6 +21,7 @@
 //!                                          /intents/<user>/<id>  a request for an operation, under the etcd user that made it
 //!                                          /operation        the operation that runs, or ran last
 //!                                          /operations/<nn>  a ring of the operations that have ended
+//!                                          /drained/<node>   a member, or a pooler by host.name, that a person is about to stop
 //!                                          /done/<member>    how a phase of an operation went, by the agent of a member
 //!                                          /format           up to which format records may be written
 //!                                          /event/<nn>       a ring of the last incidents
@@ -181,6 +182,10 @@ impl ClusterKeys {
     pub fn done(&self, member: &MemberName) -> String {
         format!("{}done/{member}", self.ours)
     }
+    /// The mark of a drained member, or of a drained pooler by `host.name`.
+    pub fn drained(&self, node: &str) -> String {
+        format!("{}drained/{node}", self.ours)
+    }
     /// Up to which format records of the cluster may be written.
     pub fn format(&self) -> String {
         format!("{}format", self.ours)
@@ -275,6 +280,7 @@ impl ClusterKeys {
             }
             Some(("operations", number)) => OurKey::EndedOperation(number.parse().ok()?),
             Some(("done", member)) => OurKey::Done(member),
+            Some(("drained", node)) => OurKey::Drained(node),
             Some(("route", pooler)) => OurKey::Route(pooler),
             Some(("would", member)) => OurKey::Would(member),
             Some(("audit", number)) => OurKey::Audit(number.parse().ok()?),
@@ -300,6 +306,7 @@ pub enum OurKey<'k> {
     EndedOperation(u64),
     Intent { user: &'k str, id: &'k str },
     Done(&'k str),
+    Drained(&'k str),
     Promise { member: &'k str, term: Term },
     Attest(Term),
     Facts(&'k str),

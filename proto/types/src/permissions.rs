@@ -101,7 +101,7 @@ pub fn may_write(holder: &Holder, key: Key<'_>) -> bool {
             | OurKey::Restart { member, .. }
             | OurKey::Done(member) => is_own_member(member),
             // Only a coordinator says what is being done, and only it takes a request away; who made one is told by its place.
-            OurKey::Operation | OurKey::EndedOperation(_) => *holder == Coordinator,
+            OurKey::Operation | OurKey::EndedOperation(_) | OurKey::Drained(_) => *holder == Coordinator,
             OurKey::Intent { user: place, .. } => match holder {
                 Operator { user } => keys::user_of(place) == *user,
                 _ => *holder == Coordinator,
@@ -149,6 +149,7 @@ pub fn grants(holder: &Holder, region: &RegionName, keys: &ClusterKeys) -> Vec<G
                 one(keys::coordinator(region)),
                 one(keys.operation()),
                 inside("operations"),
+                inside("drained"),
                 below(keys.intents()),
             ]
         }
@@ -234,6 +235,7 @@ mod tests {
             keys.done(db2),
             keys.operation(),
             keys.ended_operation(4),
+            keys.drained("db1"),
             keys.intent("operator/ann", "1"),
             keys.intent("operator/bob", "1"),
             keys.fence(db1),

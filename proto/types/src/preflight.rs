@@ -23,6 +23,19 @@ pub struct Preflight {
     pub writer: Option<WriterPreflight>,
     /// What only a standby knows; likewise.
     pub standby: Option<StandbyPreflight>,
+    /// The operations of which its agent's build knows its part, by the names of [`OPERATIONS`]; none of builds that do not
+    /// tell.
+    pub operations: Vec<String>,
+}
+
+/// The operations of which this build's agents know their part.
+pub const OPERATIONS: [&str; 3] = ["switchover", "drain", "restart"];
+
+impl Preflight {
+    /// Whether its agent's build knows its part of an operation.
+    pub fn knows(&self, operation: &str) -> bool {
+        self.operations.iter().any(|one| one == operation)
+    }
 }
 
 /// A primary.

@@ -6,10 +6,10 @@ use holdfast_agent_core::detach::Phase;
 use holdfast_store::KeyValue;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{
-    Attestation, AuditRecord, CoordinatorRecord, EventRecord, FORMAT, FenceRecord, FencedRecord, FloorRecord,
-    FormatRecord, HeldRecord, HoldRecord, IntentRecord, MaintenanceRecord, MemberFacts, ModeRecord,
-    ObservedRecord, OperationRecord, OutsideRecord, OverrideRecord, PhaseDone, Promise, RestartRecord,
-    RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
+    Attestation, AuditRecord, CoordinatorRecord, DrainedRecord, EventRecord, FORMAT, FenceRecord,
+    FencedRecord, FloorRecord, FormatRecord, HeldRecord, HoldRecord, IntentRecord, MaintenanceRecord,
+    MemberFacts, ModeRecord, ObservedRecord, OperationRecord, OutsideRecord, OverrideRecord, PhaseDone,
+    Promise, RestartRecord, RouteRecord, SessionRecord, Stored, TermRecord, WouldRecord,
 };
 use holdfast_types::renewals::RenewalDay;
 use holdfast_types::{ClusterId, HostName, MemberName, Namespace, RegionName, Scope, Term};
@@ -45,6 +45,7 @@ pub fn record(bytes: &[u8]) -> bool {
         stored::<MemberFacts>(bytes),
         stored::<CoordinatorRecord>(bytes),
         stored::<IntentRecord>(bytes),
+        stored::<DrainedRecord>(bytes),
         stored::<OperationRecord>(bytes),
         stored::<PhaseDone>(bytes),
         stored::<RestartRecord>(bytes),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, dead_code)]
 
 pub mod load;
+pub mod region;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -165,6 +166,12 @@ impl Lab {
         let said = self.holdfast(&["events", "-o", "json"]).stdout;
         let found: Value = serde_json::from_str(&said).unwrap_or_default();
         found["events"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// What a program of a host has said so far.
+    pub fn log(&self, name: &str, program: &str) -> String {
+        let described = self.describe();
+        std::fs::read_to_string(text(&host(&described, name)["logs"][program])).unwrap()
     }
 
     /// `etcdctl` of the first region, on the clients' host.

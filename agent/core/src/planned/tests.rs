@@ -2,13 +2,15 @@ use super::*;
 use crate::close::Revised;
 use crate::testing::{facts, name, patroni_config, patroni_member, session, stopped, term_open};
 use holdfast_types::record::{
-    FenceReason, FenceRecord, MaintenanceRecord, ModeRecord, OperationEnd, OperationState, PatroniFile,
-    SetupSeen, Switchover,
+    FenceReason, FenceRecord, IntentRecord, MaintenanceRecord, ModeRecord, OperationEnd, OperationState,
+    PatroniFile, Rolling, SetupSeen, Stored, Switchover, Wanted,
 };
 use holdfast_types::{HostName, Mode, SessionId};
 
 const POOLER: &str = "pool1.main";
-const PHASES: [OperationPhase; 6] = [
+const PHASES: [OperationPhase; 8] = [
+    OperationPhase::Restart,
+    OperationPhase::Rejoin,
     OperationPhase::Prepare,
     OperationPhase::Pause,
     OperationPhase::HandOver,
@@ -30,6 +32,7 @@ pub(crate) fn operation(phase: OperationPhase) -> OperationRecord {
         writer: Some(name("a")),
         successor: Some(name("b")),
         poolers: vec![POOLER.into()],
+        rolling: None,
         phase,
         steps: Vec::new(),
         findings: Vec::new(),
@@ -122,11 +125,49 @@ fn the_writer_prepares_and_hands_over_and_nobody_else_does() {
         let before = done(6, phase);
         assert_eq!(task(&cluster, &name("a"), Some(&before), 0), wanted, "of the operation before");
     }
+    let mut drains = cluster(OperationPhase::HandOver);
+    change(&mut drains, |record| {
+        let text = br#"{"format":1,"min_reader":1,"operation":"drain","node":"a","reason":"x"}"#;
+        record.wanted = Stored::<IntentRecord>::decode("k", text).unwrap().body.wanted;
+    });
+    assert!(task(&drains, &name("a"), None, 0).is_some(), "a drain of the writer hands over");
     let mut answered = cluster(OperationPhase::Prepare);
     answered.done.insert(name("a"), done(7, OperationPhase::Prepare));
     assert_eq!(task(&answered, &name("a"), None, 0), None, "by an earlier start of the agent");
     answered.done.insert(name("a"), done(7, OperationPhase::Pause));
     assert!(task(&answered, &name("a"), None, 0).is_some(), "another phase");
+}
+
+#[test]
+fn a_standby_is_restarted_when_it_is_its_turn_and_a_writer_never() {
+    let turn_of = |member: &str| {
+        let mut cluster = cluster(OperationPhase::Restart);
+        change(&mut cluster, |record| {
+            let text = br#"{"format":1,"min_reader":1,"operation":"restart","all":true,"reason":"x"}"#;
+            record.wanted = Stored::<IntentRecord>::decode("k", text).unwrap().body.wanted;
+            let rolling = Rolling {
+                now: Some(name(member)),
+                counted: true,
+                left: vec![name("a")],
+                restarted: Vec::new(),
+                cancelled: None,
+            };
+            (record.successor, record.rolling) = (None, Some(rolling));
+        });
+        cluster
+    };
+    let restart = Some(Task::Restart { operation: 7 });
+    assert_eq!(task(&turn_of("b"), &name("b"), None, 0), restart);
+    let said = done(7, OperationPhase::Restart);
+    assert_eq!(task(&turn_of("b"), &name("b"), Some(&said), 0), None, "it was answered");
+    for (member, turn) in [("a", "b"), ("b", "a"), ("a", "a")] {
+        assert_eq!(task(&turn_of(turn), &name(member), None, 0), None, "{member} in the turn of {turn}");
+    }
+    for (what, obstacle) in obstacles() {
+        let mut cluster = turn_of("b");
+        obstacle(&mut cluster);
+        assert_eq!(task(&cluster, &name("b"), None, 0), None, "{what}");
+    }
 }
 
 #[test]
@@ -164,7 +205,7 @@ fn it_is_ordered_once_for_a_successor_that_can_lead() {
     );
     assert_eq!(hand_over(&cluster(OperationPhase::Pause), &name("a"), 7, 0), HandOver::Over);
     assert_eq!(hand_over(&cluster(OperationPhase::HandOver), &name("a"), 8, 0), HandOver::Over);
-    let refused: [Obstacle; 9] = [
+    let refused: [Obstacle; 10] = [
         ("another order", |cluster| cluster.failover_key = true),
         ("another order", |cluster| {
             (cluster.failover_key, cluster.failover_candidate) = (true, Some(name("c")));
@@ -173,6 +214,7 @@ fn it_is_ordered_once_for_a_successor_that_can_lead() {
             let record = FenceRecord { why: FenceReason::Deposed { term: Term(1) }, at_wall_ms: 0 };
             cluster.fences.insert(name("b"), Revised { value: record, mod_revision: 4 });
         }),
+        ("is drained", |cluster| cluster.unreadable_drains.extend(["b".into()])),
         ("no agent", |cluster| drop(cluster.facts.remove(&name("b")))),
         ("lives", |cluster| drop(cluster.sessions.remove(&SessionId(6)))),
         ("may not lead", |cluster| cluster.facts.get_mut(&name("b")).unwrap().eligible = None),

@@ -29,14 +29,7 @@ const LOOK: Duration = Duration::from_millis(500);
 impl Member {
     /// Gives the order, once it is known to be wanted by a read of etcd. `None`: it is looked at again.
     pub(super) async fn order_hand_over(self: &Arc<Self>, operation: u64) -> Option<Outcome> {
-        let fresh = match self.world.read(&self.keys).await {
-            Ok(fresh) if self.contradiction(&fresh).is_none() => fresh,
-            Ok(_) => return None,
-            Err(error) => {
-                tracing::debug!(%error, "nothing is handed over without a linearizable read");
-                return None;
-            }
-        };
+        let fresh = self.fresh().await?;
         match planned::hand_over(&fresh, &self.instance.member, operation, clock::wall_ms()) {
             HandOver::Over => None,
             HandOver::Ordered => Some(Ok(None)),
@@ -64,7 +57,8 @@ impl Member {
             revision(key.clone(), cluster.failover_mod_revision),
             not_fenced(self, successor),
         ];
-        let order = serde_json::json!({ "leader": self.instance.member.as_str(), "member": successor.as_str() });
+        let order =
+            serde_json::json!({ "leader": self.instance.member.as_str(), "member": successor.as_str() });
         let write = Write::put(key, order.to_string());
         if !armed_txn(self, cluster, txn(compares, vec![write])).await? {
             anyhow::bail!("etcd has changed since it was read");

@@ -1,4 +1,4 @@
-//! The writer's part in a planned operation: what a phase asks of its PostgreSQL and its Patroni is done, and how it went is
+//! A member's part in a planned operation, most of it the writer's: what a phase asks of its PostgreSQL and its Patroni is done, and how it went is
 //! said in etcd.
 //!
 //! One task beside the member's loop: a checkpoint takes seconds, and nothing else waits for it. It may be killed at any line:
@@ -7,10 +7,12 @@
 
 mod hand_over;
 mod prepare;
+mod restart;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_agent_core::cluster::Cluster;
 use holdfast_agent_core::planned::{self, Task};
 use holdfast_host::clock;
 use holdfast_store::{StoreError, Txn, Write};
@@ -69,20 +71,21 @@ impl Member {
     async fn perform(self: &Arc<Self>, task: &Task, changes: watch::Receiver<Mirror>) -> Option<PhaseDone> {
         let (operation, phase) = task.place();
         let cluster = &self.instance.cluster;
-        tracing::info!(%cluster, operation, %phase, "the writer's part of an operation");
+        tracing::info!(%cluster, operation, %phase, "this member's part of an operation");
         let outcome = match task {
             Task::Prepare { drain_timeout_ms, terminate, .. } => tokio::select! {
                 outcome = self.prepare(operation, *drain_timeout_ms, *terminate) => outcome?,
                 () = self.no_longer(task, changes) => return None,
             },
             Task::HandOver { .. } => self.order_hand_over(operation).await?,
+            Task::Restart { .. } => self.restart_in_place(operation).await?,
         };
         let (problem, remark) = match outcome {
             Ok(remark) => (None, remark),
             Err(problem) => (Some(problem), None),
         };
         if let Some(problem) = &problem {
-            tracing::warn!(%cluster, operation, %phase, "the writer's part of an operation failed: {problem}");
+            tracing::warn!(%cluster, operation, %phase, "this member's part of an operation failed: {problem}");
         }
         Some(PhaseDone { operation, phase, problem, remark })
     }
@@ -96,6 +99,17 @@ impl Member {
             }
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The cluster by a linearizable read, before anything is done to Patroni. `None`: it is looked at again.
+    async fn fresh(&self) -> Option<Cluster> {
+        match self.world.read(&self.keys).await {
+            Ok(fresh) => Some(fresh).filter(|fresh| self.contradiction(fresh).is_none()),
+            Err(error) => {
+                tracing::debug!(%error, "nothing is ordered of Patroni without a linearizable read");
+                None
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Nothing is found out here twice: that the successor has everything is the agents' matter (the floor, in OPEN). These
 //! checks keep a switchover from being begun that would end with an outage, or with another member than the wanted one.
 
-use holdfast_types::record::{DRAIN_TIMEOUT_MS_MAX, Switchover};
+use holdfast_types::record::{DRAIN_TIMEOUT_MS_MAX, OperationRecord, Switchover};
 use holdfast_types::{Class, MemberName, Mode, Term};
 
 use super::facts;
@@ -23,11 +23,30 @@ pub struct Plan {
     pub poolers: Vec<String>,
 }
 
+impl Plan {
+    /// Puts it into the journal of the operation that hands over by it.
+    pub fn fill(self, record: &mut OperationRecord) {
+        record.term = Some(self.term);
+        record.writer = Some(self.writer);
+        record.successor = Some(self.successor);
+        record.poolers = self.poolers;
+    }
+}
+
 /// Checks a request; there is a plan if nothing blocks it.
 pub fn check(seen: &Observation, wanted: &Switchover) -> (Check, Option<Plan>) {
     let mut check = Check::default();
-    cluster(seen, wanted, &mut check);
-    let reign = writer(seen, &mut check);
+    if wanted.drain_timeout_ms > DRAIN_TIMEOUT_MS_MAX {
+        let most = DRAIN_TIMEOUT_MS_MAX / 1_000;
+        check.block(
+            format!("a drain timeout of {} s is too long", wanted.drain_timeout_ms / 1_000),
+            format!("at most {most} s"),
+        );
+    }
+    if seen.class == Some(Class::Off) {
+        check.warn("class off: the writer must be over before another opens, which takes some seconds (holdfast status)");
+    }
+    let reign = undisturbed(seen, &mut check);
     let successor = reign.as_ref().and_then(|(_, writer)| successor(seen, wanted, writer, &mut check));
     if let (Some((_, writer)), Some(successor)) = (&reign, &successor) {
         redundancy(seen, writer, successor, &mut check);
@@ -43,7 +62,13 @@ pub fn check(seen: &Observation, wanted: &Switchover) -> (Check, Option<Plan>) {
     (check, plan)
 }
 
-fn cluster(seen: &Observation, wanted: &Switchover, check: &mut Check) {
+/// Whether planned work may begin at all: the term that is written in, and its writer.
+pub fn undisturbed(seen: &Observation, check: &mut Check) -> Option<(Term, MemberName)> {
+    cluster(seen, check);
+    writer(seen, check)
+}
+
+fn cluster(seen: &Observation, check: &mut Check) {
     match seen.mode {
         Some(Mode::Armed) => {}
         Some(_) => check.block(
@@ -60,16 +85,6 @@ fn cluster(seen: &Observation, wanted: &Switchover, check: &mut Check) {
     }
     if seen.requested_of_patroni {
         check.block("Patroni has been asked for a switchover already", "patronictl flush CLUSTER switchover");
-    }
-    if wanted.drain_timeout_ms > DRAIN_TIMEOUT_MS_MAX {
-        let most = DRAIN_TIMEOUT_MS_MAX / 1_000;
-        check.block(
-            format!("a drain timeout of {} s is too long", wanted.drain_timeout_ms / 1_000),
-            format!("at most {most} s"),
-        );
-    }
-    if seen.class == Some(Class::Off) {
-        check.warn("class off: the writer must be over before another opens, which takes some seconds (holdfast status)");
     }
 }
 
@@ -103,10 +118,15 @@ fn writer(seen: &Observation, check: &mut Check) -> Option<(Term, MemberName)> {
 }
 
 /// Why a member cannot follow now; the first reason.
-fn hindrance(seen: &Observation, member: &MemberSeen) -> Option<(&'static str, &'static str)> {
+fn hindrance(
+    seen: &Observation,
+    name: &MemberName,
+    member: &MemberSeen,
+) -> Option<(&'static str, &'static str)> {
     let quorum = seen.class == Some(Class::Quorum);
     match member {
         _ if member.fenced => Some(("is fenced", "holdfast unfence")),
+        _ if seen.is_drained(name.as_str()) => Some(("is drained", "holdfast undrain")),
         _ if member.disarmed_locally => {
             Some(("is on a host that is disarmed locally", "holdfast disarm --local --undo"))
         }
@@ -140,7 +160,7 @@ fn successor(
             check.block(format!("there is no member {to}"), "choose one with --to (holdfast list)");
             return None;
         };
-        return match hindrance(seen, member) {
+        return match hindrance(seen, name, member) {
             Some((why, fix)) => {
                 check.block(format!("{name} {why}"), fix);
                 None
@@ -149,12 +169,12 @@ fn successor(
         };
     }
     let others = seen.members.iter().filter(|(name, _)| *name != writer);
-    let able = others.filter(|(_, member)| hindrance(seen, member).is_none());
+    let able = others.filter(|(name, member)| hindrance(seen, name, member).is_none());
     // The names come in their order: of equals the first.
     let best = able.max_by(|(a, one), (b, other)| one.priority.cmp(&other.priority).then_with(|| b.cmp(a)));
     if best.is_none() {
         let why = |(name, member): (&MemberName, &MemberSeen)| {
-            hindrance(seen, member).map(|(why, _)| format!("{name} {why}"))
+            hindrance(seen, name, member).map(|(why, _)| format!("{name} {why}"))
         };
         let others = seen.members.iter().filter(|(name, _)| *name != writer);
         let all = others.filter_map(why).collect::<Vec<_>>().join("; ");
@@ -248,6 +268,9 @@ mod tests {
         assert!(with(|one| one.streaming = None).contains("does not stream"));
         assert!(with(|one| one.may_not_lead = true).contains("nofailover"));
         assert!(with(|one| one.disarmed_locally = true).contains("disarmed locally"));
+        let mut drained = healthy();
+        drained.drained.insert("db2".into(), None);
+        assert!(blocker(&drained, &to("db2")).contains("is drained"));
     }
 
     #[test]

@@ -3,13 +3,16 @@
 //! Until the writer hands over nothing is changed, so whatever goes wrong ends as it began. After that the term record alone
 //! says who writes. No phase lasts for ever, and clients that wait are let go by their own pooler's clock.
 
-use holdfast_types::record::OperationPhase::{HandOver, Pause, Prepare, Release, Settle, Verify};
+use holdfast_types::record::OperationPhase::{
+    HandOver, Pause, Prepare, Rejoin, Release, Restart, Settle, Verify,
+};
 use holdfast_types::record::OperationState::{Done, Overtaken, PartlyDone, Unchanged};
 use holdfast_types::record::{OperationRecord, PAUSE_MS_MAX, Switchover};
-use holdfast_types::{Class, MemberName, Mode, Term};
+use holdfast_types::{MemberName, Mode, Term};
 
 use crate::observation::{Observation, ReignState, word};
 use crate::step::Step;
+use crate::whole;
 
 /// Beside the drain itself: a checkpoint of a gigabyte of dirty buffers takes half a minute on a slow disk.
 const PREPARE_MS_MAX: u64 = 120_000;
@@ -46,6 +49,19 @@ pub fn step(record: &OperationRecord, wanted: &Switchover, seen: &Observation, p
         Verify => course.verify(),
         Settle => course.settle(),
         Release => course.release(),
+        Restart | Rejoin => Step::end(Unchanged, "a switchover has no such phase"),
+    }
+}
+
+/// Who writes now, for people.
+pub fn who_writes(seen: &Observation) -> String {
+    let Some(reign) = &seen.reign else { return "no term is in force".into() };
+    let (term, holder) = (reign.term, &reign.holder);
+    match reign.state {
+        ReignState::Writable => format!("{holder} writes in term {term}"),
+        ReignState::Opening => format!("term {term} is open for {holder}, which does not write yet"),
+        ReignState::Stopped => format!("{holder} has stopped, and nobody follows yet in term {term}"),
+        ReignState::Closed => format!("term {term} is closed, and nobody follows yet"),
     }
 }
 
@@ -57,19 +73,7 @@ impl Course<'_> {
 
     /// Who writes now, for people.
     fn now(&self) -> String {
-        match &self.seen.reign {
-            None => "no term is in force".into(),
-            Some(reign) => match reign.state {
-                ReignState::Writable => format!("{} writes in term {}", reign.holder, reign.term),
-                ReignState::Opening => {
-                    format!("term {} is open for {}, which does not write yet", reign.term, reign.holder)
-                }
-                ReignState::Stopped => {
-                    format!("{} has stopped, and nobody follows yet in term {}", reign.holder, reign.term)
-                }
-                ReignState::Closed => format!("term {} is closed, and nobody follows yet", reign.term),
-            },
-        }
+        who_writes(self.seen)
     }
 
     fn overtaken(&self) -> Step {
@@ -189,11 +193,7 @@ impl Course<'_> {
         if !self.successor_writes() {
             return self.overtaken();
         }
-        // In class `quorum` the redundancy is back only once it counts again.
-        let counts = self.seen.class == Some(Class::Quorum);
-        let back = self.seen.members.get(self.writer).is_some_and(|member| {
-            member.agent_alive && member.streaming == Some(true) && (!counts || member.synchronous)
-        });
+        let back = whole::is_back(self.seen, self.writer, true);
         if !back && self.phase_ms <= SETTLE_MS_MAX {
             return Step::Wait;
         }

@@ -9,7 +9,7 @@ use super::{
     TermReport,
 };
 use crate::view::cluster::ClusterView;
-use crate::view::{class, findings, maintenance, text, warned, would};
+use crate::view::{class, drained, findings, maintenance, text, warned, would};
 
 impl StatusReport {
     /// The report of a view; `etcd` if the servers were asked.
@@ -32,6 +32,7 @@ impl StatusReport {
                 at: mode.map(|mode| text::moment(mode.at_wall_ms)),
             },
             maintenance: maintenance::report(view),
+            drained: drained::all(view),
             class: view.patroni.class(),
             loss: class::loss(&view.patroni),
             warned: warned::all(view),
@@ -134,6 +135,7 @@ fn member(view: &ClusterView, name: &MemberName) -> MemberReport {
             FenceReason::Operator { text, .. } => text.clone(),
             FenceReason::Deposed { term } => format!("deposed in term {term}"),
         }),
+        drained: drained::is_drained(view, name.as_str()),
         tags: tags.unwrap_or_default(),
         patroni_version: patroni.and_then(|member| member.version.clone()),
     }
@@ -145,6 +147,7 @@ fn routes(view: &ClusterView) -> Vec<RouteReport> {
         term: route.term.0,
         target: route.target.as_ref().map(ToString::to_string),
         paused: route.paused,
+        drained: drained::is_drained(view, pooler),
         agent: if view.pooler_alive(pooler) { "alive" } else { "gone" },
     };
     view.routes.iter().map(route).collect()

@@ -6,6 +6,7 @@ mod print;
 use holdfast_types::{Class, Mode};
 use serde::Serialize;
 
+use super::drained::DrainedReport;
 use super::findings::Finding;
 use super::maintenance::MaintenanceReport;
 use super::warned::WarnedReport;
@@ -37,6 +38,8 @@ pub struct StatusReport {
     pub mode: ModeReport,
     /// The maintenance that suspends automatic action; absent when there is none.
     pub maintenance: Option<MaintenanceReport>,
+    /// The nodes that a person is about to stop.
+    pub drained: Vec<DrainedReport>,
     /// `quorum`, `on` or `off`; absent when unknown.
     pub class: Option<Class>,
     /// What a failover may cost, where Holdfast does not bound it (class `off`); one line.
@@ -139,6 +142,7 @@ pub struct MemberReport {
     /// Position of its promise for the present term.
     pub promise: Option<String>,
     pub fence: Option<String>,
+    pub drained: bool,
     pub tags: Vec<String>,
     pub patroni_version: Option<String>,
 }
@@ -151,6 +155,7 @@ pub struct RouteReport {
     pub term: u64,
     pub target: Option<String>,
     pub paused: bool,
+    pub drained: bool,
     /// `alive`, or `gone`: then the rest is what was last known, and may be long over.
     pub agent: &'static str,
 }

@@ -40,6 +40,7 @@ impl StatusReport {
                 let clients = match (route.agent, route.paused) {
                     ("gone", _) => "unknown: its agent is gone",
                     (_, true) => "paused",
+                    (_, false) if route.drained => "served, drained",
                     (_, false) => "served",
                 };
                 let target = route.target.clone().unwrap_or_else(|| "-".into());
@@ -129,7 +130,11 @@ impl StatusReport {
             table.add_row([
                 member.member.clone(),
                 or_dash(&member.host),
-                if member.writer { format!("{} (writer)", member.role) } else { member.role.to_owned() },
+                match (member.writer, member.drained) {
+                    (true, _) => format!("{} (writer)", member.role),
+                    (false, true) => format!("{} (drained)", member.role),
+                    (false, false) => member.role.to_owned(),
+                },
                 member.state.clone().unwrap_or_else(|| text::UNKNOWN.into()),
                 or_dash(&timeline),
                 or_dash(&member.lsn),

@@ -6,6 +6,7 @@
 
 mod account;
 mod cluster;
+mod drained;
 mod fenced;
 mod format;
 pub mod local_disarm;
@@ -23,13 +24,15 @@ pub use cluster::{
     EventRecord, FenceReason, FenceRecord, HeldRecord, HoldRecord, MaintenanceRecord, MemberFacts,
     ModeRecord, PatroniFile, RouteRecord, SessionRecord, SetupSeen, Step,
 };
+pub use drained::DrainedRecord;
 pub use fenced::{FenceCause, FenceLayer, FencedRecord, WarnedCommits};
 pub use format::{FIRST_FORMAT, FormatRecord, written};
 pub use local_disarm::{LocalDisarm, LocalEnd};
 pub use observed::{OBSERVED_LINES_MAX, ObservedReason, ObservedRecord};
 pub use operation::{
-    CoordinatorRecord, DRAIN_TIMEOUT_MS, DRAIN_TIMEOUT_MS_MAX, IntentRecord, OperationEnd, OperationPhase,
-    OperationRecord, OperationState, OperationStep, PAUSE_MS_MAX, PhaseDone, Switchover, Wanted,
+    CoordinatorRecord, DRAIN_TIMEOUT_MS, DRAIN_TIMEOUT_MS_MAX, Drain, IntentRecord, OperationEnd,
+    OperationPhase, OperationRecord, OperationState, OperationStep, PAUSE_MS_MAX, PhaseDone, Restart,
+    Rolling, Switchover, Wanted,
 };
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;

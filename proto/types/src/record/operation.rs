@@ -39,6 +39,15 @@ pub struct IntentRecord {
 pub enum Wanted {
     /// Another member becomes the writer, and no client notices.
     Switchover(Switchover),
+    /// A node is made ready to be stopped.
+    Drain(Drain),
+    /// The PostgreSQL of one member after the other is started anew.
+    Restart(Restart),
+    /// A drained node takes part again.
+    Undrain {
+        /// The member, or the pooler by `host.name`.
+        node: String,
+    },
     /// The operation of this number ends at the next place where it can.
     Cancel {
         /// Its number.
@@ -51,7 +60,20 @@ impl Wanted {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Switchover(_) => "switchover",
+            Self::Drain(_) => "drain",
+            Self::Restart(_) => "restart",
+            Self::Undrain { .. } => "undrain",
             Self::Cancel { .. } => "cancel",
+        }
+    }
+
+    /// How the writer is handed over, of what may ask for that.
+    pub fn hand_over(&self) -> Option<Switchover> {
+        match self {
+            Self::Switchover(wanted) => Some(wanted.clone()),
+            Self::Drain(wanted) => Some(wanted.switchover()),
+            Self::Restart(wanted) => Some(wanted.switchover()),
+            Self::Undrain { .. } | Self::Cancel { .. } => None,
         }
     }
 }
@@ -80,10 +102,84 @@ impl Default for Switchover {
     }
 }
 
+/// A node that is to be stopped by a person afterwards. A writer hands over first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// The member, or the pooler by `host.name`.
+    pub node: String,
+    /// Of a writer: who becomes the writer; absent: the best synchronous standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<MemberName>,
+    /// Also while another node of its kind is drained.
+    #[serde(default)]
+    pub beside_drained: bool,
+    /// As of a switchover.
+    #[serde(default = "drain_timeout_ms")]
+    pub drain_timeout_ms: u64,
+    /// As of a switchover.
+    #[serde(default)]
+    pub terminate: bool,
+}
+
+impl Drain {
+    /// The hand-over that it begins with, if the node is the writer.
+    pub fn switchover(&self) -> Switchover {
+        let Self { to, drain_timeout_ms, terminate, .. } = self;
+        Switchover { to: to.clone(), drain_timeout_ms: *drain_timeout_ms, terminate: *terminate }
+    }
+}
+
+/// PostgreSQL is started anew, one member after the other, the writer's last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// These members; without one: all of which Patroni reports a pending restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<MemberName>,
+    /// Without names: all members.
+    #[serde(default)]
+    pub all: bool,
+    /// As of a switchover.
+    #[serde(default = "drain_timeout_ms")]
+    pub drain_timeout_ms: u64,
+    /// As of a switchover.
+    #[serde(default)]
+    pub terminate: bool,
+}
+
+impl Restart {
+    /// How the writer hands over when its turn comes.
+    pub fn switchover(&self) -> Switchover {
+        Switchover { to: None, drain_timeout_ms: self.drain_timeout_ms, terminate: self.terminate }
+    }
+}
+
+/// Where work on one member after the other is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rolling {
+    /// Whose turn it is.
+    pub now: Option<MemberName>,
+    /// Whether that one counted for commits when its turn came: it has to again before the next.
+    #[serde(default)]
+    pub counted: bool,
+    /// Who comes after it, in this order.
+    #[serde(default)]
+    pub left: Vec<MemberName>,
+    /// Who was restarted, and was back.
+    #[serde(default)]
+    pub restarted: Vec<MemberName>,
+    /// Why nobody comes after it, where a person has stopped it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<String>,
+}
+
 /// Where an operation is. Each is stored before it is acted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationPhase {
+    /// The agent of the member whose turn it is has its PostgreSQL restarted.
+    Restart,
+    /// That member streams again, and counts.
+    Rejoin,
     /// The writer's agent makes a checkpoint and waits for open transactions. Nothing is changed yet.
     Prepare,
     /// The poolers hold their clients back.
@@ -102,6 +198,8 @@ pub enum OperationPhase {
 impl std::fmt::Display for OperationPhase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Restart => "restart",
+            Self::Rejoin => "rejoin",
             Self::Prepare => "prepare",
             Self::Pause => "pause",
             Self::HandOver => "hand over",
@@ -194,6 +292,9 @@ pub struct OperationRecord {
     /// The poolers that take part, by `host.name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub poolers: Vec<String>,
+    /// Of work on one member after the other: where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<Rolling>,
     /// Where it is; of an operation that has ended, where it was.
     pub phase: OperationPhase,
     /// When each phase was stored, oldest first.
@@ -264,6 +365,11 @@ mod tests {
             br#"{"format":1,"min_reader":1,"operation":"switchover","reason":"kernel","ticket":"C-7"}"#;
         let intent = Stored::<IntentRecord>::decode("k", text).unwrap();
         assert_eq!(intent.body.wanted, Wanted::Switchover(Switchover::default()));
+        let text = br#"{"format":1,"min_reader":1,"operation":"drain","node":"db2","reason":"kernel"}"#;
+        let Wanted::Drain(drain) = Stored::<IntentRecord>::decode("k", text).unwrap().body.wanted else {
+            panic!()
+        };
+        assert_eq!((drain.node.as_str(), drain.switchover()), ("db2", Switchover::default()));
         let unknown = br#"{"format":1,"min_reader":1,"operation":"fence","reason":"x"}"#;
         let error = Stored::<IntentRecord>::decode("k", unknown).unwrap_err().to_string();
         assert!(error.contains("switchover"), "{error}");

@@ -36,7 +36,7 @@ impl Agent {
             patroni_alive: state.patroni_alive,
             patroni_hung: state.patroni_hung,
         };
-        let eligible = patroni.map(|patroni| eligible::decide(cluster, patroni, host));
+        let eligible = patroni.map(|patroni| eligible::decide(cluster, &here.member, patroni, host));
         let lost_for_ms = state.stream_lost_ms.map(|lost_ms| self.now_ms().saturating_sub(lost_ms));
         Some(MemberFacts {
             host: here.name.clone(),
