@@ -4,7 +4,7 @@
 
 use holdfast_types::record::OperationPhase::Settle;
 use holdfast_types::record::OperationState::{Done, PartlyDone, Refused};
-use holdfast_types::record::{Drain, DrainedRecord, OperationRecord, Wanted};
+use holdfast_types::record::{Drain, DrainedRecord, OperationRecord, OperationState, Wanted};
 use holdfast_types::{Class, MemberName};
 
 use crate::check::Check;
@@ -132,11 +132,8 @@ pub fn step(record: &OperationRecord, wanted: &Drain, seen: &Observation, phase_
     let step = switchover::step(record, &wanted.switchover(), seen, phase_ms);
     let Step::End { state, text, next } = step else { return step };
     let node = &wanted.node;
-    let (state_now, next) = match marks(state, record) {
-        true => (drained_text(node), next),
-        false => (format!("{node} is not drained"), next),
-    };
-    Step::End { state, text: format!("{text}; {state_now}"), next }
+    let now = if marks(state, record) { drained_text(node) } else { format!("{node} is not drained") };
+    Step::End { state, text: format!("{text}; {now}"), next }
 }
 
 /// What is true of a node once it is drained.
@@ -145,12 +142,12 @@ pub fn drained_text(node: &str) -> String {
 }
 
 /// Whether a drain that ends so leaves the node drained: it has handed over, whatever is left to do.
-fn marks(state: holdfast_types::record::OperationState, record: &OperationRecord) -> bool {
+fn marks(state: OperationState, record: &OperationRecord) -> bool {
     state == Done || state == PartlyDone && record.phase == Settle
 }
 
 /// What becomes of a request to take a node back: its end, and the text of it.
-pub fn undrain(seen: &Observation, node: &str) -> (holdfast_types::record::OperationState, String) {
+pub fn undrain(seen: &Observation, node: &str) -> (OperationState, String) {
     if !seen.is_drained(node) {
         return (Refused, format!("refused, nothing was changed: {node} is not drained"));
     }
@@ -194,7 +191,7 @@ mod tests {
     use crate::observation::ReignState;
     use crate::request::{Taken, take};
     use crate::testing::{coordinator, done, drain, drained, healthy, name, reign, request, running, taker};
-    use holdfast_types::record::{OperationPhase, OperationState};
+    use holdfast_types::record::OperationPhase;
     use holdfast_types::{Mode, Term};
 
     fn first_blocker(seen: &Observation, node: &str) -> String {

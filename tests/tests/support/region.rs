@@ -8,13 +8,9 @@ use super::load::{Load, gap_ms};
 use super::{Lab, Output, eventually, text};
 
 /// Three database hosts, all of which count for commits, and three poolers.
-pub const SPEC: &str = r#"
-holdfast = true
-profile = "fast"
-[patroni]
-ttl = 20
-loop_wait = 1
-retry_timeout = 3
+pub const SPEC: &str = concat!(
+    include_str!("../../specs/quick.toml"),
+    r#"
 [pgbouncer]
 server_login_retry = 0.1
 [[region]]
@@ -25,7 +21,8 @@ host = [
   { name = "pool1", role = "pooler" }, { name = "pool2", role = "pooler" }, { name = "pool3", role = "pooler" },
   { name = "backup1", role = "backup" }, { name = "client", role = "client" },
 ]
-"#;
+"#
+);
 /// Two clients on each pooler, fifty rows a second each.
 pub const PACE: [&str; 4] = ["--rate", "50", "--clients", "2"];
 /// Clients wait no longer than a pooler's own deadline, and a moment of a busy machine.

@@ -13,13 +13,9 @@ use crate::support::{Lab, eventually, eventually_proved, text};
 use holdfast_lab::checker::monotonic_us;
 use serde_json::Value;
 
-const SPEC: &str = r#"
-holdfast = true
-profile = "fast"
-[patroni]
-ttl = 20
-loop_wait = 1
-retry_timeout = 3
+const SPEC: &str = concat!(
+    include_str!("../../specs/quick.toml"),
+    r#"
 [[region]]
 name = "r1"
 host = [
@@ -29,7 +25,8 @@ host = [
   { name = "db3", role = "database", tags = { nofailover = true, nosync = true } },
   { name = "pool1", role = "pooler" }, { name = "client", role = "client" },
 ]
-"#;
+"#
+);
 const TERM: &str = "/holdfast/v1/r1/service/main/term";
 
 #[test]

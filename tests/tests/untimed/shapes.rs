@@ -4,13 +4,9 @@
 use crate::support::{Lab, Session, eventually, leftovers, route, text};
 use serde_json::Value;
 
-const WIDE: &str = r#"
-holdfast = true
-profile = "fast"
-[patroni]
-ttl = 20
-loop_wait = 1
-retry_timeout = 3
+const WIDE: &str = concat!(
+    include_str!("../../specs/quick.toml"),
+    r#"
 [[cluster]]
 scope = "pg.main"
 namespace = "plant.7/hall-2"
@@ -24,7 +20,8 @@ host = [
   { name = "db.5", role = "database", tags = { nofailover = true } },
   { name = "pool.1", role = "pooler" }, { name = "client", role = "client" },
 ]
-"#;
+"#
+);
 const TWO: &str = r#"
 holdfast = true
 profile = "fast"

@@ -8,13 +8,9 @@ use std::fs;
 use crate::support::{Lab, Output, Session, eventually, host, leftovers, route, text};
 use serde_json::Value;
 
-const SPEC: &str = r#"
-holdfast = true
-profile = "fast"
-[patroni]
-ttl = 20
-loop_wait = 1
-retry_timeout = 3
+const SPEC: &str = concat!(
+    include_str!("../../specs/quick.toml"),
+    r#"
 [[cluster]]
 scope = "main"
 [[cluster]]
@@ -28,7 +24,8 @@ host = [
   { name = "db3", role = "database", tablespaces = ["cold"], tags = { clonefrom = true } },
   { name = "pool1", role = "pooler" }, { name = "backup1", role = "backup" }, { name = "client", role = "client" },
 ]
-"#;
+"#
+);
 const DATABASES: [&str; 3] = ["db1", "db2", "db3"];
 
 #[test]

@@ -432,6 +432,28 @@ fn a_promise_is_withdrawn_when_the_writer_is_in_office() {
     );
 }
 
+/// Otherwise Patroni could start it again between its end and the next look.
+#[test]
+fn the_gate_is_shut_while_a_writer_that_hands_over_still_runs() {
+    let runs = |gate_shut| {
+        local("a", |l| {
+            (l.postgres, l.gate_shut) = (Postgres::Running { in_recovery: Some(false) }, gate_shut)
+        })
+    };
+    let gate = |cluster: &Cluster, gate_shut| {
+        let decided = actions(cluster, &runs(gate_shut));
+        decided.into_iter().find(|action| matches!(action, Action::ShutGate | Action::OpenGate))
+    };
+    let mut ordered = cluster();
+    assert_eq!((gate(&ordered, false), gate(&ordered, true)), (None, Some(Action::OpenGate)));
+    ordered.operation = Some(revised(crate::planned::tests::operation(OperationPhase::HandOver), 96));
+    assert_eq!(gate(&ordered, false), None, "Patroni does not have its order yet");
+    (ordered.failover_key, ordered.failover_candidate) = (true, Some(name("b")));
+    assert_eq!((gate(&ordered, false), gate(&ordered, true)), (Some(Action::ShutGate), None));
+    (ordered.failover_key, ordered.failover_candidate) = (false, None);
+    assert_eq!(gate(&ordered, true), Some(Action::OpenGate), "Patroni has dropped it");
+}
+
 #[test]
 fn closing_waits_for_its_rank() {
     let (b, c) = (lasting(phase("b")), lasting(phase("c")));

@@ -32,7 +32,11 @@ impl Member {
         let fresh = self.fresh().await?;
         match planned::hand_over(&fresh, &self.instance.member, operation, clock::wall_ms()) {
             HandOver::Over => None,
-            HandOver::Ordered => Some(Ok(None)),
+            // By an earlier start of this agent.
+            HandOver::Ordered => {
+                tokio::spawn(Arc::clone(self).say_if_taken_back(operation));
+                Some(Ok(None))
+            }
             HandOver::Refused(why) => Some(Err(why)),
             HandOver::Order { successor, stop_at_once } => {
                 if let Err(error) = self.order(&fresh, &successor).await {

@@ -1,5 +1,5 @@
-//! A member's part in a planned operation, most of it the writer's: what a phase asks of its PostgreSQL and its Patroni is done, and how it went is
-//! said in etcd.
+//! A member's part in a planned operation, most of it the writer's: what a phase asks of its PostgreSQL and its Patroni is done,
+//! and how it went is said in etcd.
 //!
 //! One task beside the member's loop: a checkpoint takes seconds, and nothing else waits for it. It may be killed at any line:
 //! what was answered is not done again, and what was not is done again without harm. Decides nothing: that is

@@ -209,6 +209,7 @@ impl Place {
             false => format!("done: {}", self.done.join(", ")),
         };
         let Some(stop) = stop else { return (Exit::Done, "done", done) };
+        let interrupted = matches!(stop, Stop::Interrupted);
         let (exit, why) = match stop {
             Stop::Failed(why) => (Exit::Partly, why),
             Stop::Unchanged(exit, why) => (exit, why),
@@ -221,7 +222,10 @@ impl Place {
                 (Some(node), format!("{node} was to be drained (holdfast status says whether it is): {why}"))
             }
             Some((node, At::Run)) => {
-                (Some(node), format!("{node} is drained, and the command has not succeeded there: {why}"))
+                let goes_on = if interrupted { "; it may still run (look before you go on)" } else { "" };
+                let text =
+                    format!("{node} is drained, and the command has not succeeded there: {why}{goes_on}");
+                (Some(node), text)
             }
             Some((node, At::Wait)) => (
                 Some(node),
@@ -300,6 +304,8 @@ mod tests {
         let (_, text) = told(Some(At::Drain), Some(Stop::Interrupted));
         assert!(text.contains("holdfast status says whether it is): interrupted"), "{text}");
         assert!(text.contains("--only db3,db2,db1 "), "{text}");
+        let (_, text) = told(Some(At::Run), Some(Stop::Interrupted));
+        assert!(text.contains("has not succeeded there: interrupted; it may still run"), "{text}");
         for at in [At::Wait, At::Undrain] {
             let (exit, text) = told(Some(at), Some(Stop::Interrupted));
             assert_eq!(exit, Exit::Partly);
