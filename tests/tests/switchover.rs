@@ -12,7 +12,7 @@ use holdfast_lab::checker::monotonic_us;
 use holdfast_lab::checker::record::Outcome;
 use support::load::gap_ms;
 use support::region::{GAP_MS_MAX, Region, unnoticed};
-use support::{Lab, Output, Session, eventually, route, text};
+use support::{Lab, Output, Session, eventually, host, route, text};
 
 /// Somebody else's lease must end before another coordinator works.
 const END_DEADLINE: Duration = Duration::from_secs(60);
@@ -23,6 +23,7 @@ fn a_switchover_is_noticed_by_no_client_and_always_ends() {
     region.hands_over_under_load();
     region.refuses_what_cannot_be();
     region.leaves_open_transactions_alone();
+    region.is_dropped_by_patroni();
     region.is_asked_for_by_an_automation();
     region.survives_its_coordinator();
     region.says_that_nobody_works();
@@ -104,12 +105,32 @@ impl Region {
         self.lab.sql(writer, sql).and_then(|ms| ms.parse().ok()).unwrap_or(0)
     }
 
+    /// A Patroni that does not reach the wanted member's drops the order, where it is Patroni that stops PostgreSQL. What it leaves
+    /// behind in `/failover` stands in nobody's way afterwards.
+    fn is_dropped_by_patroni(&self) {
+        let (writer, term) = self.settled();
+        let to = self.another(&writer);
+        self.runs_before_a_stop(Some("/bin/true"));
+        let described = self.lab.describe();
+        let address = text(&host(&described, to)["address"]);
+        let filter = format!(
+            "add table ip test_rest; add chain ip test_rest out {{ type filter hook output priority 0; }}; \
+             add rule ip test_rest out ip daddr {address} tcp dport 8008 drop"
+        );
+        let nft = |order: &str| assert!(self.lab.exec(&writer, &["nft", order]).success(), "{order}");
+        nft(&filter);
+        let said = self.switchover(&["--to", to]);
+        nft("delete table ip test_rest");
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.stdout.contains("has taken the order and dropped it"), "{said:?}");
+        assert_eq!(self.term(), (writer, term));
+    }
+
     /// The documented JSON, put with etcdctl under the name of an automation. What the user has run before a stop runs: Patroni
     /// stops PostgreSQL then, and not its agent.
     fn is_asked_for_by_an_automation(&self) {
         let (writer, term) = self.settled();
         let to = self.another(&writer);
-        self.runs_before_a_stop(Some("/bin/true"));
         let intent = format!(
             r#"{{"format":1,"min_reader":1,"operation":"switchover","to":"{to}","reason":"kernel update"}}"#
         );
