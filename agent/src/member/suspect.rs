@@ -66,8 +66,9 @@ impl Member {
             wait = interval;
             let Some(writer) = self.writer_to_watch() else { continue };
             let Some(in_time) = self.in_time_for(&writer).await else { continue };
-            // Nobody is late before its time: a writer that has just renewed is not asked about again so soon.
-            wait = interval.max(in_time);
+            // Nobody is late before its time: a writer that has just renewed is not asked about again so soon. Whatever etcd
+            // says, no session lasts for longer than its own time: one wrong answer made a standby blind for good.
+            wait = interval.max(in_time.min(Duration::from_millis(self.config.timings.session_ttl_ms())));
             if in_time.is_zero() {
                 self.state().suspected_at = Some(SystemTime::now());
                 self.watch_for_life(&writer).await;

@@ -119,6 +119,18 @@ where
     }
 }
 
+/// A lease that is gone has a time of -1. A server that has won the leadership a moment ago knows no end of any lease yet, and
+/// says 292 years (12 of 20,418 answers over 119 changes of the leader, etcd 3.4): that is no answer.
+fn left_ms(ttl_s: i64, granted_s: i64) -> Result<Option<u64>, StoreError> {
+    if ttl_s > granted_s {
+        let why = format!(
+            "a lease of {granted_s} s is said to last for {ttl_s} s: the server has only begun to lead"
+        );
+        return Err(StoreError::Broken { call: "remaining", why });
+    }
+    Ok(u64::try_from(ttl_s).ok().map(|ttl_s| ttl_s * 1_000))
+}
+
 impl Store for EtcdStore {
     fn read(&self, what: Vec<Read>) -> BoxFuture<Result<Reading, StoreError>> {
         self.with(move |inner| async move { inner.read(&what).await })
@@ -187,14 +199,26 @@ impl Store for EtcdStore {
                     client.lease_client().time_to_live(lease, None).await
                 })
             };
-            // A lease that is gone has a time of -1.
-            let ttl_s = again_if_broken(run).await?.ttl();
-            Ok(u64::try_from(ttl_s).ok().map(|ttl_s| ttl_s * 1_000))
+            let answer = again_if_broken(run).await?;
+            left_ms(answer.ttl(), answer.granted_ttl())
         })
     }
 
     fn watch(&self, prefixes: Vec<String>) -> Watch {
         let inner = Arc::clone(&self.inner);
         Watch::spawn(move |events| watch::follow(inner, prefixes, events))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_lasts_no_longer_than_it_was_granted_for() {
+        assert_eq!(left_ms(2, 3), Ok(Some(2_000)));
+        assert_eq!(left_ms(0, 3), Ok(Some(0)));
+        assert_eq!(left_ms(-1, 0), Ok(None));
+        assert!(matches!(left_ms(i64::MAX / 1_000_000_000, 3), Err(StoreError::Broken { .. })));
     }
 }
