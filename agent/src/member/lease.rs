@@ -17,7 +17,7 @@ use holdfast_agent_core::local_disarm;
 use holdfast_agent_core::member::{OwnSession, Postgres, term_in_force};
 use holdfast_agent_core::mutant::{Mutant, left_out};
 use holdfast_agent_core::rollback::KnownReign;
-use holdfast_host::clock;
+use holdfast_host::{clock, process};
 use holdfast_proto::client::{AgentClient, CallError};
 use holdfast_proto::message::{GrantAnswer, GrantQuestion, InstanceName};
 use holdfast_proto::tls::Peer;
@@ -144,7 +144,7 @@ impl Member {
                 .map(|(term, _)| term),
             forgotten,
             ends_hung: state.remembered.ends_hung,
-            has_stopped: state.postgres == Some(Postgres::Gone) && state.remembered.attesting,
+            has_stopped: state.postgres == Some(Postgres::Gone) || state.postmaster.is_some_and(has_ended),
             paused: cluster.suspended(clock::wall_ms()) == Some(true),
             held: cluster.held_by(&self.instance.member).is_some(),
             timings: &self.config.timings,
@@ -289,4 +289,9 @@ impl Member {
         let is = |facts: &MemberFacts| matches!(peer, Peer::Host { host, .. } if *host == facts.host);
         cluster.facts.get(member).is_some_and(is)
     }
+}
+
+/// By the kernel's word of now: a host that stood still asks for its lease before its next look at PostgreSQL.
+fn has_ended(postmaster: i32) -> bool {
+    process::stat(postmaster).map_or(true, |stat| stat.state == 'Z')
 }

@@ -87,6 +87,8 @@ impl Agent {
         let (was_heard, state) = (cluster.revision > 0, self.state.borrow());
         let says = cluster.known_mode().filter(|_| was_heard);
         let now_ms = self.now_ms();
+        let here_has_none =
+            matches!(state.postgres, Some(Postgres::Running { .. })) && self.here().postmaster().is_none();
         ask(&lease::View {
             now_ms,
             me: &self.here().member,
@@ -103,7 +105,7 @@ impl Agent {
             forgotten: None,
             // Hangs of PostgreSQL are waited for here.
             ends_hung: false,
-            has_stopped: state.postgres == Some(Postgres::Gone) && state.remembered.attesting,
+            has_stopped: state.postgres == Some(Postgres::Gone) || here_has_none,
             paused: cluster.suspended(self.wall_ms()) == Some(true),
             held: cluster.held_by(&self.here().member).is_some(),
             timings: &self.world.setup.timings,
