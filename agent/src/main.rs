@@ -82,6 +82,12 @@ enum Verb {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// For the start gate: print what the directories of a data directory lie on.
+    #[command(hide = true)]
+    Places {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
     /// At boot, before Patroni: deny replication until the agent knows whom to follow.
     BootDeny,
     /// Print the version.
@@ -104,6 +110,7 @@ fn main() -> ExitCode {
         Verb::StartGate { arguments: of_postgres } => {
             return gate::start::run(&arguments.config, &of_postgres).into();
         }
+        Verb::Places { data_dir } => return gate::places::run(&data_dir).into(),
         _ => {}
     }
     match with_configuration(arguments) {

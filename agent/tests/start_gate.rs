@@ -23,9 +23,10 @@ impl Host {
     fn new(mode: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        for name in ["run", "data", "bin", "gate", "state/service.main"] {
+        for name in ["run", "data/pg_wal", "bin", "gate", "state/service.main"] {
             std::fs::create_dir_all(at(name)).unwrap();
         }
+        std::fs::write(at("data/PG_VERSION"), "15\n").unwrap();
         let postgres = at("bin/postgres");
         std::fs::write(&postgres, "#!/bin/sh\necho became postgres \"$@\"\n").unwrap();
         std::fs::set_permissions(&postgres, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -24,6 +24,9 @@ enum Command {
     /// What the users of etcd need, printed and never done
     #[command(subcommand)]
     Permissions(cli::etcd_users::Permissions),
+    /// What PostgreSQL's directories lie on, on the host where it is run
+    #[command(subcommand)]
+    Disk(cli::disk::DiskVerb),
     /// Carry operations out, as a service on one to three hosts of a region
     Coordinator(daemon::CoordinatorOptions),
     /// Make certificates for hosts, people and PostgreSQL roles
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Cluster(verb) => cli::run(&verb),
         Command::Permissions(permissions) => cli::etcd_users::run(permissions),
+        Command::Disk(verb) => cli::run_to_end(cli::disk::run(&verb)),
         Command::Coordinator(options) => cli::run_to_end(daemon::run(&options)),
         Command::Pki(pki) => make(pki),
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_types::record::Stored;
 use holdfast_types::record::local_disarm::{PROMISE_FILE, REMEMBERED_FILE, RememberedMode};
+use holdfast_types::{ClusterId, Namespace, Scope};
 
 use crate::file::read_text;
 
@@ -24,6 +25,8 @@ pub struct Configuration {
     pub run_dir: Option<PathBuf>,
     /// Data directory and directory of the programs of each instance.
     pub instances: Vec<(PathBuf, PathBuf)>,
+    /// The folder of each instance's cluster below the state directory, and its data directory.
+    pub folders: Vec<(String, PathBuf)>,
 }
 
 impl Configuration {
@@ -40,15 +43,21 @@ impl Configuration {
             path.is_absolute().then_some(path)
         };
         let instances = table.get("instance").and_then(toml::Value::as_array);
-        let one = |instance: &toml::Value| {
-            let instance = instance.as_table()?;
-            Some((path(instance, "data_dir")?, path(instance, "bin_dir")?))
+        let instances: Vec<_> = instances.into_iter().flatten().filter_map(toml::Value::as_table).collect();
+        let programs =
+            |instance: &&toml::Table| Some((path(instance, "data_dir")?, path(instance, "bin_dir")?));
+        let folder = |instance: &&toml::Table| {
+            let text = |key: &str| instance.get(key)?.as_str();
+            let (namespace, scope) =
+                (Namespace::new(text("namespace")?).ok()?, Scope::new(text("scope")?).ok()?);
+            Some((ClusterId::folder_name(&namespace, &scope), path(instance, "data_dir")?))
         };
         Self {
             absent: false,
             state_dir: path(&table, "state_dir"),
             run_dir: path(&table, "run_dir"),
-            instances: instances.into_iter().flatten().filter_map(one).collect(),
+            instances: instances.iter().filter_map(programs).collect(),
+            folders: instances.iter().filter_map(folder).collect(),
         }
     }
 }
@@ -107,13 +116,15 @@ mod tests {
         let file = folder.path().join("agent.toml");
         assert!(Configuration::read(&file).absent);
         let text = "state_dir = \"/s\"\nrun_dir = \"relative\"\nnonsense = 1\n\
-                    [[instance]]\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n[[instance]]\ndata_dir = \"/e\"\n";
+                    [[instance]]\nnamespace = \"service\"\nscope = \"main\"\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n\
+                    [[instance]]\ndata_dir = \"/e\"\n";
         fs::write(&file, text).unwrap();
         let expected = Configuration {
             absent: false,
             state_dir: Some("/s".into()),
             run_dir: None,
             instances: vec![("/d".into(), "/b".into())],
+            folders: vec![("service.main".into(), "/d".into())],
         };
         assert_eq!(Configuration::read(&file), expected);
         fs::write(&file, "state_dir = ").unwrap();

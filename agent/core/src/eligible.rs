@@ -16,6 +16,8 @@ pub struct Host {
     pub patroni_alive: bool,
     /// It does not answer.
     pub patroni_hung: bool,
+    /// Its directories do not lie where they belong: a start would be refused (promise I12).
+    pub misplaced: bool,
 }
 
 /// Whether `me`, the member of this key of Patroni's, may lead. One that is drained may not, unless it writes all the same: then
@@ -30,7 +32,15 @@ pub fn decide(cluster: &Cluster, me: &MemberName, patroni: &PatroniMember, host:
         && term_in_force(cluster).is_some_and(|term| term.value.open_holder().is_none());
     let holds = term_in_force(cluster).is_some_and(|term| term.value.open_holder() == Some(me));
     let is_drained = cluster.is_drained(me.as_str()) && !holds;
-    runs && allowed && !is_drained && !paused && up && !is_deposed && host.patroni_alive && !host.patroni_hung
+    let is_misplaced = host.misplaced && !holds;
+    runs && allowed
+        && !is_misplaced
+        && !is_drained
+        && !paused
+        && up
+        && !is_deposed
+        && host.patroni_alive
+        && !host.patroni_hung
 }
 
 #[cfg(test)]
@@ -50,6 +60,7 @@ mod tests {
         postgres: Postgres::Running { in_recovery: Some(true) },
         patroni_alive: true,
         patroni_hung: false,
+        misplaced: false,
     };
 
     #[test]
@@ -66,6 +77,7 @@ mod tests {
         assert!(!decide(&cluster, &PatroniMember { state: None, ..patroni_member(7) }, HOST));
         assert!(!decide(&cluster, &patroni_member(7), Host { patroni_hung: true, ..HOST }));
         assert!(!decide(&cluster, &patroni_member(7), Host { patroni_alive: false, ..HOST }));
+        assert!(!decide(&cluster, &patroni_member(7), Host { misplaced: true, ..HOST }));
         assert!(!decide(&cluster, &patroni_member(7), Host { postgres: Postgres::Gone, ..HOST }));
         assert!(!decide(&cluster, &patroni_member(7), Host { postgres: Postgres::Unknown, ..HOST }));
         let config = Some(PatroniConfig { paused: true, ..patroni_config() });

@@ -21,6 +21,7 @@
 //! | [`lease`] | until when the writer may accept writes | 19, 22, 24 |
 //! | [`grant`] | whether a member grants the writer a lease without etcd | 22 |
 //! | [`start_gate`] | whether a postmaster may start | 9, I5, I12 |
+//! | [`places`] | whether PostgreSQL's directories lie where they belong | I12 |
 //! | [`local_disarm`] | what a local disarm opens on its host | |
 //! | [`member`] | what a database member does now: the composition of all of these | 4 to 23 |
 //! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
@@ -58,6 +59,7 @@ pub mod observe;
 pub mod observed;
 pub mod open;
 pub mod outside;
+pub mod places;
 pub mod planned;
 pub mod relinquish;
 pub mod renewals;

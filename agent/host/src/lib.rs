@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod decoders;
+pub mod disk;
 pub mod durable;
 pub mod nftables;
 pub mod process;

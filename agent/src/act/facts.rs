@@ -39,6 +39,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
         postgres: state.postgres.unwrap_or(Postgres::Unknown),
         patroni_alive: state.patroni_alive,
         patroni_hung: state.patroni_hung,
+        misplaced: !state.misplaced.is_empty(),
     };
     let stands_aside = state.disarmed_here().is_some();
     let eligible = patroni.map(|patroni| !stands_aside && eligible::decide(cluster, me, patroni, host));
@@ -66,6 +67,7 @@ fn facts(member: &Member, cluster: &Cluster) -> Option<MemberFacts> {
             synchronous_standby_names: setup.synchronous_standby_names.filter(|_| is_primary),
             standbys_without_certificate: setup.standbys_without_certificate.filter(|_| is_primary),
             rest_problem: state.rest_problem.clone(),
+            misplaced: state.misplaced.clone(),
             ..setup
         }),
     })

@@ -15,6 +15,7 @@ pub mod network;
 pub mod open;
 pub mod outside;
 pub mod page;
+pub mod places;
 pub mod position;
 pub mod promise;
 pub mod suspension;

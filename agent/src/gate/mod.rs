@@ -5,6 +5,7 @@
 //! milliseconds, and `postgres` must become the same process.
 
 pub mod local_disarm;
+pub mod places;
 pub mod promote;
 pub mod protocol;
 pub mod remembered;

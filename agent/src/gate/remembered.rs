@@ -68,7 +68,7 @@ pub struct Follows {
 
 /// The folder of a cluster below the state directory.
 pub fn folder(state_dir: &Path, cluster: &ClusterId) -> PathBuf {
-    state_dir.join(format!("{}.{}", cluster.namespace.to_key_segment(), cluster.scope))
+    state_dir.join(ClusterId::folder_name(&cluster.namespace, &cluster.scope))
 }
 
 impl Remembered {

@@ -13,6 +13,7 @@ use holdfast_agent_core::start_gate::{self, StartAs};
 use holdfast_types::record::LocalDisarm;
 use holdfast_types::{Class, Mode};
 
+use super::places::{self, Looking};
 use super::protocol::{Answer, Question, SOCKET, ask};
 use super::remembered::Remembered;
 use super::{local_disarm, without_configuration};
@@ -71,16 +72,22 @@ fn decide(file: &Path, arguments: &[OsString]) -> Result<Option<PathBuf>, String
         return Err(format!("no [[instance]] of {} has data_dir {data_dir:?}", file.display()));
     };
     let postgres = instance.bin_dir.join("postgres");
+    let local = local_disarm::standing(&config.state_dir);
     if passes_through(arguments) {
+        // Patroni repairs a crashed data directory with it, and recovery writes wherever the links lead.
+        if repairs(arguments) {
+            on_its_places(&config, instance, places::begin(&instance.data_dir), local.as_ref())?;
+        }
         return Ok(Some(postgres));
     }
+    let looking = places::begin(&instance.data_dir);
     let standby = instance.data_dir.join("standby.signal").exists();
     let question = Question::Start { data_dir: instance.data_dir.clone(), standby };
-    let answer = match local_disarm::standing(&config.state_dir) {
+    let answer = match &local {
         // A person's order to this host: the agent, which may hang, is not asked.
         Some(local) => {
             eprintln!("holdfast: {local}; until: holdfast disarm --local --undo");
-            alone(&config, instance, standby, Some(&local))
+            alone(&config, instance, standby, Some(local))
         }
         None => ask(&config.run_dir.join(SOCKET), &question, ANSWER_DEADLINE).unwrap_or_else(|error| {
             eprintln!("holdfast: the agent does not answer ({error}); deciding by what it left on disk");
@@ -88,9 +95,37 @@ fn decide(file: &Path, arguments: &[OsString]) -> Result<Option<PathBuf>, String
         }),
     };
     match answer {
-        Answer::Pass => Ok(Some(postgres)),
+        Answer::Pass => on_its_places(&config, instance, looking, local.as_ref()).map(|()| Some(postgres)),
         Answer::Refuse { why } => Err(why),
     }
+}
+
+/// What is wrong with the disks is a reason only where the cluster is armed, and no person has opened the host; elsewhere it is
+/// said.
+fn on_its_places(
+    config: &Config,
+    instance: &Instance,
+    looking: Result<Looking, String>,
+    local: Option<&LocalDisarm>,
+) -> Result<(), String> {
+    let wrong = looking.and_then(|looking| places::wrong(looking, &config.state_dir, &instance.cluster));
+    let why = match wrong {
+        Ok(wrong) if wrong.is_empty() => return Ok(()),
+        Ok(wrong) => {
+            let all: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+            format!("{}; if it is meant: holdfast disk adopt --reason WHY", all.join("; "))
+        }
+        Err(why) => why,
+    };
+    let remembered = Remembered::load(&config.state_dir, &instance.cluster);
+    let armed = remembered.map_or(true, |remembered| remembered.mode == Mode::Armed);
+    if armed && local.is_none() {
+        return Err(why);
+    }
+    eprintln!(
+        "holdfast: PostgreSQL starts, because this host is not armed, on what may not belong to it: {why}"
+    );
+    Ok(())
 }
 
 /// A left-over gate must not keep Patroni from its work where nothing was armed, nor a damaged file where a person has
@@ -124,6 +159,11 @@ fn passes_through(arguments: &[OsString]) -> bool {
     let anywhere = ["-C", "--version", "-V", "--describe-config", "--help", "-?"];
     matches!(first, "--single" | "--boot" | "--check" | "--describe-config")
         || arguments.iter().any(|argument| anywhere.iter().any(|one| argument == *one))
+}
+
+/// A server in single-user mode recovers from a crash as any other.
+fn repairs(arguments: &[OsString]) -> bool {
+    arguments.first().is_some_and(|first| first == "--single")
 }
 
 fn data_dir(arguments: &[OsString]) -> Option<PathBuf> {

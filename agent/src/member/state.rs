@@ -93,6 +93,8 @@ pub struct State {
     pub published: Option<MemberFacts>,
     /// The data directory's own id.
     pub data_uuid: Option<String>,
+    /// Why the start gate would refuse to start PostgreSQL on the file systems that are there, a line each.
+    pub misplaced: Vec<String>,
     /// How Patroni is set up here, as it was seen last.
     pub setup: Option<SetupSeen>,
     /// What the last decision waits for.

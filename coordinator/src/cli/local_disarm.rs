@@ -4,7 +4,7 @@
 //! First the record, by which the gates, the agent and `boot-deny` let everything pass; then what stands in the way already:
 //! the guard's deadline, the packet filter. What a live agent puts back meanwhile is opened again until it has seen the record.
 
-mod host;
+pub mod host;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -90,7 +90,7 @@ async fn open(
         (report.result, report.text) = ("would_do", format!("nothing stands in the way; would {would}"));
         return Ok(Exit::Done);
     }
-    confirm(host, order, would)?;
+    confirm(&host.name, order, would)?;
     let record = record(host, options, order);
     if let Err(why) = keep(host, &record).await {
         report.add("record", Outcome::Failed, why, "free space, or name another directory: --state-dir DIR");
@@ -278,7 +278,7 @@ async fn undo(host: &Host, order: &Order, report: &mut LocalReport) -> Result<Ex
         (report.result, report.text) = ("would_do", format!("nothing stands in the way; would {would}"));
         return Ok(Exit::Done);
     }
-    confirm(host, order, would)?;
+    confirm(&host.name, order, would)?;
     let end =
         LocalEnd { by: host.user.clone(), reason: order.reason().to_owned(), at_wall_ms: now_wall_ms() };
     let ended = LocalDisarm { ended: Some(end), ..standing.clone() };
@@ -303,7 +303,8 @@ async fn undo(host: &Host, order: &Order, report: &mut LocalReport) -> Result<Ex
 }
 
 /// Asks the person to type the host's name.
-fn confirm(host: &Host, order: &Order, would: &str) -> Result<(), Failure> {
+/// Asks the person at the terminal, who types the name of the host.
+pub fn confirm(host: &str, order: &Order, would: &str) -> Result<(), Failure> {
     if order.yes {
         return Ok(());
     }
@@ -312,10 +313,10 @@ fn confirm(host: &Host, order: &Order, would: &str) -> Result<(), Failure> {
             "this would {would}; say --yes, because nobody can be asked here"
         )));
     }
-    print::prose(&format!("This will {would}.\nType the name of the host ({}) to go on:", host.name));
+    print::prose(&format!("This will {would}.\nType the name of the host ({host}) to go on:"));
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line);
-    if read.is_ok() && line.trim() == host.name {
+    if read.is_ok() && line.trim() == host {
         return Ok(());
     }
     Err(Failure::new(Exit::Failed, "not confirmed, nothing was changed"))

@@ -5,6 +5,7 @@ mod adopt;
 pub mod agents;
 mod arm;
 mod config;
+pub mod disk;
 mod doctor;
 mod drain;
 pub mod etcd_users;

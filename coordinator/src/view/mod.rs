@@ -9,6 +9,7 @@ pub mod arming;
 pub mod changes;
 pub mod class;
 pub mod cluster;
+pub mod disk;
 pub mod doctor;
 pub mod drained;
 pub mod etcd_users;

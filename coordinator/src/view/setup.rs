@@ -25,9 +25,19 @@ pub struct Fault {
 pub fn faults(view: &ClusterView) -> Vec<Fault> {
     let mut faults = of_cluster(view);
     for (member, setup) in seen(view) {
+        misplaced(member, setup, &mut faults);
         of_member(view, member, setup, &mut faults);
     }
     faults
+}
+
+/// The start gate of a host would refuse PostgreSQL its disks (promise I12).
+fn misplaced(member: &MemberName, setup: &SetupSeen, faults: &mut Vec<Fault>) {
+    faults.extend(setup.misplaced.iter().map(|why| Fault {
+        cause: format!("{member}: {why}"),
+        effect: "a start of PostgreSQL there is refused, and it is not chosen as successor",
+        remedy: "holdfast disk list on its host, and if it is meant: holdfast disk adopt --reason WHY".into(),
+    }));
 }
 
 /// What nobody can say, one line each.

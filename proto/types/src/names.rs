@@ -193,6 +193,13 @@ pub struct ClusterId {
     pub scope: Scope,
 }
 
+impl ClusterId {
+    /// Name of its folder below the state directory of an agent.
+    pub fn folder_name(namespace: &Namespace, scope: &Scope) -> String {
+        format!("{}.{scope}", namespace.to_key_segment())
+    }
+}
+
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.region, self.namespace, self.scope)

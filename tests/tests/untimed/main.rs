@@ -12,6 +12,7 @@ mod come_back;
 mod common_mode;
 mod contract;
 mod etcd_users;
+mod mounts;
 mod observe;
 mod outside;
 mod overriding;

@@ -64,7 +64,7 @@ impl Host {
             }
         };
         Ok(Self {
-            name: read_line("/proc/sys/kernel/hostname"),
+            name: name(),
             user: user(),
             bin_dir: options.bin_dir.clone().or_else(|| Some(named.instances.first()?.1.clone())),
             memories: memories(&state_dirs[0]),
@@ -99,11 +99,16 @@ fn read_record(file: &Path) -> Result<Option<Stored<LocalDisarm>>, String> {
     Stored::decode(&file.display().to_string(), &bytes).map(Some).map_err(|error| error.to_string())
 }
 
+/// The name of this host, by its kernel.
+pub fn name() -> String {
+    read_line("/proc/sys/kernel/hostname")
+}
+
 /// Who became root, if it can be told.
-fn user() -> String {
+pub fn user() -> String {
     let named = |name: &str| std::env::var(name).ok().filter(|name| !name.is_empty());
     let who = named("SUDO_USER").or_else(|| named("USER")).or_else(|| named("LOGNAME"));
-    format!("user {} of {}", who.unwrap_or_else(|| "root".into()), read_line("/proc/sys/kernel/hostname"))
+    format!("user {} of {}", who.unwrap_or_else(|| "root".into()), name())
 }
 
 fn read_line(file: &str) -> String {

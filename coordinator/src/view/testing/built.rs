@@ -397,6 +397,7 @@ fn setup(n: u8) -> SetupSeen {
         synchronous_standby_names: (n == 1).then(|| "ANY 1 (db2,db3)".into()),
         standbys_without_certificate: (n == 1).then(Vec::new),
         rest_problem: None,
+        misplaced: Vec::new(),
     }
 }
 

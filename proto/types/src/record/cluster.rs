@@ -104,6 +104,10 @@ pub struct SetupSeen {
     /// Why that could not be read.
     #[serde(default)]
     pub file_problem: Option<String>,
+    /// Why the start gate would not let PostgreSQL start on the file systems that are there (I12), a line each. Empty from
+    /// builds that do not look.
+    #[serde(default)]
+    pub misplaced: Vec<String>,
     /// Whether the running postmaster came through the start gate.
     #[serde(default)]
     pub through_gate: Option<bool>,

@@ -16,6 +16,7 @@ mod observed;
 mod operation;
 mod outside;
 mod overriding;
+mod places;
 mod reign;
 mod restart;
 
@@ -36,6 +37,7 @@ pub use operation::{
 };
 pub use outside::{DEVICE_TEXT_BYTES_MAX, DeviceAnswer, DeviceTry, OutsideRecord, OutsideState};
 pub use overriding::OverrideRecord;
+pub use places::{Adopted, FileSystem, FoundPlace, PLACES_FILE, Place, PlaceName, Places, There};
 pub use reign::{Attestation, Evidence, FloorRecord, Promise, Reign, StopKind, TermRecord};
 pub use restart::{RestartEnd, RestartRecord};
 

@@ -35,6 +35,8 @@ impl Agent {
             postgres: state.postgres.unwrap_or(Postgres::Unknown),
             patroni_alive: state.patroni_alive,
             patroni_hung: state.patroni_hung,
+            // No mount ever vanishes here.
+            misplaced: false,
         };
         let eligible = patroni.map(|patroni| eligible::decide(cluster, &here.member, patroni, host));
         let lost_for_ms = state.stream_lost_ms.map(|lost_ms| self.now_ms().saturating_sub(lost_ms));
