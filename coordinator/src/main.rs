@@ -24,6 +24,9 @@ enum Command {
     /// What the users of etcd need, printed and never done
     #[command(subcommand)]
     Permissions(cli::etcd_users::Permissions),
+    /// Whether a part of this host does its work, for whoever moves addresses and traffic
+    #[command(subcommand)]
+    Check(cli::check::Check),
     /// Carry operations out, as a service on one to three hosts of a region
     Coordinator(daemon::CoordinatorOptions),
     /// Make certificates for hosts, people and PostgreSQL roles
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Cluster(verb) => cli::run(&verb),
         Command::Permissions(permissions) => cli::etcd_users::run(permissions),
+        Command::Check(check) => cli::run_to_end(cli::check::run(&check)),
         Command::Coordinator(options) => cli::run_to_end(daemon::run(&options)),
         Command::Pki(pki) => make(pki),
     }

@@ -4,6 +4,7 @@
 mod adopt;
 pub mod agents;
 mod arm;
+pub mod check;
 mod config;
 mod doctor;
 mod drain;
