@@ -15,6 +15,7 @@ mod etcd_users;
 mod observe;
 mod outside;
 mod overriding;
+mod poolers;
 mod rebuilt_etcd;
 mod shapes;
 mod two_builds;
