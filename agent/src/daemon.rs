@@ -1,10 +1,9 @@
 //! The running agent: puts its parts together, and ends them. Nothing else happens here.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use holdfast_proto::message::PoolerStatus;
 use holdfast_proto::tls::{Identity, Protocol, TlsProblem};
 use holdfast_store::{EtcdOptions, EtcdStore, Store};
 use holdfast_types::{Class, Mode};
@@ -19,6 +18,7 @@ use crate::disk::Disk;
 use crate::gate::remembered::Remembered;
 use crate::member::Member;
 use crate::pooler::Router;
+use crate::pooler::seen::Poolers;
 use crate::renewals::Renewals;
 use crate::serve::{grpc, routing, socket};
 use crate::session::{Held, Keeper};
@@ -74,10 +74,12 @@ pub async fn run(config: Config, identity: Identity) -> Result<()> {
     tokio::spawn(keeper.run());
     tokio::spawn(renewals.clone().keep());
     let tools = (identity.clone(), telemetry.clone());
-    let members = start_members(&config, &world, &session, &tools)?;
-    serve_routing(&config, &members, &identity).await?;
-    route_command::start(&config, &world);
     let routes = start_routers(&config, &world, &telemetry);
+    let members = start_members(&config, &world, &session, &tools)?;
+    let listener = socket::listen(&config.run_dir)?;
+    tokio::spawn(socket::serve(listener, Arc::clone(&members), Arc::clone(&routes)));
+    serve_routing(&config, &members, &routes, &identity).await?;
+    route_command::start(&config, &world);
     for cluster in &config.clients {
         tokio::spawn(Client::new(cluster, Arc::clone(&world), &config.state_dir).run());
     }
@@ -150,19 +152,13 @@ fn start_members(
     };
     let members: Vec<Arc<Member>> = config.instances.iter().map(member).collect::<Result<_>>()?;
     let members: Arc<[Arc<Member>]> = members.into();
-    let listener = socket::listen(&config.run_dir)?;
-    tokio::spawn(socket::serve(listener, Arc::clone(&members)));
     for member in members.iter() {
         tokio::spawn(Arc::clone(member).run());
     }
     Ok(members)
 }
 
-fn start_routers(
-    config: &Arc<Config>,
-    world: &Arc<World>,
-    telemetry: &Telemetry,
-) -> Vec<Arc<Mutex<PoolerStatus>>> {
+fn start_routers(config: &Arc<Config>, world: &Arc<World>, telemetry: &Telemetry) -> Poolers {
     let start = |pooler: &crate::config::Pooler| {
         let (config, world) = (Arc::clone(config), Arc::clone(world));
         let router = Router::new(pooler.clone(), config, world, telemetry.clone());
@@ -173,7 +169,12 @@ fn start_routers(
     config.poolers.iter().map(start).collect()
 }
 
-async fn serve_routing(config: &Config, members: &Arc<[Arc<Member>]>, identity: &Identity) -> Result<()> {
+async fn serve_routing(
+    config: &Config,
+    members: &Arc<[Arc<Member>]>,
+    poolers: &Poolers,
+    identity: &Identity,
+) -> Result<()> {
     let Some(listen) = &config.routing_listen else { return Ok(()) };
     let told = |problems: Vec<TlsProblem>| {
         let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -183,7 +184,7 @@ async fn serve_routing(config: &Config, members: &Arc<[Arc<Member>]>, identity: 
     let listener = TcpListener::bind(listen.address)
         .await
         .with_context(|| format!("routing.listen: cannot listen on {}", listen.address))?;
-    tokio::spawn(routing::serve(listener, certificate, Arc::clone(members)));
+    tokio::spawn(routing::serve(listener, certificate, Arc::clone(members), Arc::clone(poolers)));
     Ok(())
 }
 

@@ -27,6 +27,9 @@ enum Command {
     /// What PostgreSQL's directories lie on, on the host where it is run
     #[command(subcommand)]
     Disk(cli::disk::DiskVerb),
+    /// Whether a part of this host does its work, for whoever moves addresses and traffic
+    #[command(subcommand)]
+    Check(cli::check::Check),
     /// Carry operations out, as a service on one to three hosts of a region
     Coordinator(daemon::CoordinatorOptions),
     /// Make certificates for hosts, people and PostgreSQL roles
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Cluster(verb) => cli::run(&verb),
         Command::Permissions(permissions) => cli::etcd_users::run(permissions),
         Command::Disk(verb) => cli::run_to_end(cli::disk::run(&verb)),
+        Command::Check(check) => cli::run_to_end(cli::check::run(&check)),
         Command::Coordinator(options) => cli::run_to_end(daemon::run(&options)),
         Command::Pki(pki) => make(pki),
     }

@@ -238,6 +238,10 @@ impl From<&PoolerStatus> for wire::PoolerStatus {
             scope: status.scope.to_string(),
             target: status.target.as_ref().map(ToString::to_string),
             paused: status.paused,
+            clients_waiting: status.clients_waiting,
+            waited_ms: status.waited_ms,
+            up: status.up,
+            why: status.why.clone(),
         }
     }
 }
@@ -251,6 +255,10 @@ impl TryFrom<wire::PoolerStatus> for PoolerStatus {
             scope: Scope::new(status.scope)?,
             target: status.target.map(MemberName::new).transpose()?,
             paused: status.paused,
+            clients_waiting: status.clients_waiting,
+            waited_ms: status.waited_ms,
+            up: status.up,
+            why: status.why,
         })
     }
 }

@@ -11,6 +11,7 @@ pub mod decoders;
 mod file;
 pub mod left_behind;
 pub mod message;
+pub mod poolers;
 pub mod server;
 #[cfg(test)]
 mod tests;

@@ -120,6 +120,14 @@ pub struct PoolerStatus {
     pub target: Option<MemberName>,
     /// Whether clients wait.
     pub paused: bool,
+    /// Clients without a server connection; absent while PgBouncer does not answer.
+    pub clients_waiting: Option<u64>,
+    /// For how long the first of them waits, in milliseconds.
+    pub waited_ms: Option<u64>,
+    /// Whether clients should come to it; absent from a build that does not look.
+    pub up: Option<bool>,
+    /// Why, or why not; one line.
+    pub why: Option<String>,
 }
 
 /// What a host has kept of the last weeks.

@@ -56,8 +56,17 @@ pub fn status() -> HostStatus {
         hung_ms: Some(0),
     };
     let InstanceName { namespace, scope, .. } = instance();
-    let pooler =
-        PoolerStatus { name: "pgbouncer".into(), namespace, scope, target: Some(db2), paused: false };
+    let pooler = PoolerStatus {
+        name: "pgbouncer".into(),
+        namespace,
+        scope,
+        target: Some(db2),
+        paused: false,
+        clients_waiting: Some(3),
+        waited_ms: Some(250),
+        up: Some(true),
+        why: Some("its clients reach the writer".into()),
+    };
     HostStatus {
         region: RegionName::new("r1").unwrap(),
         host: HostName::new("db1").unwrap(),

@@ -26,6 +26,7 @@
 //! | [`member`] | what a database member does now: the composition of all of these | 4 to 23 |
 //! | [`cluster`] | nothing: it is the view of etcd that decisions are made on | |
 //! | [`planned`] | what an agent has to do in a phase of a planned operation | I13 |
+//! | [`pooler`] | whether clients should come to a pooler, and when one that hangs is ended | DESIGN section 4 |
 //! | [`route`] | where a pooler sends its clients | DESIGN section 4 |
 //! | [`routing`] | what a load balancer is told that asks this host | DESIGN section 4 |
 //! | [`observe`] | what an observing agent takes for in force | DESIGN section 4 |
@@ -61,6 +62,7 @@ pub mod open;
 pub mod outside;
 pub mod places;
 pub mod planned;
+pub mod pooler;
 pub mod relinquish;
 pub mod renewals;
 pub mod renewed;

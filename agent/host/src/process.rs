@@ -44,6 +44,15 @@ pub(crate) fn parse(text: &str) -> Option<Stat> {
     Some(Stat { comm, state, ppid, ran_ticks })
 }
 
+/// How often the first thread of a process has waited of its own accord; an error if there is no such process.
+pub fn waits(pid: i32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok()).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/status is not understood"))
+    })
+}
+
 /// Whether a process will not execute another instruction of its own: each of its threads has ended, or is in
 /// uninterruptible sleep with SIGKILL pending. One that is gone has ended.
 pub fn is_held_by_kernel(pid: i32) -> io::Result<bool> {
@@ -149,6 +158,12 @@ fn pidfd_send_signal(fd: i32, signal: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_sleeps_has_waited() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(waits(own).is_ok() && waits(i32::MAX).is_err());
+    }
 
     #[test]
     fn a_name_with_brackets_is_read() {

@@ -229,12 +229,11 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
     twice(top, "instance", &instances, |one| format!("data_dir {}", one.data_dir.display()));
     twice(top, "instance", &instances, |one| format!("port {}", one.port));
     twice(top, "instance", &instances, |one| format!("cgroup {}", one.cgroup.display()));
-    twice(top, "pooler", &poolers, |one| format!("name {}", one.name));
-    twice(top, "pooler", &poolers, |one| format!("target_file {}", one.target_file.display()));
+    each_pooler_has_its_own(top, &poolers);
     twice(top, "client", &clients, ToString::to_string);
     twice(top, "outside", &outside, |one| format!("host {}", one.host));
-    if routing_listen.is_some() && instances.is_empty() {
-        top.problem("routing.listen", "this host has no [[instance]] that could be asked for");
+    if routing_listen.is_some() && instances.is_empty() && poolers.is_empty() {
+        top.problem("routing.listen", "this host has no [[instance]] or [[pooler]] that could be asked for");
     }
     if route_command.is_some() && instances.is_empty() && poolers.is_empty() && clients.is_empty() {
         top.problem(
@@ -265,6 +264,14 @@ fn read(top: &mut Reader<'_>) -> Option<Config> {
         clients,
         outside,
     })
+}
+
+fn each_pooler_has_its_own(top: &mut Reader<'_>, poolers: &[Pooler]) {
+    twice(top, "pooler", poolers, |one| format!("name {}", one.name));
+    twice(top, "pooler", poolers, |one| format!("target_file {}", one.target_file.display()));
+    twice(top, "pooler", poolers, |one| {
+        format!("admin_socket_dir {} with port {}", one.admin_socket_dir.display(), one.port)
+    });
 }
 
 /// What must be each table's own.

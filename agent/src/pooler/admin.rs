@@ -20,14 +20,7 @@ pub struct Admin {
 impl Admin {
     /// The console of this PgBouncer; nothing is opened yet.
     pub fn new(pooler: &Pooler) -> Self {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(&pooler.admin_socket_dir)
-            .port(pooler.port)
-            .user("pgbouncer")
-            .dbname("pgbouncer")
-            .connect_timeout(COMMAND_DEADLINE);
-        Self { name: pooler.name.clone(), config }
+        Self { name: pooler.name.clone(), config: config(pooler) }
     }
 
     /// Commands, one after the other over one connection.
@@ -76,6 +69,18 @@ impl Admin {
         };
         Ok(messages.with_context(what)?.into_iter().filter_map(server).collect())
     }
+}
+
+/// How its console is connected to.
+pub(super) fn config(pooler: &Pooler) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host_path(&pooler.admin_socket_dir)
+        .port(pooler.port)
+        .user("pgbouncer")
+        .dbname("pgbouncer")
+        .connect_timeout(COMMAND_DEADLINE);
+    config
 }
 
 /// A command that PgBouncer refuses with this text when all is already as it should be.

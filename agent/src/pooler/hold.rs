@@ -81,7 +81,7 @@ impl Router {
             return Ok(TICK.min(Duration::from_millis(until_ms - now_ms)));
         }
         self.admin.resume().await?;
-        self.seen.lock().expect("nobody panics while holding a route").paused = false;
+        self.seen.show(None, false);
         (self.applied, self.held_at, self.held_until_ms, self.reported) = (None, None, None, None);
         tracing::warn!(
             pooler = self.pooler.name,

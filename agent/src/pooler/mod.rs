@@ -6,20 +6,22 @@
 //! target, RELOAD, RESUME. Nothing stands between the end of PAUSE, or RESUME, and the word of it in etcd.
 
 mod admin;
+mod console;
 mod hold;
+mod look;
 mod report;
+pub mod seen;
 mod target;
 mod verify;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
-use holdfast_agent_core::planned::Seen;
+use holdfast_agent_core::planned;
 use holdfast_agent_core::route::{self, Route};
 use holdfast_host::{clock, durable, nftables, sockets};
-use holdfast_proto::message::PoolerStatus;
 use holdfast_types::keys::ClusterKeys;
 use holdfast_types::record::{PhaseDone, RouteRecord};
 use holdfast_types::{Mode, Term};
@@ -31,6 +33,8 @@ use crate::local_disarm;
 use crate::telemetry::Telemetry;
 use crate::world::{Mirror, World};
 use admin::{Admin, unless};
+use look::Look;
+use seen::Seen;
 
 /// What failed is tried again after this.
 const RETRY: Duration = Duration::from_millis(200);
@@ -59,7 +63,7 @@ pub struct Router {
     term: Option<Term>,
     held_at: Option<SystemTime>,
     /// What was seen of planned operations.
-    planned: Seen,
+    planned: planned::Seen,
     /// Clients are held for one, until then at the latest.
     held_until_ms: Option<u64>,
     /// The last answer to a phase of one.
@@ -73,19 +77,13 @@ pub struct Router {
     /// The target file was replaced and may not be on disk yet.
     unsynced: bool,
     telemetry: Telemetry,
-    seen: Arc<Mutex<PoolerStatus>>,
+    seen: Arc<Seen>,
 }
 
 impl Router {
     /// Prepares the task.
     pub fn new(pooler: Pooler, config: Arc<Config>, world: Arc<World>, telemetry: Telemetry) -> Self {
-        let seen = PoolerStatus {
-            name: pooler.name.clone(),
-            namespace: pooler.cluster.namespace.clone(),
-            scope: pooler.cluster.scope.clone(),
-            target: None,
-            paused: false,
-        };
+        let seen = Arc::new(Seen::new(&pooler, &config, Arc::clone(&world)));
         let held = held_file(&config, &pooler).exists();
         Self {
             full_name: format!("{}.{}", config.host, pooler.name),
@@ -102,7 +100,7 @@ impl Router {
             applied: None,
             term: None,
             held_at: None,
-            planned: Seen::default(),
+            planned: planned::Seen::default(),
             held_until_ms: None,
             done: None,
             proof: None,
@@ -110,17 +108,19 @@ impl Router {
             routed: None,
             unsynced: false,
             telemetry,
-            seen: Arc::new(Mutex::new(seen)),
+            seen,
         }
     }
 
-    /// Where clients are, for `status`.
-    pub fn seen(&self) -> Arc<Mutex<PoolerStatus>> {
+    /// What is known of it, for whoever asks.
+    pub fn seen(&self) -> Arc<Seen> {
         Arc::clone(&self.seen)
     }
 
     /// Runs until the runtime ends.
     pub async fn run(mut self) {
+        tokio::spawn(Look::new(Arc::clone(&self.seen), Arc::clone(&self.world)).run());
+        let seen = Arc::clone(&self.seen);
         let mut changes = self.world.changes();
         loop {
             changes.mark_unchanged();
@@ -131,8 +131,15 @@ impl Router {
                     RETRY
                 }
             };
+            self.seen.apply(self.applied.as_ref());
             tokio::select! {
                 _ = changes.changed() => {}
+                () = seen.anew.notified() => {
+                    // It was not paused by anybody, and reads the target file as it starts.
+                    if matches!(self.applied, Some(Route::Hold { .. })) {
+                        self.applied = None;
+                    }
+                }
                 done = proved(&mut self.proof) => self.done = done.or(self.done.take()),
                 () = tokio::time::sleep(again) => {}
             }
@@ -144,16 +151,18 @@ impl Router {
         let (cluster, connected) = self.world.watched(&self.keys);
         let stands_aside = self.order.stands(&self.config.state_dir).await;
         let is_free = matches!(cluster.known_mode(), Some(Mode::Observe | Mode::Disarmed));
+        let now_ms = clock::boottime_ms();
         if stands_aside || connected && is_free {
+            self.seen.want(None, stands_aside, now_ms);
             return self.release().await.map(|()| TICK);
         }
-        let now_ms = clock::boottime_ms();
         if !connected {
             return self.let_go_in_time(now_ms).await;
         }
         self.planned.look(&cluster, &self.full_name, now_ms);
         let held = self.planned.held(&cluster, &self.full_name, now_ms);
         let wanted = route::decide_held(&cluster, self.term, held.is_some());
+        self.seen.want(Some(&wanted), false, now_ms);
         if wanted != Route::Leave && self.applied.as_ref() != Some(&wanted) {
             match (&wanted, held) {
                 (Route::Hold { term, lost: None }, Some(held)) => {

@@ -33,9 +33,8 @@ impl Router {
             (None, None) => self.held_at = Some(SystemTime::now()),
             _ => {}
         }
-        let mut seen = self.seen.lock().expect("nobody panics while holding a route");
-        seen.paused = target.is_none();
-        seen.target = target;
+        let paused = target.is_none();
+        self.seen.show(target, paused);
     }
 
     /// Answers for a phase of an operation, or begins what it takes to answer.

@@ -3,7 +3,7 @@
 //!
 //! Who may ask is decided in `holdfast-proto`'s one authorisation table, before it comes here.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use holdfast_agent_core::detach::Phase;
@@ -13,7 +13,7 @@ use holdfast_agent_core::member::Postgres;
 use holdfast_host::clock;
 use holdfast_proto::message::{
     GrantAnswer, GrantQuestion, HostReport, HostStatus, InstanceName, InstanceStatus, Life, LifeAnswer,
-    LifeQuestion, PoolerStatus, PromiseHeld, Refusal, Role,
+    LifeQuestion, PromiseHeld, Refusal, Role,
 };
 use holdfast_proto::server::{Asker, Host};
 use holdfast_proto::tls::Identity;
@@ -27,6 +27,7 @@ use crate::act;
 use crate::config::Config;
 use crate::history::History;
 use crate::member::Member;
+use crate::pooler::seen::Poolers;
 use crate::renewals::Renewals;
 use crate::session::Held;
 use crate::world::World;
@@ -37,7 +38,7 @@ pub struct Answers {
     world: Arc<World>,
     session: watch::Receiver<Held>,
     members: Arc<[Arc<Member>]>,
-    routes: Vec<Arc<Mutex<PoolerStatus>>>,
+    routes: Poolers,
     renewals: Renewals,
     identity: Identity,
 }
@@ -49,7 +50,7 @@ impl Answers {
         world: Arc<World>,
         session: watch::Receiver<Held>,
         members: Arc<[Arc<Member>]>,
-        routes: Vec<Arc<Mutex<PoolerStatus>>>,
+        routes: Poolers,
         renewals: Renewals,
         identity: Identity,
     ) -> Self {
@@ -78,7 +79,6 @@ impl Answers {
             end.map(|end| format!("the certificate of this agent {end}; issue a new one: holdfast pki host")),
         );
         problems.extend(self.identity.problems());
-        let poolers = self.routes.iter();
         HostStatus {
             region: self.config.region.clone(),
             host: self.config.host.clone(),
@@ -87,9 +87,7 @@ impl Answers {
             at_wall_ms: clock::wall_ms(),
             etcd_reachable: Some(self.world.is_connected()),
             instances: self.members.iter().map(|member| instance(member)).collect(),
-            poolers: poolers
-                .map(|route| route.lock().expect("nobody panics while holding a route").clone())
-                .collect(),
+            poolers: self.routes.iter().map(|pooler| pooler.status()).collect(),
             problems,
         }
     }

@@ -1,9 +1,9 @@
-//! The HTTP side of routing: `/writer` and `/replica?max_lag=` for the checks of a load balancer.
+//! The HTTP side of routing: `/writer`, `/replica?max_lag=` and `/pooler` for the checks of a load balancer.
 //!
 //! 200 for a host that is to be used, 503 for one that is not, each with the reason as JSON. GET, HEAD and OPTIONS say the
 //! same, as with Patroni's REST API. It tells no more than who is up: nobody is asked for a certificate, and there is no secret.
 //! Over TLS, where it is wanted, the asker can be sure of whom it asks.
-//! What is answered is decided by `holdfast-agent-core`'s `routing`; nothing is looked up for an answer.
+//! What is answered is decided by `holdfast-agent-core`'s `routing` and `pooler`; nothing is looked up for an answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use super::web::{self, Limits};
 use crate::member::Member;
 use crate::member::routing::Purpose;
+use crate::pooler::seen::{self, Poolers, Seen};
 
 /// A load balancer has one connection at a time for each server that it checks; there may be a dozen of them, and people. A
 /// check of theirs that takes longer has failed.
@@ -32,14 +33,28 @@ struct Question {
 }
 
 /// Answers until the runtime ends.
-pub async fn serve(listener: TcpListener, tls: Option<ShownCertificate>, members: Arc<[Arc<Member>]>) {
-    let respond = move |request: &Request<Incoming>| respond(request.method(), request.uri(), &members);
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<ShownCertificate>,
+    members: Arc<[Arc<Member>]>,
+    poolers: Poolers,
+) {
+    let respond =
+        move |request: &Request<Incoming>| respond(request.method(), request.uri(), &members, &poolers);
     web::serve(listener, tls, LIMITS, Arc::new(respond)).await;
 }
 
-fn respond(method: &Method, uri: &Uri, members: &[Arc<Member>]) -> Response<Full<Bytes>> {
+fn respond(
+    method: &Method,
+    uri: &Uri,
+    members: &[Arc<Member>],
+    poolers: &[Arc<Seen>],
+) -> Response<Full<Bytes>> {
     if !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS");
+    }
+    if uri.path() == "/pooler" {
+        return pooler(uri.query().unwrap_or_default(), poolers);
     }
     let names = || members.iter().map(|member| name_of(member)).collect::<Vec<_>>();
     let asked = question(uri.path(), uri.query().unwrap_or_default());
@@ -52,6 +67,36 @@ fn respond(method: &Method, uri: &Uri, members: &[Arc<Member>]) -> Response<Full
         }
         Err((status, why)) => refused(status, &why),
     }
+}
+
+/// All PgBouncer processes of the host, those of a cluster, or one.
+fn pooler(query: &str, poolers: &[Arc<Seen>]) -> Response<Full<Bytes>> {
+    let (mut name, mut cluster) = (None, None);
+    for (parameter, value) in parameters(query) {
+        let is_there_twice = match parameter {
+            "name" => name.replace(value).is_some(),
+            "cluster" => cluster.replace(value).is_some(),
+            _ => return refused(StatusCode::BAD_REQUEST, &format!("/pooler has no parameter {parameter}")),
+        };
+        if is_there_twice {
+            return refused(StatusCode::BAD_REQUEST, &format!("{parameter} is there twice"));
+        }
+    }
+    match seen::answer(poolers, name.as_deref(), cluster.as_deref()) {
+        Ok(answer) => {
+            let status = if answer.up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            web::response(status, JSON, serde_json::json!(answer).to_string() + "\n")
+        }
+        Err(why) => refused(StatusCode::BAD_REQUEST, &why),
+    }
+}
+
+/// Names and values of a query.
+fn parameters(query: &str) -> impl Iterator<Item = (&str, String)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name, value.replace("%2F", "/").replace("%2f", "/"))
+    })
 }
 
 fn refused(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
@@ -74,6 +119,7 @@ fn choose(asked: &Question, names: &[String]) -> Result<usize, Refused> {
             Some(index) => Ok(index),
             None => bad(format!("this host has no cluster {name}; it has {}", names.join(", "))),
         },
+        (None, []) => bad("the agent of this host has no [[instance]]".into()),
         (None, _) => {
             bad(format!("this host has {}; say which with cluster=NAMESPACE/SCOPE", names.join(", ")))
         }
@@ -86,12 +132,10 @@ fn question(path: &str, query: &str) -> Result<Question, Refused> {
     let is_replica = match path {
         "/writer" => false,
         "/replica" => true,
-        _ => return Err((StatusCode::NOT_FOUND, "there are /writer and /replica".into())),
+        _ => return Err((StatusCode::NOT_FOUND, "there are /writer and /replica, and /pooler".into())),
     };
     let (mut cluster, mut max_lag_bytes) = (None, None);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = value.replace("%2F", "/").replace("%2f", "/");
+    for (name, value) in parameters(query) {
         let is_there_twice = match name {
             "cluster" => cluster.replace(value).is_some(),
             // Patroni's own name of it, so that a check can be moved over as it is.
@@ -197,13 +241,17 @@ mod tests {
     async fn what_cannot_be_answered_is_refused_with_a_sentence() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, None, Vec::new().into()));
+        let server = tokio::spawn(serve(listener, None, Vec::new().into(), Vec::new().into()));
         let said = ask(address, "POST /writer HTTP/1.1").await;
         assert!(said.starts_with("HTTP/1.1 405") && said.contains("only GET, HEAD and OPTIONS"), "{said}");
         // As HAProxy asks: no version of its own, and no host.
         let said = ask(address, "OPTIONS /writer?cluster=a/b HTTP/1.0").await;
         assert!(said.starts_with("HTTP/1.0 400") && said.contains("has no cluster a/b"), "{said}");
         assert!(said.contains("content-type: application/json"), "{said}");
+        let said = ask(address, "GET /pooler HTTP/1.1").await;
+        assert!(said.starts_with("HTTP/1.1 400") && said.contains("has no [[pooler]]"), "{said}");
+        let said = ask(address, "GET /pooler?cluste=a/b HTTP/1.1").await;
+        assert!(said.contains("has no parameter cluste"), "{said}");
         let said = ask(address, "HEAD / HTTP/1.1").await;
         assert!(said.starts_with("HTTP/1.1 404") && said.ends_with("\r\n\r\n"), "a HEAD has no body: {said}");
         server.abort();
@@ -250,7 +298,7 @@ mod tests {
         let shown = load().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, Some(shown), Vec::new().into()));
+        let server = tokio::spawn(serve(listener, Some(shown), Vec::new().into(), Vec::new().into()));
         let said = ask_over_tls(address, &first).await.unwrap();
         assert!(said.starts_with("HTTP/1.0 400") && said.contains("has no cluster a/b"), "{said}");
         let refused = ask_over_tls(address, &second).await.unwrap_err();

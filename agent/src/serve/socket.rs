@@ -1,4 +1,5 @@
-//! The Unix socket of the gates. Only root and the users that own a data directory of ours may ask.
+//! The Unix socket of the gates, and of the check of a virtual address. Of gates only root and the users that own a data
+//! directory of ours may ask; whether a pooler is up is no secret.
 //!
 //! Reads one bounded question per connection and hands it to the member it is about. A connection that is closed before
 //! its answer takes the question back: Patroni has ended the gate. What that means for a term which was opened for it
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use holdfast_proto::poolers::{PoolerAnswer, PoolerQuestion};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -17,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::gate::protocol::{Answer, LINE_BYTES_MAX, Question, SOCKET};
 use crate::member::{Member, Promotion};
+use crate::pooler::seen::{self, Poolers};
 
 /// Patroni asks one question at a time for each instance; more than this is somebody else.
 const CONNECTIONS_MAX: usize = 32;
@@ -41,7 +44,7 @@ pub fn listen(run_dir: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Answers the gates until the runtime ends.
-pub async fn serve(listener: UnixListener, members: Arc<[Arc<Member>]>) {
+pub async fn serve(listener: UnixListener, members: Arc<[Arc<Member>]>, poolers: Poolers) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let stream = match listener.accept().await {
@@ -56,9 +59,9 @@ pub async fn serve(listener: UnixListener, members: Arc<[Arc<Member>]>) {
             tracing::warn!("more than {CONNECTIONS_MAX} gates at once; one is turned away and asks again");
             continue;
         };
-        let members = Arc::clone(&members);
+        let (members, poolers) = (Arc::clone(&members), Arc::clone(&poolers));
         tokio::spawn(async move {
-            if let Err(error) = answer(stream, &members).await {
+            if let Err(error) = answer(stream, &members, &poolers).await {
                 tracing::debug!(%error, "a gate went without its answer");
             }
             drop(slot);
@@ -66,7 +69,7 @@ pub async fn serve(listener: UnixListener, members: Arc<[Arc<Member>]>) {
     }
 }
 
-async fn answer(stream: UnixStream, members: &[Arc<Member>]) -> anyhow::Result<()> {
+async fn answer(stream: UnixStream, members: &[Arc<Member>], poolers: &Poolers) -> anyhow::Result<()> {
     let uid = stream.peer_cred().context("peer credentials")?.uid();
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
@@ -74,6 +77,10 @@ async fn answer(stream: UnixStream, members: &[Arc<Member>]) -> anyhow::Result<(
     tokio::time::timeout(QUESTION_DEADLINE, read.read_line(&mut line))
         .await
         .context("no question in time")??;
+    if let Ok(PoolerQuestion::Pooler { name }) = serde_json::from_str(&line) {
+        let answer = seen::answer(poolers, name.as_deref(), None).unwrap_or_else(PoolerAnswer::error);
+        return write_line(&mut write, serde_json::to_vec(&answer)?).await;
+    }
     let question: Question = serde_json::from_str(&line).context("not a question of ours")?;
     let found = members.iter().find(|member| match &question {
         Question::Start { data_dir, .. } => member.instance.data_dir == *data_dir,
@@ -95,7 +102,13 @@ async fn answer(stream: UnixStream, members: &[Arc<Member>]) -> anyhow::Result<(
 }
 
 async fn say(write: &mut OwnedWriteHalf, answer: &Answer) -> anyhow::Result<()> {
-    let line = answer.to_line()?;
+    write_line(write, answer.to_line()?).await
+}
+
+async fn write_line(write: &mut OwnedWriteHalf, mut line: Vec<u8>) -> anyhow::Result<()> {
+    if line.last() != Some(&b'\n') {
+        line.push(b'\n');
+    }
     tokio::time::timeout(ANSWER_DEADLINE, write.write_all(&line))
         .await
         .context("the answer is not taken")??;

@@ -17,11 +17,23 @@ use crate::view::cluster::ClusterView;
 /// An agent answers from memory; more than this is the network.
 const DEADLINE: Duration = Duration::from_secs(3);
 
+/// Beside an answer of etcd nobody is waited for: a host that is gone is shown as such by etcd.
+const BESIDE_DEADLINE: Duration = Duration::from_millis(700);
+
 /// Asks every agent of the configuration, all at once.
 pub async fn ask_all(region: &Region) -> Vec<HostAnswer> {
+    ask_within(region, DEADLINE).await
+}
+
+/// What those agents of the configuration say that answer at once.
+pub async fn statuses(region: &Region) -> Vec<HostStatus> {
+    ask_within(region, BESIDE_DEADLINE).await.into_iter().filter_map(|answer| answer.status).collect()
+}
+
+async fn ask_within(region: &Region, deadline: Duration) -> Vec<HostAnswer> {
     let mut asking = JoinSet::new();
     for (place, address) in region.config.agents.iter().enumerate() {
-        let client = AgentClient::new(region.identity.clone(), address, None, DEADLINE);
+        let client = AgentClient::new(region.identity.clone(), address, None, deadline);
         let (address, wanted) = (address.clone(), region.config.name.clone());
         asking.spawn(async move {
             let (status, problem) = match client.status().await {

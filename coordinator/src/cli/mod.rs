@@ -4,6 +4,7 @@
 mod adopt;
 pub mod agents;
 mod arm;
+pub mod check;
 mod config;
 pub mod disk;
 mod doctor;

@@ -59,7 +59,12 @@ async fn show_status(target: &Target) -> Result<Exit, Failure> {
 async fn status_from_etcd(target: &Target) -> Result<Exit, Failure> {
     let session = target.session().await?;
     let view = session.view().await?;
-    let report = StatusReport::new(&view, Some(&session.region.etcd.health().await));
+    let has_poolers = !view.routes.is_empty();
+    let (etcd, hosts) = tokio::join!(session.region.etcd.health(), async {
+        if has_poolers { agents::statuses(&session.region).await } else { Vec::new() }
+    });
+    let mut report = StatusReport::new(&view, Some(&etcd));
+    report.add_poolers(&view, &hosts);
     print::report(target.output, &report, || report.text());
     Ok(Exit::Done)
 }

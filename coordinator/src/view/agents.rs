@@ -109,7 +109,18 @@ impl AgentsReport {
                 for pooler in &status.poolers {
                     let target = pooler.target.as_ref().map_or("nobody".into(), ToString::to_string);
                     let paused = if pooler.paused { ", clients wait" } else { "" };
-                    let _ = writeln!(out, "{}: pooler {} -> {target}{paused}", status.host, pooler.name);
+                    let waiting = pooler.clients_waiting.filter(|clients| *clients > 0);
+                    let waiting = waiting.map(|clients| format!(", {clients} without a server connection"));
+                    let down = pooler.why.as_ref().filter(|_| pooler.up == Some(false));
+                    let down = down.map(|why| format!("; takes no clients: {why}"));
+                    let _ = writeln!(
+                        out,
+                        "{}: pooler {} -> {target}{paused}{}{}",
+                        status.host,
+                        pooler.name,
+                        waiting.unwrap_or_default(),
+                        down.unwrap_or_default()
+                    );
                 }
             }
         }

@@ -16,6 +16,7 @@ mod mounts;
 mod observe;
 mod outside;
 mod overriding;
+mod poolers;
 mod rebuilt_etcd;
 mod shapes;
 mod two_builds;

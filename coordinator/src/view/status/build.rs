@@ -149,6 +149,10 @@ fn routes(view: &ClusterView) -> Vec<RouteReport> {
         paused: route.paused,
         drained: drained::is_drained(view, pooler),
         agent: if view.pooler_alive(pooler) { "alive" } else { "gone" },
+        clients_waiting: None,
+        waited_ms: None,
+        up: None,
+        why: None,
     };
     view.routes.iter().map(route).collect()
 }

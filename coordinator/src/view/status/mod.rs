@@ -1,6 +1,7 @@
 //! `status` and `list`: one report, as JSON with a version and as text. Columns are named as patronictl's.
 
 mod build;
+mod poolers;
 mod print;
 
 use holdfast_types::{Class, Mode};
@@ -158,6 +159,12 @@ pub struct RouteReport {
     pub drained: bool,
     /// `alive`, or `gone`: then the rest is what was last known, and may be long over.
     pub agent: &'static str,
+    /// Clients without a server connection, and for how long the first of them waits; absent if its agent did not say.
+    pub clients_waiting: Option<u64>,
+    pub waited_ms: Option<u64>,
+    /// Whether clients should come to it, as `holdfast check pooler` says there, and why.
+    pub up: Option<bool>,
+    pub why: Option<String>,
 }
 
 /// The servers of etcd.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use holdfast_types::{Class, Mode};
 
-use super::StatusReport;
+use super::{StatusReport, poolers};
 use crate::view::findings::Severity;
 use crate::view::{text, would};
 
@@ -35,7 +35,7 @@ impl StatusReport {
         out.push_str(&self.facts());
         out.push_str(&self.member_table());
         if !self.routes.is_empty() {
-            let mut table = text::table(&["Pooler", "Term", "Target", "Clients"]);
+            let mut table = text::table(&["Pooler", "Term", "Target", "Clients", "Waiting"]);
             for route in &self.routes {
                 let clients = match (route.agent, route.paused) {
                     ("gone", _) => "unknown: its agent is gone",
@@ -44,9 +44,15 @@ impl StatusReport {
                     (_, false) => "served",
                 };
                 let target = route.target.clone().unwrap_or_else(|| "-".into());
-                table.add_row([route.pooler.clone(), route.term.to_string(), target, clients.into()]);
+                let waiting = poolers::waiting(route.clients_waiting, route.waited_ms);
+                let term = route.term.to_string();
+                table.add_row([route.pooler.clone(), term, target, clients.into(), waiting]);
             }
             let _ = writeln!(out, "{table}");
+            for route in self.routes.iter().filter(|route| route.up == Some(false)) {
+                let why = route.why.as_deref().unwrap_or(text::UNKNOWN);
+                let _ = writeln!(out, "{}: takes no clients: {why}", route.pooler);
+            }
         }
         if self.mode.mode == Mode::Observe {
             out.push_str(&would::text(&self.would, WOULD_LINES));

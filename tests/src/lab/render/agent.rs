@@ -9,7 +9,7 @@ use crate::lab::spec::{EtcdAuth, Outside, Role};
 pub const GRPC_PORT: u16 = 7460;
 /// Where they serve Prometheus, on loopback.
 pub const METRICS_PORT: u16 = 7461;
-/// Where those of database hosts answer the checks of load balancers.
+/// Where those of database and pooler hosts answer the checks of load balancers.
 pub const ROUTING_PORT: u16 = 7462;
 
 /// `agent.toml` of a host.
@@ -57,10 +57,10 @@ pub fn config(plan: &Plan, region: &RegionPlan, host: &HostPlan) -> Result<Strin
     toml::to_string(&config)
 }
 
-/// Every instance can be asked for; a command is run wherever there is a cluster to follow.
+/// Every instance and pooler can be asked for; a command is run wherever there is a cluster to follow.
 fn routing(plan: &Plan, host: &HostPlan) -> Option<Value> {
     let mut table = serde_json::Map::new();
-    if host.host.role == Role::Database {
+    if matches!(host.host.role, Role::Database | Role::Pooler) {
         table.insert("listen".into(), json!(format!("{}:{ROUTING_PORT}", host.address)));
     }
     if let Some(command) = plan.spec.route_command.as_ref().filter(|_| host.host.role != Role::Backup) {
