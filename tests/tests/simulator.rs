@@ -2,7 +2,8 @@
 //! `tests/README.md` says how to go further and how to replay.
 
 use holdfast_lab::simulator::mutant::Mutant;
-use holdfast_lab::simulator::{Plan, run, search};
+use holdfast_lab::simulator::operation::table;
+use holdfast_lab::simulator::{Plan, run, search, search_operations};
 
 /// Faults of the run in `tests/all`; `holdfast-lab simulate --faults 100000` goes further.
 const FAULTS: u64 = 10_000;
@@ -55,5 +56,41 @@ fn rules_that_are_left_out_are_found() {
         let (tally, found) = search(1, FAULTS_FOR_A_MUTANT, Some(mutant), threads(), 1);
         let first = found.first().unwrap_or_else(|| panic!("{mutant} is not found: {tally:?}"));
         println!("{mutant}: seed {}, {}", first.plan.seed, first.violation.promise);
+    }
+}
+
+/// Faults of the run with operations in `tests/all`; `holdfast-lab simulate --operations --faults 20000` goes further.
+const OPERATION_FAULTS: u64 = 200;
+
+#[test]
+fn each_loss_after_each_stored_phase_ends_in_a_stated_state() {
+    let cells = table::all(2, threads());
+    println!("{}", table::text(&cells));
+    let broken: Vec<String> = cells.iter().filter_map(table::Cell::problem).collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn operations_among_faults_end_in_a_stated_state() {
+    let (tally, found) = search_operations(1, OPERATION_FAULTS, None, threads(), 1);
+    println!("{tally:?}");
+    if let Some(first) = found.first() {
+        panic!(
+            "{}: {}; see: holdfast-lab simulate --operations --replay {}",
+            first.violation.promise, first.violation.text, first.plan.seed
+        );
+    }
+    assert!(tally.operations.get("done").is_some_and(|done| *done > 0), "{tally:?}: nothing was done");
+}
+
+#[test]
+fn rules_of_operations_that_are_left_out_are_found() {
+    for mutant in Mutant::OF_OPERATIONS {
+        let (tally, found) = search_operations(1, FAULTS_FOR_A_MUTANT, Some(mutant), threads(), 1);
+        let first = found.first().unwrap_or_else(|| panic!("{mutant} is not found: {tally:?}"));
+        println!(
+            "{mutant}: after {} faults, seed {}, {}",
+            tally.faults, first.plan.seed, first.violation.promise
+        );
     }
 }

@@ -107,10 +107,13 @@ impl Observation {
         self.drained.keys().any(|name| name.eq_ignore_ascii_case(node))
     }
 
-    /// The members that count for the quorum and stream at present.
+    /// The members that count for the quorum and stream at present. Never the writer: it says of itself that it streams, and
+    /// stands in the `/sync` of the last reign until Patroni has rewritten that (simulator, operations, seed 57).
     pub fn streaming_synchronous(&self) -> impl Iterator<Item = (&MemberName, &MemberSeen)> {
-        let counts =
-            |(_, seen): &(&MemberName, &MemberSeen)| seen.synchronous && seen.streaming == Some(true);
+        let writes = |name: &MemberName| self.reign.as_ref().is_some_and(|reign| reign.holder == *name);
+        let counts = move |(name, seen): &(&MemberName, &MemberSeen)| {
+            seen.synchronous && seen.streaming == Some(true) && !writes(name)
+        };
         self.members.iter().filter(counts)
     }
 }

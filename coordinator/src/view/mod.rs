@@ -20,6 +20,7 @@ pub mod findings;
 
 pub mod local_disarm;
 pub mod maintenance;
+pub mod observation;
 pub mod operation;
 pub mod overriding;
 pub mod patroni;
@@ -36,3 +37,5 @@ pub mod would;
 
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,6 @@ use holdfast_types::{Class, MemberName, Mode, Position};
 
 use super::arming::Check;
 use super::cluster::ClusterView;
-use super::patroni::PatroniMember;
 use super::{maintenance, text};
 
 /// What would be lost.
@@ -207,23 +206,14 @@ pub fn kept_by_a_tag(view: &ClusterView) -> Option<(MemberName, &'static str)> {
         let is_well = view.agent_alive(member) == Some(true)
             && patroni.state.as_deref() == Some("running")
             && !view.fences.contains_key(member);
-        let tag = not_to_lead(patroni)?;
+        let tag = patroni.not_to_lead()?;
         is_well.then(|| (member.clone(), tag))
     })
 }
 
 /// The members that a tag keeps from leading, with its name.
 pub fn tagged_not_to_lead(view: &ClusterView) -> impl Iterator<Item = (&MemberName, &'static str)> {
-    view.patroni.members.iter().filter_map(|(member, patroni)| Some((member, not_to_lead(patroni)?)))
-}
-
-fn not_to_lead(patroni: &PatroniMember) -> Option<&'static str> {
-    let tag = |name: &str| patroni.tags.get(name);
-    match (tag("nofailover").and_then(|value| value.as_bool()), tag("failover_priority")) {
-        (Some(true), _) => Some("nofailover"),
-        (_, Some(priority)) if priority.as_i64() == Some(0) => Some("failover_priority"),
-        _ => None,
-    }
+    view.patroni.members.iter().filter_map(|(member, patroni)| Some((member, patroni.not_to_lead()?)))
 }
 
 /// Who would lose the least, for the remedy that `status` names; of two at the same position one that acknowledges.

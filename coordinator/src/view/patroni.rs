@@ -109,6 +109,16 @@ impl PatroniMember {
         Some(Position { timeline: Timeline(self.timeline?), lsn: self.lsn()? })
     }
 
+    /// The tag that keeps it from leading, if it has one.
+    pub fn not_to_lead(&self) -> Option<&'static str> {
+        let tag = |name: &str| self.tags.get(name);
+        match (tag("nofailover").and_then(|value| value.as_bool()), tag("failover_priority")) {
+            (Some(true), _) => Some("nofailover"),
+            (_, Some(priority)) if priority.as_i64() == Some(0) => Some("failover_priority"),
+            _ => None,
+        }
+    }
+
     /// `host:port` of its PostgreSQL.
     pub fn address(&self) -> Option<&str> {
         self.conn_url.as_deref()?.split("://").nth(1)?.split('/').next()
@@ -231,37 +241,4 @@ fn history(value: &Value) -> Vec<TimelineEnd> {
         })
     };
     value.as_array().map(|lines| lines.iter().filter_map(line).collect()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::view::testing::{self, db};
-
-    #[test]
-    fn keys_of_a_running_cluster_are_read() {
-        let view = testing::healthy().patroni;
-        assert_eq!(view.leader, Some(db(1)));
-        assert_eq!(view.class(), Some(Class::Quorum));
-        assert_eq!((view.switch("failsafe_mode"), view.switch("pause")), (Some(true), Some(false)));
-        let sync = view.sync.as_ref().unwrap();
-        assert_eq!((sync.standbys.clone(), sync.quorum), (vec![db(2), db(3)], 1));
-        assert_eq!([1, 2, 4].map(|n| view.role_of(&db(n))), ["leader", "quorum_standby", "replica"]);
-        let member = &view.members[&db(2)];
-        assert_eq!(member.address(), Some("10.77.0.22:5432"));
-        assert_eq!(member.position().unwrap().to_string(), "2:0/5000060");
-        assert_eq!(view.history[0].lsn.to_string(), "0/4000000");
-    }
-
-    #[test]
-    fn modes_are_read_as_patroni_reads_them() {
-        let class = |text: &str| {
-            let config = Some(serde_json::from_str(&format!("{{\"synchronous_mode\":{text}}}")).unwrap());
-            PatroniView { config, ..PatroniView::default() }.class()
-        };
-        assert_eq!(class("\"Quorum\""), Some(Class::Quorum));
-        assert_eq!((class("true"), class("\"on\"")), (Some(Class::On), Some(Class::On)));
-        assert_eq!((class("false"), class("null")), (Some(Class::Off), Some(Class::Off)));
-        assert_eq!(PatroniView::default().class(), None, "without /config it is unknown");
-    }
 }

@@ -6,9 +6,9 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 
 use super::mutant::Mutant;
+use super::operation::table;
 use super::run::{Plan, run, shorten};
-use super::search::{Found, search};
-use super::world::Setup;
+use super::search::{Found, search, search_operations};
 
 /// Histories are cut to the part before the violation: this many lines.
 const LINES_SHOWN: usize = 400;
@@ -31,6 +31,12 @@ pub struct Arguments {
     /// Leave a rule out: its name, or "all" for a table of how many faults each takes to be found
     #[arg(long)]
     mutant: Option<String>,
+    /// Play operations too, with coordinators and poolers
+    #[arg(long)]
+    operations: bool,
+    /// A table: each stored phase of a switchover, each loss right after it, and how it ends
+    #[arg(long, conflicts_with_all = ["faults", "replay", "mutant"])]
+    table: bool,
     /// Threads; the default is one for each processor
     #[arg(long)]
     threads: Option<usize>,
@@ -45,16 +51,20 @@ pub fn simulate(arguments: &Arguments) -> Result<()> {
         .threads
         .or_else(|| std::thread::available_parallelism().ok().map(std::num::NonZero::get))
         .unwrap_or(1);
+    if arguments.table {
+        return table(arguments.seed, threads);
+    }
     if arguments.mutant.as_deref() == Some("all") {
         return mutants(arguments, threads);
     }
     let mutant =
         arguments.mutant.as_deref().map(str::parse::<Mutant>).transpose().map_err(anyhow::Error::msg)?;
     if let Some(seed) = arguments.replay {
-        return replay(&Plan::of(seed, mutant), arguments.whole);
+        return replay(&plan_of(seed, mutant, arguments.operations), arguments.whole);
     }
     let began = std::time::Instant::now();
-    let (tally, found) = search(arguments.seed, arguments.faults, mutant, threads, arguments.stop_at);
+    let look = if with_operations(mutant, arguments.operations) { search_operations } else { search };
+    let (tally, found) = look(arguments.seed, arguments.faults, mutant, threads, arguments.stop_at);
     let broken: Vec<Value> = found.iter().map(summary).collect();
     let report = json!({
         "first_seed": arguments.seed, "mutant": mutant.map(|mutant| mutant.to_string()), "did": tally,
@@ -64,13 +74,29 @@ pub fn simulate(arguments: &Arguments) -> Result<()> {
     if let Some(first) = found.first() {
         show(&shorten(&first.plan, first.violation.promise), false);
         bail!(
-            "{}: {}; again with: holdfast-lab simulate --replay {}",
+            "{}: {}; again with: holdfast-lab simulate --replay {}{}",
             first.violation.promise,
             first.violation.text,
-            first.plan.seed
+            first.plan.seed,
+            if first.plan.operations.is_some() { " --operations" } else { "" }
         );
     }
     Ok(())
+}
+
+fn with_operations(mutant: Option<Mutant>, asked: bool) -> bool {
+    asked || mutant.is_some_and(Mutant::is_of_operations)
+}
+
+fn plan_of(seed: u64, mutant: Option<Mutant>, asked: bool) -> Plan {
+    if with_operations(mutant, asked) { Plan::with_operations(seed, mutant) } else { Plan::of(seed, mutant) }
+}
+
+fn table(seed: u64, threads: usize) -> Result<()> {
+    let cells = table::all(seed, threads);
+    println!("{}", table::text(&cells));
+    let broken: Vec<String> = cells.iter().filter_map(table::Cell::problem).collect();
+    if broken.is_empty() { Ok(()) } else { bail!("{}", broken.join("\n")) }
 }
 
 fn summary(found: &Found) -> Value {
@@ -97,7 +123,7 @@ fn replay(plan: &Plan, whole: bool) -> Result<()> {
 
 /// The setup, the faults and the history of a plan, on standard error.
 fn show(plan: &Plan, whole: bool) {
-    let setup = Setup::of(plan.seed, plan.mutant);
+    let setup = plan.setup();
     eprintln!(
         "seed {}: {} members, {} synchronous, loop_wait {} ms, session {} ms, clocks off by {:?} per mille",
         plan.seed,
@@ -109,6 +135,11 @@ fn show(plan: &Plan, whole: bool) {
     );
     for fault in &plan.faults {
         eprintln!("  fault: {fault}");
+    }
+    if let Some(course) = &plan.operations {
+        eprintln!("  {:?}", course.setup);
+        course.requests.iter().for_each(|request| eprintln!("  request: {request:?}"));
+        course.losses.iter().for_each(|planned| eprintln!("  loss: {planned}"));
     }
     let outcome = run(plan, true);
     let begin = if whole {
@@ -132,8 +163,9 @@ fn mutants(arguments: &Arguments, threads: usize) -> Result<()> {
     let mut table = Table::new();
     table.set_header(["rule left out", "found after faults", "seed", "by"]);
     let mut missed = Vec::new();
-    for mutant in Mutant::ALL {
-        let (tally, found) = search(arguments.seed, arguments.faults, Some(mutant), threads, 1);
+    for mutant in Mutant::ALL.into_iter().chain(Mutant::OF_OPERATIONS) {
+        let look = if mutant.is_of_operations() { search_operations } else { search };
+        let (tally, found) = look(arguments.seed, arguments.faults, Some(mutant), threads, 1);
         let row = match found.first() {
             Some(one) => {
                 let by = one.violation.promise.to_string();

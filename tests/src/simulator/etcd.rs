@@ -16,7 +16,7 @@ use holdfast_types::keys::{self, ClusterKeys};
 
 use super::decode;
 use super::executor::{Executor, ProcessId, Signal, ms, wait};
-use super::world::{ETCD, Host, Sim, World};
+use super::world::{ETCD, Sim, World};
 
 /// etcd ends leases in rounds of this length.
 const LEASE_ROUND_US: u64 = ms(500);
@@ -130,6 +130,7 @@ impl World {
         *self.etcd.snapshot.borrow_mut() = Rc::clone(&reading);
         let truth = self.etcd.decode(self, &reading, &reading);
         self.checker.saw(self, &truth);
+        self.saw_operation(&truth);
         self.etcd.changed.raise();
     }
 
@@ -300,7 +301,7 @@ pub struct Mirror {
 
 impl Mirror {
     /// Starts the watch of a program.
-    pub fn start(world: &Sim, host: &Host, process: ProcessId) -> Rc<Self> {
+    pub fn start(world: &Sim, place: usize, process: ProcessId) -> Rc<Self> {
         let empty = Rc::new(Reading { revision: 0, cluster_id: 0, pairs: Vec::new() });
         let mirror = Rc::new(Self {
             connected: Cell::new(false),
@@ -308,8 +309,8 @@ impl Mirror {
             cluster: RefCell::default(),
             patroni: RefCell::new(Rc::clone(&empty)),
         });
-        let (inner, watched, index) = (Rc::clone(world), Rc::clone(&mirror), host.index);
-        world.executor.spawn(process, async move { watched.follow(inner, index, empty).await });
+        let (inner, watched) = (Rc::clone(world), Rc::clone(&mirror));
+        world.executor.spawn(process, async move { watched.follow(inner, place, empty).await });
         mirror
     }
 

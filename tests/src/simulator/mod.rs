@@ -11,6 +11,7 @@
 //! | [`ladder`] | the kernel's dead-man and the guard |
 //! | [`etcd`], [`decode`] | requests, answers, watches, all of them late or lost |
 //! | [`postgres`], [`patroni`], [`agent`] | the programs |
+//! | [`operation`] | coordinators, poolers, and what operations must keep |
 //! | [`fault`], [`mutant`] | what goes wrong, and which rule is left out |
 //! | [`checker`], [`history`] | what must hold, and what happened |
 //! | [`run`], [`search`] | one run and its shortest form; many runs |
@@ -25,6 +26,7 @@ mod fault;
 mod history;
 mod ladder;
 pub mod mutant;
+pub mod operation;
 mod patroni;
 mod postgres;
 mod power;
@@ -34,4 +36,4 @@ mod world;
 
 pub use checker::{Promise, Violation};
 pub use run::{Outcome, Plan, run, shorten};
-pub use search::{Found, Tally, search};
+pub use search::{Found, Tally, search, search_operations};

@@ -41,6 +41,14 @@ pub enum Mutant {
     DeadManInTwoSteps,
     /// Rule 14: the timeline ids that nobody here has seen are not held.
     TimelineNotHeld,
+    /// Operations: a coordinator stores without comparing that it works, and what it has read.
+    StaleCoordinator,
+    /// Operations: a pooler holds its clients for as long as it is asked to.
+    PoolerNeverResumes,
+    /// Operations: the order to hand over compares neither term nor operation.
+    OrderWithoutCompare,
+    /// Operations: one that something else has overtaken does not end.
+    NotOvertaken,
 }
 
 impl Mutant {
@@ -65,6 +73,15 @@ impl Mutant {
         Self::TimelineNotHeld,
     ];
 
+    /// Those of operations: they are looked for in runs with operations.
+    pub const OF_OPERATIONS: [Self; 4] =
+        [Self::StaleCoordinator, Self::PoolerNeverResumes, Self::OrderWithoutCompare, Self::NotOvertaken];
+
+    /// Whether it is one of operations.
+    pub fn is_of_operations(self) -> bool {
+        Self::OF_OPERATIONS.contains(&self)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::PositionBeforeCut => "position-before-cut",
@@ -84,6 +101,10 @@ impl Mutant {
             Self::GuardNeverKills => "guard-never-kills",
             Self::DeadManInTwoSteps => "dead-man-in-two-steps",
             Self::TimelineNotHeld => "timeline-not-held",
+            Self::StaleCoordinator => "stale-coordinator",
+            Self::PoolerNeverResumes => "pooler-never-resumes",
+            Self::OrderWithoutCompare => "order-without-compare",
+            Self::NotOvertaken => "not-overtaken",
         }
     }
 }
@@ -97,9 +118,9 @@ impl fmt::Display for Mutant {
 impl FromStr for Mutant {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL
-            .into_iter()
+        let all = || Self::ALL.into_iter().chain(Self::OF_OPERATIONS);
+        let known = || all().map(Self::name).collect::<Vec<_>>().join(", ");
+        all()
             .find(|mutant| mutant.name() == text)
             .ok_or_else(|| format!("no such mutant; there are: {}", known()))
     }

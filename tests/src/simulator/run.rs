@@ -11,6 +11,7 @@ use super::checker::{Promise, Violation};
 use super::executor::ms;
 use super::fault::{Fault, Kind, plan};
 use super::mutant::Mutant;
+use super::operation::{Course, Ended};
 use super::postgres::commit::{Client, Route};
 use super::world::{Setup, Sim, World};
 
@@ -19,6 +20,10 @@ const COME_UP_US: u64 = ms(90_000);
 /// After everything is healed: twice Patroni's ttl for a hook that waits, one ttl for a node that was refused, and the
 /// doubled patience of rule 13.
 const COME_BACK_US: u64 = ms(180_000);
+/// Phases that lose what they wait for are given up: two minutes in `prepare`, one in `hand over`, five in `settle`.
+const OPERATIONS_END_US: u64 = ms(600_000);
+/// Longer than any loss around them, and than a hand-over is waited for.
+const OPERATIONS_PLAY_US: u64 = ms(95_000);
 /// How often it is looked at whether a cluster is healthy.
 const LOOK_US: u64 = ms(500);
 /// Faults of one run, at most.
@@ -33,6 +38,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// The rule that is left out.
     pub mutant: Option<Mutant>,
+    /// Operations, and what is lost around them.
+    pub operations: Option<Course>,
 }
 
 impl Plan {
@@ -40,13 +47,47 @@ impl Plan {
     pub fn of(seed: u64, mutant: Option<Mutant>) -> Self {
         let members = Setup::of(seed, mutant).members;
         let count = 2 + fastrand::Rng::with_seed(seed).u64(0..FAULTS_MAX - 1);
-        Self { seed, faults: plan(seed, members, count as usize), mutant }
+        Self { seed, faults: plan(seed, members, count as usize), mutant, operations: None }
+    }
+
+    /// The plan of a seed with operations: fewer faults of the usual kinds, and others around the operations.
+    pub fn with_operations(seed: u64, mutant: Option<Mutant>) -> Self {
+        let members = Setup::of(seed, mutant).members;
+        let operations = Some(Course::of(seed, members, mutant));
+        let count = fastrand::Rng::with_seed(seed ^ 0x0b5).usize(0..3);
+        let mut faults = if count == 0 { Vec::new() } else { plan(seed, members, count) };
+        // The traces have more.
+        faults.truncate(count);
+        Self { seed, faults, mutant, operations }
+    }
+
+    /// What the seed chooses before anything happens.
+    pub fn setup(&self) -> Setup {
+        let operations = self.operations.as_ref().map(|course| course.setup.clone());
+        Setup { operations, ..Setup::of(self.seed, self.mutant) }
+    }
+
+    /// The same without one of its faults.
+    fn without(&self, at: usize) -> Self {
+        let mut shorter = self.clone();
+        match at.checked_sub(self.faults.len()) {
+            None => drop(shorter.faults.remove(at)),
+            Some(at) => shorter.operations.iter_mut().for_each(|course| {
+                course.losses.remove(at);
+            }),
+        }
+        shorter
+    }
+
+    /// How many faults it has, of both kinds.
+    pub fn count(&self) -> usize {
+        self.faults.len() + self.operations.as_ref().map_or(0, |course| course.losses.len())
     }
 
     /// Nothing but etcd goes away, for some hosts or all: then nothing may happen (I6).
     fn is_without_etcd_only(&self) -> bool {
         let harmless = |kind| matches!(kind, Kind::EtcdDown | Kind::EtcdCut | Kind::EtcdSlow);
-        self.faults.iter().all(|fault| harmless(fault.kind))
+        self.operations.is_none() && self.faults.iter().all(|fault| harmless(fault.kind))
     }
 }
 
@@ -68,6 +109,12 @@ pub struct Outcome {
     pub local_window_us: u64,
     /// Terms opened after a CLOSE.
     pub failovers: u64,
+    /// The operations that ended.
+    pub operations: Vec<Ended>,
+    /// The longest time for which a pooler kept its clients for one, in microseconds.
+    pub longest_pause_us: u64,
+    /// How often Patroni obeyed the order of an operation that had ended.
+    pub late_orders: u64,
     /// Simulated microseconds.
     pub simulated_us: u64,
     /// The history, if it was kept.
@@ -76,7 +123,7 @@ pub struct Outcome {
 
 /// Runs a plan.
 pub fn run(plan: &Plan, keep_history: bool) -> Outcome {
-    let world = World::new(Setup::of(plan.seed, plan.mutant), keep_history);
+    let world = World::new(plan.setup(), keep_history);
     live_through(&world, plan);
     let outcome = Outcome {
         violation: world.checker.violation(),
@@ -86,6 +133,9 @@ pub fn run(plan: &Plan, keep_history: bool) -> Outcome {
         local_commits: world.checker.local_commits(),
         local_window_us: world.checker.local_window_us(),
         failovers: world.checker.failovers(),
+        operations: world.outside.watch.ended(),
+        longest_pause_us: world.outside.watch.longest_pause_us(),
+        late_orders: world.outside.watch.late_orders(),
         simulated_us: world.executor.now_us(),
         lines: world.history.take_lines(),
     };
@@ -113,12 +163,15 @@ fn live_through(world: &Sim, plan: &Plan) {
         world.executor.spawn(people, clients(Rc::clone(world), host));
     }
     world.executor.spawn(people, operator(Rc::clone(world)));
+    world.start_outside(people);
     if !until(world, COME_UP_US, |world| streams(world)) {
         return fails_to_live(world, "a new cluster does not come up");
     }
     let mode = ModeRecord { mode: Mode::Armed, by: "lab".into(), reason: "run".into(), at_wall_ms: 0 };
     world.order(Write::put(world.keys.mode(), Stored::new(mode).encode()));
-    if !until(world, COME_UP_US, |world| is_healthy(world)) {
+    if !until(world, COME_UP_US, |world| {
+        is_healthy(world) && writer(world).is_some_and(|writer| world.is_pooled(writer))
+    }) {
         return fails_to_live(world, "a cluster that was armed has no term");
     }
     let begun_us = world.executor.now_us();
@@ -132,14 +185,42 @@ fn live_through(world: &Sim, plan: &Plan) {
         let (later, fault) = (Rc::clone(world), fault.clone());
         world.executor.after(fault.at_us, move || later.schedule(fault));
     }
+    if let Some(course) = &plan.operations {
+        end_us = end_us.max(begun_us + begin_operations(world, course));
+    }
     until(world, end_us + ms(1_000) - begun_us, |_| false);
     world.checker.stay_calm(world, None);
     world.heal_all();
     if !until(world, COME_BACK_US, |world| is_healthy(world)) {
         return fails_to_live(world, "after everything was healed");
     }
+    if plan.operations.is_some() && !until(world, OPERATIONS_END_US, |world| come_to_rest(world)) {
+        return fails_to_end(world);
+    }
     if let Some(writer) = writer(world) {
         world.checker.check_history(world, writer, "is the writer at the end");
+    }
+}
+
+/// Returns until when, from now on, something may begin.
+fn begin_operations(world: &Sim, course: &Course) -> u64 {
+    for request in &course.requests {
+        let (later, wanted) = (Rc::clone(world), request.wanted.clone());
+        world.executor.after(request.at_us, move || later.ask_for(wanted));
+    }
+    course.losses.iter().for_each(|planned| world.plan_loss(planned.clone()));
+    course.begins_until_us() + OPERATIONS_PLAY_US
+}
+
+/// No operation runs any more, and clients are where they belong.
+fn come_to_rest(world: &World) -> bool {
+    world.operations_are_over() && writer(world).is_some_and(|writer| world.is_pooled(writer))
+}
+
+fn fails_to_end(world: &Sim) {
+    if world.checker.violation().is_none() {
+        let promise = if world.operations_are_over() { Promise::PausedTooLong } else { Promise::Unended };
+        world.checker.broken(world, promise, world.describe_operations());
     }
 }
 
@@ -279,9 +360,8 @@ fn describe_host(world: &World, host: usize) -> String {
 pub fn shorten(plan: &Plan, promise: Promise) -> Plan {
     let mut shortest = plan.clone();
     let mut from = 0;
-    while from < shortest.faults.len() {
-        let mut shorter = shortest.clone();
-        shorter.faults.remove(from);
+    while from < shortest.count() {
+        let shorter = shortest.without(from);
         let broken = run(&shorter, false).violation.is_some_and(|violation| violation.promise == promise);
         if broken {
             shortest = shorter;

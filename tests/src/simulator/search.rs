@@ -1,5 +1,6 @@
 //! Many runs: one seed after the other until enough faults were done or something is broken.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -28,6 +29,12 @@ pub struct Tally {
     pub local_window_ms: u64,
     /// Terms opened after a CLOSE.
     pub failovers: u64,
+    /// Operations, by how they ended.
+    pub operations: BTreeMap<String, u64>,
+    /// The longest time for which a pooler kept its clients for one.
+    pub longest_pause_ms: u64,
+    /// How often Patroni obeyed the order of an operation that had ended: nothing takes an order back yet.
+    pub late_orders: u64,
     /// Simulated seconds.
     pub simulated_s: u64,
 }
@@ -35,7 +42,7 @@ pub struct Tally {
 impl Tally {
     fn add(&mut self, plan: &Plan, outcome: &Outcome) {
         self.runs += 1;
-        self.faults += plan.faults.len() as u64;
+        self.faults += plan.count() as u64;
         self.events += outcome.events;
         self.commits += outcome.commits.0;
         self.commits_alone += outcome.commits.1;
@@ -43,6 +50,11 @@ impl Tally {
         self.commits_local_late += outcome.local_commits.1;
         self.local_window_ms = self.local_window_ms.max(outcome.local_window_us / 1_000);
         self.failovers += outcome.failovers;
+        for ended in &outcome.operations {
+            *self.operations.entry(ended.state.to_string()).or_default() += 1;
+        }
+        self.late_orders += outcome.late_orders;
+        self.longest_pause_ms = self.longest_pause_ms.max(outcome.longest_pause_us / 1_000);
         self.simulated_s += outcome.simulated_us / 1_000_000;
     }
 }
@@ -65,12 +77,34 @@ pub fn search(
     threads: usize,
     stop_at: usize,
 ) -> (Tally, Vec<Found>) {
+    search_plans(Plan::of, seed, faults, mutant, threads, stop_at)
+}
+
+/// The same in runs with operations.
+pub fn search_operations(
+    seed: u64,
+    faults: u64,
+    mutant: Option<Mutant>,
+    threads: usize,
+    stop_at: usize,
+) -> (Tally, Vec<Found>) {
+    search_plans(Plan::with_operations, seed, faults, mutant, threads, stop_at)
+}
+
+fn search_plans(
+    plan_of: fn(u64, Option<Mutant>) -> Plan,
+    seed: u64,
+    faults: u64,
+    mutant: Option<Mutant>,
+    threads: usize,
+    stop_at: usize,
+) -> (Tally, Vec<Found>) {
     let (next, done) = (AtomicU64::new(seed), AtomicU64::new(0));
     let (enough, results) = (AtomicBool::new(false), Mutex::new((Tally::default(), Vec::new())));
     let work = || {
         while !enough.load(Ordering::Relaxed) {
-            let plan = Plan::of(next.fetch_add(1, Ordering::Relaxed), mutant);
-            let begun = done.fetch_add(plan.faults.len() as u64, Ordering::Relaxed);
+            let plan = plan_of(next.fetch_add(1, Ordering::Relaxed), mutant);
+            let begun = done.fetch_add(plan.count() as u64, Ordering::Relaxed);
             if begun >= faults {
                 return;
             }

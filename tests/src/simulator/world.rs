@@ -18,6 +18,7 @@ use super::fault::Fault;
 use super::history::History;
 use super::ladder::{DeadMan, Guard};
 use super::mutant::Mutant;
+use super::operation::{self, Outside};
 use super::patroni::Patroni;
 use super::postgres::{DataDir, Postmaster};
 
@@ -52,6 +53,8 @@ pub struct Setup {
     pub drift_per_mille: Vec<i64>,
     /// The rule that is left out of the shell, if any.
     pub mutant: Option<Mutant>,
+    /// Coordinators and poolers, in a run with operations.
+    pub operations: Option<operation::Setup>,
 }
 
 impl Setup {
@@ -72,6 +75,7 @@ impl Setup {
             starved: random.u8(0..3) == 0,
             drift_per_mille: (0..members).map(|_| random.i64(-5..=5)).collect(),
             mutant,
+            operations: None,
         }
     }
 }
@@ -183,6 +187,8 @@ pub struct World {
     pub random: RefCell<fastrand::Rng>,
     /// What the seed chose.
     pub setup: Setup,
+    /// Which cluster.
+    pub cluster: ClusterId,
     /// Keys of the cluster.
     pub keys: ClusterKeys,
     /// The region.
@@ -191,6 +197,8 @@ pub struct World {
     pub etcd: Etcd,
     /// The hosts.
     pub hosts: Vec<Host>,
+    /// The hosts beside them, in a run with operations.
+    pub outside: Outside,
     /// Directed links that let nothing through.
     pub links_cut: RefCell<BTreeSet<(usize, usize)>>,
     /// Extra delay of the watches of a host.
@@ -227,17 +235,21 @@ impl World {
             scope: Scope::new("main").expect("a plain name"),
         };
         let hosts = (0..setup.members).map(|index| Host::new(index, &setup)).collect();
+        let outside = Outside::new(setup.seed, setup.members, setup.operations.as_ref());
+        let places = setup.members + outside.places.len();
         Rc::new_cyclic(|myself| Self {
             etcd: Etcd::new(&executor),
             random: RefCell::new(fastrand::Rng::with_seed(setup.seed)),
             keys: ClusterKeys::new(&cluster),
+            cluster,
             region,
             hosts,
+            outside,
             links_cut: RefCell::default(),
-            watch_delay_us: RefCell::new(vec![0; setup.members]),
+            watch_delay_us: RefCell::new(vec![0; places]),
             answers_lost: RefCell::default(),
             duplicates: RefCell::default(),
-            answers_late_us: RefCell::new(vec![0; setup.members]),
+            answers_late_us: RefCell::new(vec![0; places]),
             close_late_us: Cell::new(0),
             busy_until_us: Cell::new(0),
             waiting_faults: RefCell::default(),
@@ -289,7 +301,10 @@ impl World {
 
     /// Whether packets get from one place to another.
     pub fn link(&self, from: usize, to: usize) -> bool {
-        let up = |place: usize| place == ETCD || self.hosts[place].powered.get();
+        let up = |place: usize| match self.hosts.get(place) {
+            Some(host) => host.powered.get(),
+            None => place == ETCD || self.place(place).is_some_and(|place| place.powered.get()),
+        };
         up(from) && up(to) && !self.links_cut.borrow().contains(&(from, to))
     }
 

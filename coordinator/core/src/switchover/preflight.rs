@@ -233,6 +233,17 @@ mod tests {
         Switchover { to: Some(name(member)), ..Switchover::default() }
     }
 
+    #[test]
+    fn a_writer_confirms_no_commits_of_its_successor_whatever_is_left_of_the_last_reign() {
+        let mut seen = healthy();
+        for (member, synchronous, streaming) in [("db1", true, true), ("db3", true, false)] {
+            let member = seen.members.get_mut(&name(member)).unwrap();
+            (member.synchronous, member.streaming) = (synchronous, Some(streaming));
+        }
+        let problem = blocker(&seen, &to("db2"));
+        assert!(problem.contains("beside db2 no synchronous standby streams"), "{problem}");
+    }
+
     fn blocker(seen: &Observation, wanted: &Switchover) -> String {
         let (check, plan) = check(seen, wanted);
         assert_eq!(plan, None);

@@ -5,7 +5,7 @@ use holdfast_agent_core::member::Postgres;
 use holdfast_agent_core::{attest, eligible};
 use holdfast_store::Write;
 use holdfast_types::Term;
-use holdfast_types::record::{MemberFacts, Stored};
+use holdfast_types::record::{MemberFacts, PatroniFile, SetupSeen, Stored};
 
 use super::{Agent, Done};
 
@@ -23,6 +23,13 @@ impl Agent {
         self.client.transact(Vec::new(), vec![Write::put(key, value)]).await?;
         self.state.borrow_mut().published = Some(facts);
         Ok(())
+    }
+
+    /// Whether something of the user's runs at a stop decides who stops PostgreSQL when it hands over.
+    fn setup_seen(&self) -> Option<SetupSeen> {
+        let acts_on_stop = Some(!self.world.setup.operations.as_ref()?.stops_at_once);
+        let file = PatroniFile { acts_on_stop, ..PatroniFile::default() };
+        Some(SetupSeen { file: Some(file), ..SetupSeen::default() })
     }
 
     fn facts(&self, cluster: &Cluster) -> Option<MemberFacts> {
@@ -53,7 +60,7 @@ impl Agent {
             data_uuid: state.data_uuid.clone(),
             highest_term: Term(0),
             contradiction: None,
-            setup: None,
+            setup: self.setup_seen(),
             warned: None,
             local_disarm: None,
             certificate_ends_unix_s: None,

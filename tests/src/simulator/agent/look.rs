@@ -256,7 +256,7 @@ impl Agent {
     }
 
     /// A statement on the local socket, within its deadline.
-    async fn sql(&self) -> Done<Rc<Postmaster>> {
+    pub(super) async fn sql(&self) -> Done<Rc<Postmaster>> {
         self.world.pause(80, 900).await;
         let (executor, started_us) = (&self.world.executor, self.world.executor.now_us());
         loop {

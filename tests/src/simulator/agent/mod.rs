@@ -10,6 +10,7 @@
 //! | [`act`], [`close`], [`promise`], [`facts`], [`fence`], [`suspension`] | `agent/src/act/*.rs` |
 //! | [`lease`], [`kept`] | `agent/src/member/{lease,kept}.rs` |
 //! | [`gates`] | `agent/src/member/gates.rs`, `agent/src/gate/*.rs`, `agent/src/act/timeline.rs` |
+//! | [`operation`] | `agent/src/member/operation/*.rs` |
 //! | [`session`] | `agent/src/session.rs` |
 
 mod act;
@@ -20,6 +21,7 @@ mod gates;
 mod kept;
 mod lease;
 mod look;
+mod operation;
 mod promise;
 mod session;
 mod suspect;
@@ -158,7 +160,7 @@ impl World {
             world: Rc::clone(self),
             host,
             client: Client::new(self, host, CALL_DEADLINE_US),
-            mirror: Mirror::start(self, here, process),
+            mirror: Mirror::start(self, host, process),
             wake: Signal::new(&self.executor),
             started_ms,
             held: Cell::new(None),
@@ -182,6 +184,9 @@ impl World {
         self.executor.spawn(process, Rc::clone(&agent).keep_session());
         self.executor.spawn(process, Rc::clone(&agent).suspect());
         self.executor.spawn(process, Rc::clone(&agent).keep_fence());
+        if self.setup.operations.is_some() {
+            self.executor.spawn(process, Rc::clone(&agent).take_part());
+        }
         self.executor.spawn(process, agent.run());
     }
 

@@ -49,6 +49,16 @@ pub enum Promise {
     Liveness,
     /// An agent acts without end.
     BusyLoop,
+    /// I13: an operation has not ended.
+    Unended,
+    /// I13: an operation has ended in a state that is not so.
+    WrongEnd,
+    /// The journal of an operation went back.
+    Journal,
+    /// A pooler kept its clients for an operation for longer than it may.
+    PausedTooLong,
+    /// I10: Patroni was ordered to hand over by an operation that does not.
+    StrayOrder,
 }
 
 impl fmt::Display for Promise {
@@ -68,6 +78,11 @@ impl fmt::Display for Promise {
             Self::Diverged => "one timeline with two histories",
             Self::Liveness => "liveness: the cluster does not come back",
             Self::BusyLoop => "an agent acts without end",
+            Self::Unended => "I13: an operation does not end",
+            Self::WrongEnd => "I13: an operation ended in a state that is not so",
+            Self::Journal => "operations: the journal went back",
+            Self::PausedTooLong => "operations: clients were kept for longer than promised",
+            Self::StrayOrder => "I10: an order of an operation that does not hand over",
         })
     }
 }

@@ -151,6 +151,7 @@ impl World {
             self.power_on(host.index);
         }
         self.put_config(false);
+        self.heal_outside();
     }
 
     fn links_of(&self, kind: Kind, host: usize, peer: usize) -> Vec<(usize, usize)> {
@@ -190,7 +191,10 @@ impl World {
     /// Patroni's dynamic configuration, written by a person.
     pub fn put_config(&self, paused: bool) {
         let (ttl, wait) = (self.setup.ttl_ms / 1_000, self.setup.loop_wait_ms / 1_000);
-        let value = format!(r#"{{"ttl":{ttl},"loop_wait":{wait},"pause":{paused},"failsafe_mode":true}}"#);
+        // A coordinator goes by it.
+        let class = self.setup.operations.as_ref().map_or("", |_| r#","synchronous_mode":"quorum""#);
+        let value =
+            format!(r#"{{"ttl":{ttl},"loop_wait":{wait},"pause":{paused},"failsafe_mode":true{class}}}"#);
         let present = self.truth().config.map(|config| config.paused);
         if present != Some(paused) {
             self.order(Write::put(self.keys.patroni_config(), value));

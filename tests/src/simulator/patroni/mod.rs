@@ -4,6 +4,7 @@
 //! It knows the cluster from a cache that its watch fills, and writes from cached versions, as the real one does; where
 //! the real one is more careful than this one, this one may do more harm, and must not succeed in it.
 
+mod hand_over;
 mod quorum;
 mod race;
 mod roles;
@@ -60,6 +61,9 @@ struct State {
     /// Members that were seen last: whom failsafe asks.
     known: BTreeSet<usize>,
     leader_mod_revision: i64,
+    failover_mod_revision: i64,
+    /// It stops PostgreSQL by an order to hand over.
+    demoting: bool,
 }
 
 /// etcd did not answer.
@@ -81,7 +85,7 @@ impl World {
             world: Rc::clone(self),
             host,
             client: Client::new(self, host, CALL_DEADLINE_US),
-            mirror: Mirror::start(self, &self.hosts[host], process),
+            mirror: Mirror::start(self, host, process),
             state: RefCell::default(),
         });
         *self.hosts[host].patroni.borrow_mut() = Some(Rc::clone(&patroni));
@@ -137,7 +141,12 @@ impl Patroni {
         loop {
             let left_us = until_us.saturating_sub(executor.now_us());
             let leader = self.mirror.cluster().leader_key.as_ref().map_or(0, |leader| leader.mod_revision);
-            if left_us == 0 || leader != self.state.borrow().leader_mod_revision {
+            let order = self.mirror.cluster().failover_mod_revision;
+            let (known, known_order) = {
+                let state = self.state.borrow();
+                (state.leader_mod_revision, state.failover_mod_revision)
+            };
+            if left_us == 0 || leader != known || order != known_order {
                 return;
             }
             wait(executor, left_us, &[(&self.mirror.told, told)]).await;
@@ -154,6 +163,7 @@ impl Patroni {
         {
             let mut state = self.state.borrow_mut();
             state.leader_mod_revision = cluster.leader_key.as_ref().map_or(0, |leader| leader.mod_revision);
+            state.failover_mod_revision = cluster.failover_mod_revision;
         }
         if !self.mirror.connected.get() {
             return Err(DcsError);
@@ -163,6 +173,9 @@ impl Patroni {
         self.touch_member().await?;
         if self.is_promoting() {
             return self.watch_over_promotion().await;
+        }
+        if self.state.borrow().demoting {
+            return self.watch_over_hand_over().await;
         }
         let paused = cluster.paused() == Some(true);
         let Some(postmaster) = self.here().postmaster() else {
@@ -268,6 +281,9 @@ impl Patroni {
         }
         self.state.borrow_mut().is_leader = true;
         if is_primary {
+            if self.begin_hand_over().await? {
+                return Ok(());
+            }
             self.write_history().await?;
             return self.process_quorum_replication(cluster).await;
         }

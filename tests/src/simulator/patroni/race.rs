@@ -42,6 +42,9 @@ impl Patroni {
         let Some(postmaster) = self.here().postmaster().filter(|one| one.live.borrow().accepts) else {
             return false;
         };
+        if let Some(decided) = self.decided_by_order(cluster) {
+            return decided;
+        }
         if postmaster.is_primary() {
             return self.here().data.borrow().timeline >= self.cluster_timeline();
         }
@@ -77,7 +80,7 @@ impl Patroni {
     }
 
     /// Whether another Patroni's REST API answers us, and its PostgreSQL it.
-    fn hears_rest_of(&self, other: usize) -> bool {
+    pub(super) fn hears_rest_of(&self, other: usize) -> bool {
         let host = &self.world.hosts[other];
         let runs = |process: ProcessId| !self.world.executor.is_frozen(process);
         let patroni = host.patroni.borrow().as_ref().is_some_and(|patroni| runs(patroni.process));

@@ -60,6 +60,10 @@ impl World {
         self.executor.spawn(process, async move {
             loop {
                 let seen = postmaster.changed.count();
+                if postmaster.live.borrow().stopping {
+                    // Its connection is ended without an answer.
+                    return;
+                }
                 let acknowledged = match client.waits {
                     true => world.is_acknowledged(&postmaster, length),
                     false => Some(false),

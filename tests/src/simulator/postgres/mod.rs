@@ -4,6 +4,7 @@
 //! It checks what PostgreSQL checks and no more: a standby is taken by the number of its timeline, not by its content.
 
 pub mod commit;
+mod stop;
 mod stream;
 
 use std::cell::RefCell;
@@ -156,6 +157,8 @@ pub struct Live {
     pub in_recovery: bool,
     /// It takes connections.
     pub accepts: bool,
+    /// It was told to stop.
+    pub stopping: bool,
     /// Replayed, in writes.
     pub replayed: usize,
     /// Received since this start, in writes.
@@ -230,7 +233,10 @@ impl World {
     pub fn end_postgres(self: &Rc<Self>, host: usize, clean: bool) {
         let here = &self.hosts[host];
         let Some(postmaster) = here.postgres.borrow_mut().take() else { return };
-        let primary = postmaster.is_primary();
+        let primary = {
+            let live = postmaster.live.borrow();
+            !live.in_recovery && (live.accepts || live.stopping)
+        };
         self.executor.end(postmaster.process);
         self.checker.stopped(self, host);
         {
