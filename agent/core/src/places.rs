@@ -136,12 +136,18 @@ fn not_by_itself(there: &There) -> Option<Fault> {
 }
 
 /// The directory of the data is Patroni's to make anew, so what is in it is not asked for here.
+///
+/// Where the file system is proved to be the same one, its mount point is not compared: a service in a mount namespace of its own
+/// sees a directory that it may write to as a mount, and the agent does not.
 fn not_as_recorded(recorded: &Place, found: &FoundPlace, there: &There) -> Option<Fault> {
     let (was, is) = (&recorded.on, &there.on);
-    if was.mount_point != is.mount_point {
+    let is_marked = there.marker.as_ref().map(|marker| recorded.markers.contains(marker));
+    let same = identity(was, is);
+    let is_proved = same.unwrap_or(is_marked == Some(true));
+    if !is_proved && was.mount_point != is.mount_point {
         return Some(Fault::NotMounted { recorded: was.mount_point.clone(), found: is.mount_point.clone() });
     }
-    if differ(was, is) {
+    if same == Some(false) {
         return Some(Fault::OtherFileSystem {
             mount_point: is.mount_point.clone(),
             found: text(is),
@@ -151,22 +157,24 @@ fn not_as_recorded(recorded: &Place, found: &FoundPlace, there: &There) -> Optio
     if recorded.path != found.path {
         return Some(Fault::Moved(recorded.path.clone()));
     }
-    match &there.marker {
+    match is_marked {
         _ if recorded.markers.is_empty() || !there.takes_marker => None,
-        Some(marker) if recorded.markers.contains(marker) => None,
-        Some(_) => Some(Fault::OtherMarker("another")),
+        Some(true) => None,
+        Some(false) => Some(Fault::OtherMarker("another")),
         None => Some(Fault::OtherMarker("gone")),
     }
 }
 
-/// What is known of only one of them says nothing.
-fn differ(was: &FileSystem, is: &FileSystem) -> bool {
-    fn known<T: PartialEq>(was: Option<&T>, is: Option<&T>) -> bool {
-        matches!((was, is), (Some(was), Some(is)) if was != is)
+/// Whether both are one file system by their ids. What is known of only one of them says nothing.
+fn identity(was: &FileSystem, is: &FileSystem) -> Option<bool> {
+    fn known<T: PartialEq>(was: Option<&T>, is: Option<&T>) -> Option<bool> {
+        Some(was? == is?)
     }
-    was.fs_type != is.fs_type
-        || known(was.uuid.as_ref(), is.uuid.as_ref())
-        || known(was.fs_id.as_ref(), is.fs_id.as_ref())
+    let ids = [known(was.uuid.as_ref(), is.uuid.as_ref()), known(was.fs_id.as_ref(), is.fs_id.as_ref())];
+    if was.fs_type != is.fs_type || ids.contains(&Some(false)) {
+        return Some(false);
+    }
+    ids.contains(&Some(true)).then_some(true)
 }
 
 fn text(on: &FileSystem) -> String {

@@ -111,6 +111,22 @@ fn what_is_known_of_one_side_alone_is_no_difference() {
 }
 
 #[test]
+fn the_same_file_system_may_be_seen_at_another_mount_point() {
+    let bound = said(Some(&recorded()), |place| there(place).on.mount_point = "/mnt/hot/pg".into());
+    assert_eq!(bound, None, "a service with a mount namespace of its own");
+    // Of a type that tells no id the marker proves it, and without one the mount point is all there is.
+    let unknown = |place: &mut FoundPlace| {
+        there(place).on = FileSystem { fs_id: None, ..on("/mnt/hot/pg", 2) };
+    };
+    assert_eq!(said(Some(&recorded()), unknown), None);
+    let moved = said(Some(&recorded()), |place| {
+        unknown(place);
+        (there(place).takes_marker, there(place).marker) = (false, None);
+    });
+    assert!(matches!(moved, Some(Fault::NotMounted { .. })), "{moved:?}");
+}
+
+#[test]
 fn a_link_that_was_turned_is_not_followed() {
     let moved = said(Some(&recorded()), |place| place.path = "/mnt/hot/other".into());
     assert_eq!(moved, Some(Fault::Moved("/mnt/hot/pg".into())));
