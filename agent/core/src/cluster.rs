@@ -86,6 +86,8 @@ pub struct Cluster {
     pub failover_mod_revision: i64,
     /// Whom a person wants as the next leader, by Patroni's `/failover`; one that is scheduled for later counts for nobody.
     pub failover_candidate: Option<MemberName>,
+    /// The operation of ours by which it was ordered; `None`: a person's order, or an older build's.
+    pub failover_operation: Option<u64>,
     /// Patroni's members.
     pub members: BTreeMap<MemberName, PatroniMember>,
     /// Patroni's configuration.

@@ -176,6 +176,20 @@ fn cannot_lead(cluster: &Cluster, successor: &MemberName) -> Option<&'static str
     }
 }
 
+/// Whether the order in `/failover` has outlived its operation: one of ours has given it that does not hand over any more, and
+/// `me` is in office. Patroni would obey it again whenever the leader that it names is in office (simulator, operations, seed
+/// 57: again and again). One without a number is a person's. Where the operation cannot be read, or is gone, it is not known.
+pub fn is_left_over(cluster: &Cluster, me: &MemberName) -> bool {
+    let Some(record) = cluster.operation.as_ref().map(|found| &found.value) else { return false };
+    let in_office = term_in_force(cluster).is_some_and(|term| term.value.open_holder() == Some(me));
+    let hands_over = |number| {
+        let is_it = record.number == number && record.phase == OperationPhase::HandOver;
+        is_it && record.runs() && record.given_up.is_none()
+    };
+    let is_over = cluster.failover_operation.is_some_and(|number| !hands_over(number));
+    cluster.is_armed() && in_office && is_over
+}
+
 /// Whether a PostgreSQL of `me` that was shut down is on its way to another: the operation of the term in force hands over, and
 /// Patroni has its order. With the lock in hand it would otherwise be taken for a restart, and Patroni gives the lock up only
 /// two seconds later.

@@ -154,6 +154,7 @@ fn patroni_key(rest: &str, pair: &KeyValue, cluster: &mut Cluster) -> Result<()>
             "failover" => {
                 cluster.failover_mod_revision = pair.mod_revision;
                 cluster.failover_candidate = patroni::failover_candidate(pair)?;
+                cluster.failover_operation = patroni::failover_operation(pair)?;
                 cluster.failover_key = patroni::is_order(pair)?;
             }
             "config" => cluster.config = Some(patroni::config(pair)?),

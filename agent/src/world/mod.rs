@@ -3,7 +3,7 @@
 //! Decides nothing. The mirror wakes the members and poolers of this host; whatever acts reads again by [`World::read`].
 
 mod decode;
-mod patroni;
+pub mod patroni;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -93,6 +93,14 @@ pub fn failover_candidate(pair: &KeyValue) -> Result<Option<MemberName>> {
     value["member"].as_str().filter(|_| of_now).map(name).transpose()
 }
 
+/// Our own mark in an order of ours. Patroni reads `leader`, `member` and `scheduled_at` and nothing else.
+pub const OPERATION: &str = "holdfast_operation";
+
+/// The operation by which an agent has given the order.
+pub fn failover_operation(pair: &KeyValue) -> Result<Option<u64>> {
+    Ok(object(pair)?[OPERATION].as_u64())
+}
+
 /// Whether `/failover` holds an order: Patroni writes an empty object once it has carried one out.
 pub fn is_order(pair: &KeyValue) -> Result<bool> {
     Ok(object(pair)?.as_object().is_some_and(|order| !order.is_empty()))
@@ -235,6 +243,12 @@ mod tests {
         assert_eq!(candidate(later), Ok(None));
         assert_eq!(is_order(&pair(later)), Ok(true));
         assert_eq!(is_order(&pair("{}")), Ok(false), "what Patroni leaves behind");
+        let ours = pair(r#"{"leader":"a","member":"b","holdfast_operation":7}"#);
+        assert_eq!(
+            (failover_operation(&ours), candidate(r#"{"member":"b","holdfast_operation":7}"#)),
+            (Ok(Some(7)), Ok(Some("b".into())))
+        );
+        assert_eq!(failover_operation(&pair(later)), Ok(None), "a person's");
         assert!(candidate("a:b").is_err());
     }
 

@@ -258,6 +258,34 @@ fn a_stop_is_a_hand_over_once_patroni_has_its_order_in_the_same_term() {
 }
 
 #[test]
+fn an_order_outlives_its_operation_by_nobodys_wish() {
+    let judge = |phase, change: fn(&mut Cluster)| {
+        let mut cluster = cluster(phase);
+        (cluster.failover_key, cluster.failover_candidate) = (true, Some(name("b")));
+        cluster.failover_operation = Some(7);
+        change(&mut cluster);
+        is_left_over(&cluster, &name("a"))
+    };
+    for phase in PHASES {
+        assert_eq!(judge(phase, |_| ()), phase != OperationPhase::HandOver, "{phase}");
+    }
+    assert!(judge(OperationPhase::HandOver, |cluster| change(cluster, |record| record.given_up =
+        Some("x".into()))));
+    assert!(judge(OperationPhase::HandOver, |cluster| change(cluster, |record| record.number = 8)));
+    let stay: [fn(&mut Cluster); 4] = [
+        |cluster| cluster.failover_operation = None,
+        |cluster| cluster.operation = None,
+        |cluster| cluster.mode.as_mut().unwrap().value.mode = Mode::Observe,
+        |cluster| {
+            cluster.term = Some(Revised { value: crate::testing::term_open("b", 4, true), mod_revision: 9 })
+        },
+    ];
+    for (place, stays) in stay.into_iter().enumerate() {
+        assert!(!judge(OperationPhase::Release, stays), "{place}");
+    }
+}
+
+#[test]
 fn a_term_that_ends_as_planned_is_nobodys_alarm() {
     for phase in PHASES {
         let late = phase >= OperationPhase::HandOver;

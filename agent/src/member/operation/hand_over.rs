@@ -20,6 +20,7 @@ use crate::act::{armed_txn, not_fenced, term_is, txn};
 use crate::disk;
 use crate::member::Member;
 use crate::observe::processes::{self, Postmaster};
+use crate::world::patroni::OPERATION;
 
 /// A coordinator waits no longer for what becomes of the order.
 const WATCHED_FOR: Duration = Duration::from_secs(60);
@@ -39,7 +40,7 @@ impl Member {
             }
             HandOver::Refused(why) => Some(Err(why)),
             HandOver::Order { successor, stop_at_once } => {
-                if let Err(error) = self.order(&fresh, &successor).await {
+                if let Err(error) = self.order(&fresh, operation, &successor).await {
                     tracing::debug!(operation, "the order was not given: {error:#}; looked at again");
                     return None;
                 }
@@ -52,22 +53,49 @@ impl Member {
         }
     }
 
-    async fn order(&self, cluster: &Cluster, successor: &MemberName) -> anyhow::Result<()> {
-        let key = self.keys.patroni_failover();
-        let revision = |key: String, is: i64| Compare::ModRevision { key, is };
-        let compares = vec![
-            term_is(self, cluster.term.as_ref().map_or(0, |term| term.mod_revision)),
-            revision(self.keys.operation(), cluster.operation.as_ref().map_or(0, |found| found.mod_revision)),
-            revision(key.clone(), cluster.failover_mod_revision),
-            not_fenced(self, successor),
-        ];
-        let order =
-            serde_json::json!({ "leader": self.instance.member.as_str(), "member": successor.as_str() });
-        let write = Write::put(key, order.to_string());
+    async fn order(&self, cluster: &Cluster, operation: u64, successor: &MemberName) -> anyhow::Result<()> {
+        let (leader, member) = (self.instance.member.as_str(), successor.as_str());
+        let order = serde_json::json!({ "leader": leader, "member": member, OPERATION: operation });
+        let write = Write::put(self.keys.patroni_failover(), order.to_string());
+        let compares = [self.unchanged(cluster), vec![not_fenced(self, successor)]].concat();
         if !armed_txn(self, cluster, txn(compares, vec![write])).await? {
             anyhow::bail!("etcd has changed since it was read");
         }
         Ok(())
+    }
+
+    /// Term, operation and order are what they were.
+    fn unchanged(&self, cluster: &Cluster) -> Vec<Compare> {
+        let revision = |key: String, is: i64| Compare::ModRevision { key, is };
+        vec![
+            term_is(self, cluster.term.as_ref().map_or(0, |term| term.mod_revision)),
+            revision(self.keys.operation(), cluster.operation.as_ref().map_or(0, |found| found.mod_revision)),
+            revision(self.keys.patroni_failover(), cluster.failover_mod_revision),
+        ]
+    }
+
+    /// Takes back what an operation has ordered that does not hand over any more. Returns whether nothing is left of it.
+    pub(super) async fn take_order_back(&self) -> bool {
+        let Some(fresh) = self.fresh().await else { return false };
+        if !planned::is_left_over(&fresh, &self.instance.member) {
+            return true;
+        }
+        let write = Write::Delete { key: self.keys.patroni_failover() };
+        match armed_txn(self, &fresh, txn(self.unchanged(&fresh), vec![write])).await {
+            Ok(true) => {
+                let operation = fresh.failover_operation;
+                tracing::info!(
+                    operation,
+                    "the order to hand over is taken back: its operation does so no more"
+                );
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::debug!("the order to hand over is not taken back yet: {error:#}");
+                false
+            }
+        }
     }
 
     /// A fast shutdown, as Patroni orders it. Where it cannot be told which process that is, Patroni does it a moment later.

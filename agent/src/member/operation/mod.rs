@@ -51,11 +51,19 @@ impl Member {
                     }
                 }
             }
+            if self.is_order_left_over() && !self.take_order_back().await {
+                wait = AGAIN;
+            }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    fn is_order_left_over(&self) -> bool {
+        let (cluster, connected) = self.world.watched(&self.keys);
+        connected && !self.disarmed_here() && planned::is_left_over(&cluster, &self.instance.member)
     }
 
     /// What is to be done now, by what the watch shows.

@@ -37,6 +37,11 @@ impl Agent {
                     Err(Failed(_)) => wait_us = AGAIN_US,
                 }
             }
+            let left_over = self.mirror.connected.get()
+                && planned::is_left_over(&self.mirror.cluster(), &self.here().member);
+            if left_over && !self.take_order_back().await {
+                wait_us = AGAIN_US;
+            }
             wait(&self.world.executor, wait_us, &[(&self.mirror.told, told)]).await;
         }
     }
@@ -93,7 +98,7 @@ impl Agent {
                     self.say(&"stands still before its order");
                     self.world.freeze_for(self.process, stall_us).await;
                 }
-                if self.order(&fresh, &successor).await.is_err() {
+                if self.order(&fresh, operation, &successor).await.is_err() {
                     return None;
                 }
                 if stop_at_once && self.here().postmaster().is_some() {
@@ -106,24 +111,37 @@ impl Agent {
         }
     }
 
-    async fn order(&self, cluster: &Cluster, successor: &MemberName) -> Done {
-        let keys = &self.world.keys;
-        let key = keys.patroni_failover();
-        let revision = |key: String, is: i64| Compare::ModRevision { key, is };
-        let compares = vec![
-            self.term_is(cluster.term.as_ref().map_or(0, |term| term.mod_revision)),
-            revision(keys.operation(), cluster.operation.as_ref().map_or(0, |found| found.mod_revision)),
-            revision(key.clone(), cluster.failover_mod_revision),
-            self.not_fenced(successor),
-        ];
+    async fn order(&self, cluster: &Cluster, operation: u64, successor: &MemberName) -> Done {
+        let (leader, member) = (self.here().member.as_str(), successor.as_str());
         let order =
-            serde_json::json!({ "leader": self.here().member.as_str(), "member": successor.as_str() });
-        let write = Write::put(key, order.to_string());
+            serde_json::json!({ "leader": leader, "member": member, "holdfast_operation": operation });
+        let write = Write::put(self.world.keys.patroni_failover(), order.to_string());
+        let compares = [self.unchanged(cluster), vec![self.not_fenced(successor)]].concat();
         self.step(&format_args!("orders of Patroni that {successor} follows")).await;
         if self.world.is_mutant(Mutant::OrderWithoutCompare) {
             return self.client.transact(Vec::new(), vec![write]).await.map(drop).map_err(Failed::from);
         }
         self.changed_or(cluster, compares, vec![write]).await
+    }
+
+    fn unchanged(&self, cluster: &Cluster) -> Vec<Compare> {
+        let keys = &self.world.keys;
+        let revision = |key: String, is: i64| Compare::ModRevision { key, is };
+        vec![
+            self.term_is(cluster.term.as_ref().map_or(0, |term| term.mod_revision)),
+            revision(keys.operation(), cluster.operation.as_ref().map_or(0, |found| found.mod_revision)),
+            revision(keys.patroni_failover(), cluster.failover_mod_revision),
+        ]
+    }
+
+    async fn take_order_back(&self) -> bool {
+        let Ok(fresh) = self.client.cluster().await else { return false };
+        if !planned::is_left_over(&fresh, &self.here().member) {
+            return true;
+        }
+        self.step(&"takes the order of an operation back").await;
+        let write = Write::Delete { key: self.world.keys.patroni_failover() };
+        self.changed_or(&fresh, self.unchanged(&fresh), vec![write]).await.is_ok()
     }
 
     async fn say_if_taken_back(self: Rc<Self>, operation: u64) {

@@ -60,8 +60,8 @@ impl Watch {
         self.longest_pause_us.get()
     }
 
-    /// How often Patroni obeyed the order of an operation that had ended: nothing takes an order back yet, so this is counted
-    /// and breaks nothing.
+    /// How often Patroni obeyed the order of an operation that had ended: it may have taken that up in the moment in which it
+    /// ended, so this is counted and breaks nothing.
     pub fn late_orders(&self) -> u64 {
         self.late_orders.get()
     }
