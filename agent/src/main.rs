@@ -85,6 +85,9 @@ enum Verb {
     /// For the start gate: print what the directories of a data directory lie on.
     #[command(hide = true)]
     Places {
+        /// The folder of its cluster, which is in the names of the markers.
+        #[arg(long)]
+        owner: String,
         /// The data directory.
         data_dir: PathBuf,
     },
@@ -110,7 +113,7 @@ fn main() -> ExitCode {
         Verb::StartGate { arguments: of_postgres } => {
             return gate::start::run(&arguments.config, &of_postgres).into();
         }
-        Verb::Places { data_dir } => return gate::places::run(&data_dir).into(),
+        Verb::Places { owner, data_dir } => return gate::places::run(&data_dir, &owner).into(),
         _ => {}
     }
     match with_configuration(arguments) {

@@ -143,8 +143,10 @@ impl Host {
 
     /// What the agent keeps once it has seen PostgreSQL run there.
     fn record(&self, marker: &str) {
-        let look =
-            Command::new(env!("CARGO_BIN_EXE_holdfast-agent")).arg("places").arg(self.path("data")).output();
+        let look = Command::new(env!("CARGO_BIN_EXE_holdfast-agent"))
+            .args(["places", "--owner", "service.main"])
+            .arg(self.path("data"))
+            .output();
         let found: serde_json::Value = serde_json::from_slice(&look.unwrap().stdout).unwrap();
         let places = found.as_array().unwrap().iter().map(|place| {
             let markers = match place["name"].get("tablespace") {
@@ -157,7 +159,7 @@ impl Host {
         let record =
             serde_json::json!({ "format": 1, "min_reader": 1, "places": serde_json::Value::Array(places) });
         std::fs::write(self.path("state/service.main/places.json"), record.to_string()).unwrap();
-        std::fs::write(self.path("hot/.holdfast.pg"), marker).unwrap();
+        std::fs::write(self.path("hot/.holdfast.service.main.pg"), marker).unwrap();
     }
 }
 
@@ -213,7 +215,7 @@ fn only_the_disk_that_was_there_is_taken_and_only_as_it_was_left() {
     let other = Disk::make(host.path("other.img"), &host.path("hot"));
     other.mount("rw");
     std::fs::create_dir_all(host.path("hot/pg/PG_15_202209061")).unwrap();
-    std::fs::write(host.path("hot/.holdfast.pg"), "second").unwrap();
+    std::fs::write(host.path("hot/.holdfast.service.main.pg"), "second").unwrap();
     let said = host.refused();
     assert!(said.contains("another file system is mounted"), "{said}");
     other.unmount();
@@ -235,13 +237,16 @@ fn a_disk_that_hangs_is_refused_within_the_bound() {
     host.record("first");
     // A frozen file system answers reads; a look that needs one of its locks for writing waits. The marker's folder is
     // replaced by a pipe instead, which nobody writes to: opening it waits as a dead disk does.
-    std::fs::remove_file(host.path("hot/.holdfast.pg")).unwrap();
-    run("mkfifo", &[host.path("hot/.holdfast.pg").to_str().unwrap()]);
+    std::fs::remove_file(host.path("hot/.holdfast.service.main.pg")).unwrap();
+    run("mkfifo", &[host.path("hot/.holdfast.service.main.pg").to_str().unwrap()]);
     let begun = Instant::now();
     let said = host.refused();
     let took = begun.elapsed();
     // Whoever waits there goes on, and ends.
-    run("timeout", &["5", "sh", "-c", "echo x > \"$0\"", host.path("hot/.holdfast.pg").to_str().unwrap()]);
+    run(
+        "timeout",
+        &["5", "sh", "-c", "echo x > \"$0\"", host.path("hot/.holdfast.service.main.pg").to_str().unwrap()],
+    );
     assert!(said.contains("a disk hangs"), "{said}");
     assert!(took < BOUND * 2, "{took:?}");
 }

@@ -18,7 +18,8 @@ pub fn look(data_dir: &Path, state_dir: &Path, cluster: &ClusterId, runs: bool) 
         Ok(before) => before,
         Err(why) => return vec![why],
     };
-    let found = match disk::look(data_dir) {
+    let owner = ClusterId::folder_name(&cluster.namespace, &cluster.scope);
+    let found = match disk::look(data_dir, &owner) {
         Ok(found) => found,
         Err(error) => return vec![format!("{}: {error}", data_dir.display())],
     };
@@ -43,7 +44,7 @@ pub fn look(data_dir: &Path, state_dir: &Path, cluster: &ClusterId, runs: bool) 
         Keep::Nothing => Ok(()),
         Keep::Record(places) => write(places),
         Keep::Mark { before, word, after } => {
-            write(before).and_then(|()| mark(&after, &word)).and_then(|()| write(after))
+            write(before).and_then(|()| mark(&after, &owner, &word)).and_then(|()| write(after))
         }
     };
     if let Err(error) = kept {
@@ -53,7 +54,7 @@ pub fn look(data_dir: &Path, state_dir: &Path, cluster: &ClusterId, runs: bool) 
     Vec::new()
 }
 
-fn mark(places: &Places, word: &str) -> std::io::Result<()> {
+fn mark(places: &Places, owner: &str, word: &str) -> std::io::Result<()> {
     let marked = places.places.iter().filter(|place| place.markers.iter().any(|marker| marker == word));
-    marked.into_iter().try_for_each(|place| disk::mark(Path::new(&place.path), word))
+    marked.into_iter().try_for_each(|place| disk::mark(Path::new(&place.path), owner, word))
 }

@@ -29,12 +29,17 @@ pub struct Looking {
     begun: Instant,
 }
 
-/// Begins to look at a data directory.
-pub fn begin(data_dir: &Path) -> Result<Looking, String> {
+/// Begins to look at a cluster's data directory.
+pub fn begin(data_dir: &Path, cluster: &ClusterId) -> Result<Looking, String> {
     // The seam's runner needs a runtime; the gate has none and becomes another program.
     #[allow(clippy::disallowed_methods)]
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("holdfast-agent").arg("places").arg(data_dir).stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+        .arg0("holdfast-agent")
+        .args(["places", "--owner", &ClusterId::folder_name(&cluster.namespace, &cluster.scope)])
+        .arg(data_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     // Whoever waits for the end of our own output must not wait for one that hangs.
     command.stderr(Stdio::null());
     let mut child =
@@ -94,8 +99,8 @@ pub fn recorded(state_dir: &Path, cluster: &ClusterId) -> Result<Option<Stored<P
 }
 
 /// The process that looks: prints what it found as JSON.
-pub fn run(data_dir: &Path) -> u8 {
-    let found = disk::look(data_dir).map_err(|error| format!("{}: {error}", data_dir.display()));
+pub fn run(data_dir: &Path, owner: &str) -> u8 {
+    let found = disk::look(data_dir, owner).map_err(|error| format!("{}: {error}", data_dir.display()));
     match found.and_then(|found| serde_json::to_string(&found).map_err(|error| error.to_string())) {
         Ok(text) => {
             println!("{text}");

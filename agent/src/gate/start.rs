@@ -76,11 +76,16 @@ fn decide(file: &Path, arguments: &[OsString]) -> Result<Option<PathBuf>, String
     if passes_through(arguments) {
         // Patroni repairs a crashed data directory with it, and recovery writes wherever the links lead.
         if repairs(arguments) {
-            on_its_places(&config, instance, places::begin(&instance.data_dir), local.as_ref())?;
+            on_its_places(
+                &config,
+                instance,
+                places::begin(&instance.data_dir, &instance.cluster),
+                local.as_ref(),
+            )?;
         }
         return Ok(Some(postgres));
     }
-    let looking = places::begin(&instance.data_dir);
+    let looking = places::begin(&instance.data_dir, &instance.cluster);
     let standby = instance.data_dir.join("standby.signal").exists();
     let question = Question::Start { data_dir: instance.data_dir.clone(), standby };
     let answer = match &local {

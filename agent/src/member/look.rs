@@ -16,11 +16,11 @@ use holdfast_host::process::PidFd;
 use holdfast_host::{clock, durable};
 use holdfast_proto::tls::Protocol;
 use holdfast_types::record::{Reign, RestartEnd, SetupSeen};
-use holdfast_types::{ClusterId, MemberName, Mode, Position};
+use holdfast_types::{MemberName, Mode, Position};
 use tokio::task::JoinHandle;
 
+use super::places::Placing;
 use super::{Member, setup};
-use crate::act;
 use crate::local_disarm;
 use crate::observe::processes::{self, Postmaster, Seen};
 use crate::observe::{control_data, patroni_rest, synchronous_standby_names};
@@ -31,8 +31,6 @@ const QUIET_TICKS: u32 = 5;
 const SILENCES: u32 = 2;
 /// A disk that has not answered by then is not waited for.
 const DISK_DEADLINE: Duration = Duration::from_millis(500);
-/// How often it is looked at what the directories lie on.
-const PLACES_INTERVAL_MS: u64 = 10_000;
 /// Deadline of one question to Patroni's REST API.
 const REST_DEADLINE: Duration = Duration::from_millis(1_500);
 
@@ -44,8 +42,7 @@ pub struct Eyes {
     /// A full look that a dead disk holds up: it is left behind, and no second is begun beside it.
     looking: Option<JoinHandle<OnDisk>>,
     looks: u32,
-    /// When what the directories lie on was looked at last.
-    placed_ms: Option<u64>,
+    placing: Placing,
     revision: i64,
     /// A question to Patroni that is on its way: the loop never waits for the answer.
     asking: Option<JoinHandle<patroni_rest::Heard>>,
@@ -57,17 +54,6 @@ pub struct Eyes {
 }
 
 impl Eyes {
-    /// Mounts change seldom, and a look at them costs some twenty calls of the kernel.
-    fn places_are_due(&mut self) -> bool {
-        let now_ms = clock::boottime_ms();
-        let due =
-            self.placed_ms.is_none_or(|placed_ms| now_ms.saturating_sub(placed_ms) >= PLACES_INTERVAL_MS);
-        if due {
-            self.placed_ms = Some(now_ms);
-        }
-        due
-    }
-
     /// Ends when the postmaster that was seen last has exited; waits for ever when there was none.
     pub async fn postmaster_exit(&self) {
         match &self.postmaster {
@@ -165,15 +151,10 @@ impl Member {
 
     /// The look that reads the data directory, on a thread of its own: a dead disk must not hang the agent (promise I8).
     async fn look_at_disk(&self, eyes: &mut Eyes) -> Seen {
+        self.look_at_places(&mut eyes.placing).await;
         let (cgroup, data_dir) = (self.instance.cgroup.clone(), self.instance.data_dir.clone());
         let member = self.instance.member.clone();
-        let (may_write, runs) = {
-            let state = self.state();
-            let armed = state.remembered.mode == Mode::Armed;
-            (armed, armed && matches!(state.postgres, Some(Postgres::Running { in_recovery: Some(_) })))
-        };
-        let (state_dir, cluster_id) = (self.config.state_dir.clone(), self.instance.cluster.clone());
-        let places_are_due = eyes.places_are_due();
+        let may_write = self.state().remembered.mode == Mode::Armed;
         let looking = eyes.looking.get_or_insert_with(|| {
             tokio::task::spawn_blocking(move || {
                 let seen = processes::look(&cgroup, &data_dir);
@@ -181,8 +162,6 @@ impl Member {
                     standby_signal: data_dir.join("standby.signal").exists(),
                     data_uuid: data_uuid(&data_dir, &member, may_write),
                     setup: setup::look(&seen),
-                    misplaced: places_are_due
-                        .then(|| act::places::look(&data_dir, &state_dir, &cluster_id, runs)),
                     seen,
                 }
             })
@@ -194,10 +173,6 @@ impl Member {
                 let mut state = self.state();
                 state.started_as_primary = !found.standby_signal;
                 state.data_uuid = found.data_uuid;
-                if let Some(misplaced) = found.misplaced.filter(|misplaced| *misplaced != state.misplaced) {
-                    tell_misplaced(&self.instance.cluster, &misplaced);
-                    state.misplaced = misplaced;
-                }
                 if let Some(setup) = found.setup {
                     // What PostgreSQL has said of itself is asked for elsewhere.
                     let SetupSeen { synchronous_standby_names, standbys_without_certificate, .. } =
@@ -368,22 +343,11 @@ impl Member {
     }
 }
 
-fn tell_misplaced(cluster: &ClusterId, misplaced: &[String]) {
-    if misplaced.is_empty() {
-        tracing::info!(%cluster, "PostgreSQL's directories lie where they belong");
-    }
-    for why in misplaced {
-        tracing::error!(%cluster, "a start of PostgreSQL would be refused: {why}; if it is meant: holdfast disk adopt --reason WHY");
-    }
-}
-
 /// What a full look brings from the data directory.
 struct OnDisk {
     seen: Seen,
     standby_signal: bool,
     data_uuid: Option<String>,
-    /// Absent when it was not looked at.
-    misplaced: Option<Vec<String>>,
     /// Absent while Patroni does not run: what was seen of it before stands.
     setup: Option<SetupSeen>,
 }

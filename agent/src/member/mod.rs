@@ -13,6 +13,7 @@ mod local_disarm;
 mod look;
 mod network;
 mod operation;
+mod places;
 mod preflight;
 mod pulse;
 mod rest;

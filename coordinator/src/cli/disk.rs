@@ -135,7 +135,7 @@ impl Disks {
         }
         let state_dir = configuration.state_dir.unwrap_or_else(|| STATE_DIR.into());
         let one = |(folder, data_dir): (String, PathBuf)| {
-            let file = state_dir.join(folder).join(PLACES_FILE);
+            let file = state_dir.join(&folder).join(PLACES_FILE);
             let recorded = match read(&file) {
                 Err(why) if replaces => {
                     print::prose(&format!("{why}; it is replaced"));
@@ -143,7 +143,7 @@ impl Disks {
                 }
                 other => other.map_err(|why| Failure::new(Exit::Failed, why))?,
             };
-            Ok(Self { found: look(&data_dir)?, data_dir, file, recorded })
+            Ok(Self { found: look(&data_dir, &folder)?, data_dir, file, recorded })
         };
         folders.into_iter().map(one).collect()
     }
@@ -160,10 +160,10 @@ fn read(file: &Path) -> Result<Option<Stored<Places>>, String> {
     bytes.map(|bytes| Stored::decode(&name, &bytes)).transpose().map_err(|error| error.to_string())
 }
 
-fn look(data_dir: &Path) -> Result<Vec<FoundPlace>, Failure> {
+fn look(data_dir: &Path, owner: &str) -> Result<Vec<FoundPlace>, Failure> {
     let (told, answer) = channel();
-    let dir = data_dir.to_owned();
-    std::thread::spawn(move || told.send(disk::look(&dir)));
+    let (dir, owner) = (data_dir.to_owned(), owner.to_owned());
+    std::thread::spawn(move || told.send(disk::look(&dir, &owner)));
     let failed = |why: String| Failure::new(Exit::Failed, format!("{}: {why}", data_dir.display()));
     match answer.recv_timeout(LOOK_DEADLINE) {
         Ok(found) => found.map_err(|error| failed(error.to_string())),

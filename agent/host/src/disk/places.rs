@@ -17,8 +17,9 @@ const MARKER_BYTES_MAX: usize = 64;
 /// PostgreSQL itself refuses no number of tablespaces; a directory of more links than these is not looked through.
 const TABLESPACES_MAX: usize = 4_096;
 
-/// What is there of each part of the data directory, links followed. Reads this process's own mount table.
-pub fn look(data_dir: &Path) -> io::Result<Vec<FoundPlace>> {
+/// What is there of each part of the data directory, links followed. Reads this process's own mount table. `owner` is in the names
+/// of the markers: servers of two versions may have a tablespace in one directory.
+pub fn look(data_dir: &Path, owner: &str) -> io::Result<Vec<FoundPlace>> {
     let mounts = mounts::mounts(&fs::read_to_string("/proc/self/mountinfo")?);
     // A host without the file has nothing that must be mounted.
     let fstab = fs::read_to_string("/etc/fstab").unwrap_or_default();
@@ -26,7 +27,11 @@ pub fn look(data_dir: &Path) -> io::Result<Vec<FoundPlace>> {
     let found = |name: PlaceName, path: PathBuf| {
         let (path, there) = match fs::canonicalize(&path) {
             Ok(path) => {
-                let there = there(&name, &path, &real_data_dir, &mounts, &fstab);
+                let there = there(
+                    &name,
+                    &path,
+                    &Around { data_dir: &real_data_dir, owner, mounts: &mounts, fstab: &fstab },
+                );
                 (path, there)
             }
             Err(error) => (fs::read_link(&path).unwrap_or(path), Err(error)),
@@ -66,19 +71,27 @@ fn tablespaces(data_dir: &Path) -> io::Result<Vec<String>> {
     Ok(oids)
 }
 
-fn there(name: &PlaceName, path: &Path, data_dir: &Path, mounts: &[Mount], fstab: &str) -> io::Result<There> {
+/// What a look at one part needs to know of the others and of the host.
+struct Around<'a> {
+    data_dir: &'a Path,
+    owner: &'a str,
+    mounts: &'a [Mount],
+    fstab: &'a str,
+}
+
+fn there(name: &PlaceName, path: &Path, around: &Around<'_>) -> io::Result<There> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_dir() {
         return Err(Error::new(ErrorKind::NotADirectory, "not a directory"));
     }
     let room = statvfs(path).map_err(io::Error::from)?;
-    let on = mounts::covering(mounts, path)
+    let on = mounts::covering(around.mounts, path)
         .ok_or_else(|| Error::new(ErrorKind::NotFound, "no mount of /proc/self/mountinfo is above it"))?;
     // In the others it is the device's number, which another boot may give to another disk.
     let has_id = matches!(on.fs_type.as_str(), "ext2" | "ext3" | "ext4" | "btrfs");
-    let marker = marker_of(path, metadata.dev());
+    let marker = marker_of(path, metadata.dev(), around.owner);
     // What lies in the data directory comes and goes with it.
-    let marker = marker.filter(|_| *name == PlaceName::Data || !path.starts_with(data_dir));
+    let marker = marker.filter(|_| *name == PlaceName::Data || !path.starts_with(around.data_dir));
     Ok(There {
         on: FileSystem {
             mount_point: on.point.clone(),
@@ -87,7 +100,7 @@ fn there(name: &PlaceName, path: &Path, data_dir: &Path, mounts: &[Mount], fstab
             uuid: uuid_of(metadata.dev()),
             fs_id: has_id.then(|| room.filesystem_id()),
         },
-        unmounted: mounts::unmounted(fstab, mounts, path),
+        unmounted: mounts::unmounted(around.fstab, around.mounts, path),
         takes_marker: marker.is_some(),
         marker: marker.as_deref().and_then(read_marker),
         writable: !room.flags().contains(FsFlags::ST_RDONLY) && eaccess(path, AccessFlags::W_OK).is_ok(),
@@ -109,10 +122,12 @@ fn uuid_of(device: u64) -> Option<String> {
 
 /// Beside the directory and not in it: a base backup and `pg_rewind` would replace what is in it by the source's, and Patroni
 /// removes all of it before it makes a replica anew. A directory that is the root of its file system has nothing beside it.
-fn marker_of(path: &Path, device: u64) -> Option<PathBuf> {
+fn marker_of(path: &Path, device: u64, owner: &str) -> Option<PathBuf> {
     let folder = path.parent()?;
     let same = fs::metadata(folder).is_ok_and(|found| found.dev() == device);
-    same.then(|| folder.join(format!(".holdfast.{}", path.file_name().unwrap_or_default().to_string_lossy())))
+    same.then(|| {
+        folder.join(format!(".holdfast.{owner}.{}", path.file_name().unwrap_or_default().to_string_lossy()))
+    })
 }
 
 fn read_marker(file: &Path) -> Option<String> {
@@ -122,8 +137,8 @@ fn read_marker(file: &Path) -> Option<String> {
 }
 
 /// Writes the marker of a part that takes one, and waits until it is on disk.
-pub fn mark(path: &Path, word: &str) -> io::Result<()> {
-    let file = marker_of(path, fs::metadata(path)?.dev())
+pub fn mark(path: &Path, owner: &str, word: &str) -> io::Result<()> {
+    let file = marker_of(path, fs::metadata(path)?.dev(), owner)
         .ok_or_else(|| Error::new(ErrorKind::Unsupported, "it is the root of its file system"))?;
     durable::write(&file, word.as_bytes())
 }
@@ -155,7 +170,7 @@ mod tests {
         for (oid, target) in [("16390", "shadow"), ("16385", "hot"), ("16400", "gone")] {
             symlink(root.join(target), root.join("data/pg_tblspc").join(oid)).unwrap();
         }
-        let found = look(&root.join("data")).unwrap();
+        let found = look(&root.join("data"), "service.main").unwrap();
         let path = |at: usize| found[at].path.strip_prefix(root.to_str().unwrap()).unwrap().to_owned();
         let paths: Vec<_> = (0..found.len()).map(path).collect();
         assert_eq!(paths, ["/data", "/wal", "/hot", "/shadow", "/gone"]);
@@ -165,10 +180,12 @@ mod tests {
         assert!(found[4].there.as_ref().unwrap_err().contains("No such file"), "{found:?}");
         let hot = found[2].there.as_ref().unwrap();
         assert!(hot.writable && hot.free_bytes > 0 && hot.takes_marker && hot.marker.is_none(), "{hot:?}");
-        mark(&root.join("hot"), "one word\n").unwrap();
-        let again = look(&root.join("data")).unwrap();
+        mark(&root.join("hot"), "service.main", "one word\n").unwrap();
+        let again = look(&root.join("data"), "service.main").unwrap();
         assert_eq!(again[2].there.as_ref().unwrap().marker.as_deref(), Some("one word"));
         assert!(again[3].there.as_ref().unwrap().marker.is_none(), "each has its own");
+        let others = look(&root.join("data"), "service.other").unwrap();
+        assert!(others[2].there.as_ref().unwrap().marker.is_none(), "and so has each cluster");
     }
 
     #[test]
@@ -176,8 +193,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data_dir = folder.path().join("data");
         fs::create_dir_all(data_dir.join("pg_wal")).unwrap();
-        let takes: Vec<_> =
-            look(&data_dir).unwrap().iter().map(|place| place.there.as_ref().unwrap().takes_marker).collect();
+        let takes: Vec<_> = look(&data_dir, "service.main")
+            .unwrap()
+            .iter()
+            .map(|place| place.there.as_ref().unwrap().takes_marker)
+            .collect();
         assert_eq!(takes, [true, false], "a copy of the data directory would bring its source's");
     }
 }
