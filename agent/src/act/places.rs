@@ -1,6 +1,6 @@
 //! Keeps what PostgreSQL's directories lie on while it runs there (promise I12). What is wrong is told, and nothing is kept then.
 //!
-//! Blocking: called from the thread that looks at the data directory, which is left behind when a disk hangs.
+//! Blocking: `member::places` calls it on a thread of its own, which is left behind when a disk hangs.
 
 use std::path::Path;
 

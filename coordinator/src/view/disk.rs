@@ -96,17 +96,20 @@ fn one(recorded: Option<&Places>, found: &FoundPlace) -> PlaceReport {
     }
 }
 
+/// A file system that is the recorded one by its ids may be seen at another mount point, as by the start gate.
 fn differences(recorded: &Place, found: &FoundPlace, on: &FileSystem) -> Vec<String> {
     let was = &recorded.on;
-    let both = |was: &Option<String>, is: &Option<String>| was.is_some() && is.is_some() && was != is;
-    let ids = matches!((was.fs_id, on.fs_id), (Some(was), Some(is)) if was != is);
+    let uuid = was.uuid.as_ref().zip(on.uuid.as_ref()).map(|(was, is)| was == is);
+    let fs_id = was.fs_id.zip(on.fs_id).map(|(was, is)| was == is);
+    let is_another = was.fs_type != on.fs_type || [uuid, fs_id].contains(&Some(false));
+    let is_the_one = !is_another && [uuid, fs_id].contains(&Some(true));
     let mut different = Vec::new();
     if recorded.path != found.path {
         different.push(format!("it was {}", recorded.path));
     }
-    if was.mount_point != on.mount_point {
+    if was.mount_point != on.mount_point && !is_the_one {
         different.push(format!("{} is not mounted", was.mount_point));
-    } else if was.fs_type != on.fs_type || both(&was.uuid, &on.uuid) || ids {
+    } else if is_another {
         different
             .push(format!("another file system is mounted; recorded is {} of {}", was.fs_type, was.source));
     }
@@ -182,6 +185,7 @@ mod tests {
             state(Some(&record), &found("/", 2, None)),
             "/mnt/hot is not mounted; its marker is not the recorded one"
         );
+        assert_eq!(state(Some(&record), &found("/mnt/hot/pg", 1, Some("w1"))), "as recorded", "bound there");
         let other = found("/mnt/hot", 3, Some("w1"));
         assert!(state(Some(&record), &other).starts_with("another file system is mounted; recorded is ext4"));
         let again = adopted(&other, Some(&record), adoption()).unwrap();
