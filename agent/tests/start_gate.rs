@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+mod support;
+
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -22,43 +24,8 @@ struct Host {
 impl Host {
     fn new(mode: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        for name in ["run", "data/pg_wal", "bin", "gate", "state/service.main"] {
-            std::fs::create_dir_all(at(name)).unwrap();
-        }
-        std::fs::write(at("data/PG_VERSION"), "15\n").unwrap();
-        let postgres = at("bin/postgres");
-        std::fs::write(&postgres, "#!/bin/sh\necho became postgres \"$@\"\n").unwrap();
-        std::fs::set_permissions(&postgres, std::fs::Permissions::from_mode(0o755)).unwrap();
-        symlink(env!("CARGO_BIN_EXE_holdfast-agent"), at("gate/postgres")).unwrap();
-        let remembered =
-            format!(r#"{{"format":1,"min_reader":1,"mode":"{mode}","fenced":null,"attesting":false}}"#);
-        std::fs::write(at("state/service.main/remembered.json"), remembered).unwrap();
-        let here = folder.path().display();
-        let config = format!(
-            r#"
-            region = "r1"
-            host = "db1"
-            run_dir = "{here}/run"
-            state_dir = "{here}/state"
-            tls = {{ ca = "{here}/ca", cert = "{here}/cert", key = "{here}/key" }}
-            etcd = {{ endpoints = ["10.0.0.1:2379"] }}
-            grpc = {{ listen = "10.0.0.2:7460" }}
-            [[instance]]
-            namespace = "service"
-            scope = "main"
-            member = "db1"
-            data_dir = "{here}/data"
-            bin_dir = "{here}/bin"
-            socket_dir = "{here}/run"
-            port = 5432
-            address = "10.0.0.2"
-            patroni_url = "https://10.0.0.2:8008"
-            cgroup = "{here}/cgroup"
-            "#
-        );
-        std::fs::write(at("agent.toml"), config).unwrap();
-        let agent = UnixListener::bind(at("run/agent.sock")).unwrap();
+        support::lay_out(folder.path(), mode);
+        let agent = UnixListener::bind(folder.path().join("run/agent.sock")).unwrap();
         Self { folder, agent: Some(agent) }
     }
 

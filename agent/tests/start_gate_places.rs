@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+mod support;
+
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -65,42 +67,12 @@ impl Host {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let host = Self { folder };
-        for name in ["run", "data/pg_wal", "data/pg_tblspc", "bin", "gate", "state/service.main", "hot"] {
+        support::lay_out(host.folder.path(), "armed");
+        for name in ["data/pg_tblspc", "hot"] {
             std::fs::create_dir_all(host.path(name)).unwrap();
         }
-        for (name, text) in [("data/PG_VERSION", "15\n"), ("data/standby.signal", "")] {
-            std::fs::write(host.path(name), text).unwrap();
-        }
-        let postgres = host.path("bin/postgres");
-        std::fs::write(&postgres, "#!/bin/sh\necho became postgres\n").unwrap();
-        std::fs::set_permissions(&postgres, std::fs::Permissions::from_mode(0o755)).unwrap();
-        symlink(env!("CARGO_BIN_EXE_holdfast-agent"), host.path("gate/postgres")).unwrap();
+        std::fs::write(host.path("data/standby.signal"), "").unwrap();
         symlink(host.path("hot/pg"), host.path("data/pg_tblspc/16385")).unwrap();
-        host.mode("armed");
-        let here = host.folder.path().display();
-        let config = format!(
-            r#"
-            region = "r1"
-            host = "db1"
-            run_dir = "{here}/run"
-            state_dir = "{here}/state"
-            tls = {{ ca = "{here}/ca", cert = "{here}/cert", key = "{here}/key" }}
-            etcd = {{ endpoints = ["10.0.0.1:2379"] }}
-            grpc = {{ listen = "10.0.0.2:7460" }}
-            [[instance]]
-            namespace = "service"
-            scope = "main"
-            member = "db1"
-            data_dir = "{here}/data"
-            bin_dir = "{here}/bin"
-            socket_dir = "{here}/run"
-            port = 5432
-            address = "10.0.0.2"
-            patroni_url = "https://10.0.0.2:8008"
-            cgroup = "{here}/cgroup"
-            "#
-        );
-        std::fs::write(host.path("agent.toml"), config).unwrap();
         host
     }
 
@@ -109,9 +81,7 @@ impl Host {
     }
 
     fn mode(&self, mode: &str) {
-        let text =
-            format!(r#"{{"format":1,"min_reader":1,"mode":"{mode}","fenced":null,"attesting":false}}"#);
-        std::fs::write(self.path("state/service.main/remembered.json"), text).unwrap();
+        support::remember(self.folder.path(), mode);
     }
 
     fn disk(&self) -> Disk {

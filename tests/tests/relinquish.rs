@@ -23,18 +23,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use support::{Lab, eventually, host, lines_of, text};
 
-const SPEC: &str = concat!(
-    include_str!("../specs/quick.toml"),
-    r#"
-[[region]]
-name = "r1"
-host = [
-  { name = "e1", role = "etcd" },
-  { name = "db1", role = "database" }, { name = "db2", role = "database" }, { name = "db3", role = "database" },
-  { name = "pool1", role = "pooler" }, { name = "client", role = "client" },
-]
-"#
-);
+const SPEC: &str = concat!(include_str!("../specs/quick.toml"), include_str!("../specs/three_members.toml"));
 const DATABASES: [&str; 3] = ["db1", "db2", "db3"];
 /// Less than an agent waits for etcd (1 s), more than it takes to see the record and to kill a process.
 const LATE: Duration = Duration::from_millis(500);

@@ -8,18 +8,8 @@ use std::path::PathBuf;
 use crate::support::{Lab, eventually, host, text};
 use serde_json::Value;
 
-const SPEC: &str = concat!(
-    include_str!("../../specs/quick.toml"),
-    r#"
-[[region]]
-name = "r1"
-host = [
-  { name = "e1", role = "etcd" },
-  { name = "db1", role = "database" }, { name = "db2", role = "database" }, { name = "db3", role = "database" },
-  { name = "pool1", role = "pooler" }, { name = "client", role = "client" },
-]
-"#
-);
+const SPEC: &str =
+    concat!(include_str!("../../specs/quick.toml"), include_str!("../../specs/three_members.toml"));
 const DATABASES: [&str; 3] = ["db1", "db2", "db3"];
 const ROWS: &str = "8000";
 
